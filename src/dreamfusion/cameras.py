@@ -1,0 +1,162 @@
+"""Cameras: where a view is taken from, and the rays through its pixels.
+
+World: right-handed, z up, the object inside the unit sphere, its front facing +x.
+Azimuth 0 looks at the front and grows counter-clockwise seen from above; elevation 0 is the horizon.
+Camera space follows OpenCV (x right, y down, z forward); pixel centres lie at +0.5.
+See docs/conventions.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays of a batch of images: ``origins`` and unit ``directions``, both [B, H, W, 3]."""
+
+    origins: Tensor
+    directions: Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of B pinhole cameras.
+
+    ``camera_to_world`` [B, 3, 4]; ``focal`` [B] in image widths (the paper's lambda, so that
+    fov = 2 atan(1 / (2 focal))); ``azimuth_deg``, ``elevation_deg`` [B] in degrees and ``radius`` [B] in
+    world units say where the camera stands, for view-dependent prompts.
+    """
+
+    camera_to_world: Tensor
+    focal: Tensor
+    azimuth_deg: Tensor
+    elevation_deg: Tensor
+    radius: Tensor
+
+    def __len__(self) -> int:
+        return self.camera_to_world.shape[0]
+
+    @property
+    def position(self) -> Tensor:
+        """World positions of the cameras, [B, 3]."""
+        return self.camera_to_world[:, :, 3]
+
+    def to(self, device: torch.device | str) -> Cameras:
+        """Return the same cameras on another device."""
+        return Cameras(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def __getitem__(self, index: slice) -> Cameras:
+        return Cameras(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def rays(self, height: int, width: int) -> Rays:
+        """Return the rays through all pixel centres, origins and directions [B, height, width, 3]."""
+        device = self.camera_to_world.device
+        columns = (torch.arange(width, device=device) + 0.5 - width / 2) / width
+        rows = (torch.arange(height, device=device) + 0.5 - height / 2) / width
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        in_camera = torch.stack([x, y, torch.zeros_like(x)], dim=-1).expand(len(self), -1, -1, -1).clone()
+        in_camera[..., 2] = self.focal[:, None, None]
+        in_camera = in_camera / in_camera.norm(dim=-1, keepdim=True)
+        directions = torch.einsum("bij,bhwj->bhwi", self.camera_to_world[:, :, :3], in_camera)
+        origins = self.position[:, None, None, :].expand_as(directions)
+        return Rays(origins.contiguous(), directions.contiguous())
+
+
+@dataclass(frozen=True)
+class CameraRange:
+    """What random cameras are drawn from (paper section 3.2, A.2; lengths in units of the scene).
+
+    The paper's scene has half of our size, so its radius of 1 to 1.5 is 2 to 3 here; the default keeps the
+    far part, where a perspective camera sees the whole object.
+    """
+
+    radius_min: float = 2.4
+    radius_max: float = 3.0
+    elevation_min_deg: float = -10.0
+    elevation_max_deg: float = 90.0
+    azimuth_min_deg: float = -180.0
+    azimuth_max_deg: float = 180.0
+    focal_min: float = 1.2
+    focal_max: float = 1.5
+    uniform_angle_probability: float = 0.5
+    position_noise: float = 0.1
+    look_at_noise: float = 0.05
+    up_noise: float = 0.02
+
+
+def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """Return camera-to-world matrices [B, 3, 4] of cameras at ``position`` that look at ``target`` (all [B, 3])."""
+    forward = torch.nn.functional.normalize(target - position, dim=-1)
+    right = torch.linalg.cross(forward, up, dim=-1)
+    # Straight from above, forward and up are parallel: keep +x (the object's front) at the bottom of the image.
+    right = torch.where(right.norm(dim=-1, keepdim=True) < 1e-4, right.new_tensor([0.0, 1.0, 0.0]).expand_as(right), right)
+    right = torch.nn.functional.normalize(right, dim=-1)
+    down = torch.linalg.cross(forward, right, dim=-1)
+    return torch.stack([right, down, forward, position], dim=-1)
+
+
+def spherical_position(radius: Tensor, azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
+    """Return world positions [B, 3] for radius (world units), azimuth and elevation (degrees), each [B]."""
+    azimuth, elevation = torch.deg2rad(azimuth_deg), torch.deg2rad(elevation_deg)
+    direction = [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()]
+    return radius[:, None] * torch.stack(direction, dim=-1)
+
+
+def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def sample_cameras(count: int, camera_range: CameraRange, generator: torch.Generator) -> Cameras:
+    """Draw ``count`` random cameras as the paper does (section 3.2 step 1 and appendix A.2).
+
+    The elevation is uniform in angle with ``uniform_angle_probability``, else uniform in area on the sphere;
+    position, look-at point and up vector are jittered. Azimuth and elevation are those before the jitter.
+    """
+    r = camera_range
+    radius = _uniform(r.radius_min, r.radius_max, count, generator)
+    azimuth_deg = _uniform(r.azimuth_min_deg, r.azimuth_max_deg, count, generator)
+    by_angle = _uniform(r.elevation_min_deg, r.elevation_max_deg, count, generator)
+    low, high = (math.sin(math.radians(e)) for e in (r.elevation_min_deg, r.elevation_max_deg))
+    by_area = torch.rad2deg(torch.asin(_uniform(low, high, count, generator).clamp(-1.0, 1.0)))
+    pick = torch.rand(count, generator=generator) < r.uniform_angle_probability
+    elevation_deg = torch.where(pick, by_angle, by_area)
+
+    position = spherical_position(radius, azimuth_deg, elevation_deg)
+    position = position + r.position_noise * (2 * torch.rand(count, 3, generator=generator) - 1)
+    target = r.look_at_noise * torch.randn(count, 3, generator=generator)
+    up = torch.tensor([0.0, 0.0, 1.0]) + r.up_noise * torch.randn(count, 3, generator=generator)
+    focal = _uniform(r.focal_min, r.focal_max, count, generator)
+    return Cameras(look_at(position, target, up), focal, azimuth_deg, elevation_deg, radius)
+
+
+def orbit_cameras(
+    count: int,
+    *,
+    elevation_deg: float = 15.0,
+    radius: float = 2.7,
+    focal: float = 1.35,
+    first_azimuth_deg: float = 0.0,
+) -> Cameras:
+    """Return ``count`` cameras evenly spaced on a circle, the first at ``first_azimuth_deg``."""
+    azimuth_deg = (first_azimuth_deg + torch.arange(count) * (360.0 / count) + 180.0) % 360.0 - 180.0
+    return fixed_cameras(azimuth_deg, elevation_deg, radius=radius, focal=focal)
+
+
+def fixed_cameras(
+    azimuth_deg: Tensor | float, elevation_deg: Tensor | float, *, radius: float = 2.7, focal: float = 1.35
+) -> Cameras:
+    """Return cameras at exactly these angles (degrees; broadcast against each other), looking at the origin."""
+    azimuth, elevation = torch.broadcast_tensors(
+        torch.atleast_1d(torch.as_tensor(azimuth_deg, dtype=torch.float32)),
+        torch.atleast_1d(torch.as_tensor(elevation_deg, dtype=torch.float32)),
+    )
+    radii = torch.full_like(azimuth, radius)
+    position = spherical_position(radii, azimuth, elevation)
+    up = torch.tensor([0.0, 0.0, 1.0]).expand_as(position)
+    pose = look_at(position, torch.zeros_like(position), up)
+    return Cameras(pose, torch.full_like(azimuth, focal), azimuth.clone(), elevation.clone(), radii)
