@@ -1,0 +1,89 @@
+"""Prompts: view-dependent texts, and how much each of them counts for a camera (paper section 3.2, step 3).
+
+The front view of an object and its back view are different pictures, so the diffusion prior is asked for the view
+that was rendered: the prompt gets ", front view" and so on appended, chosen by where the camera stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dreamfusion.errors import DreamFusionError
+
+VIEWS = ("front", "side", "back", "overhead")
+"""The named views, in the order of every tensor that has one entry per view."""
+
+ViewMode = Literal["nearest", "interpolated"]
+
+
+@dataclass(frozen=True)
+class ViewTexts:
+    """What is appended to the prompt for each view, and where each view begins (degrees).
+
+    A camera with an elevation above ``overhead_deg`` looks from overhead. Below that, it looks at the front within
+    ``front_deg`` of azimuth 0, at the back within ``back_deg`` of azimuth 180, and at a side in between. The paper
+    gives 60 degrees for overhead and no number for the others; quadrants (45) are threestudio's choice.
+    """
+
+    front: str = ", front view"
+    side: str = ", side view"
+    back: str = ", back view"
+    overhead: str = ", overhead view"
+    overhead_deg: float = 60.0
+    front_deg: float = 45.0
+    back_deg: float = 45.0
+
+    def __post_init__(self) -> None:
+        if self.front_deg < 0 or self.back_deg < 0 or self.front_deg + self.back_deg > 180:
+            raise DreamFusionError("front_deg and back_deg must not be negative nor add up to more than 180 degrees.")
+
+
+_DEFAULT_TEXTS = ViewTexts()
+
+
+def validate_prompt(prompt: str) -> str:
+    """Return the prompt with white space tidied; raise DreamFusionError if nothing is left of it."""
+    tidy = " ".join(prompt.split())
+    if not tidy:
+        raise DreamFusionError('The prompt is empty: say what to make, for example "a red mushroom".')
+    return tidy
+
+
+def view_prompts(prompt: str, texts: ViewTexts = _DEFAULT_TEXTS) -> list[str]:
+    """Return the prompt as seen from each of `VIEWS`, four strings; DreamFusionError for an empty prompt."""
+    prompt = validate_prompt(prompt)
+    return [prompt + getattr(texts, view) for view in VIEWS]
+
+
+def view_weights(
+    azimuth_deg: Tensor, elevation_deg: Tensor, mode: ViewMode = "nearest", texts: ViewTexts = _DEFAULT_TEXTS
+) -> Tensor:
+    """Return how much each of `VIEWS` counts for each camera, [B, 4]; rows sum to 1.
+
+    ``azimuth_deg`` and ``elevation_deg`` are [B] in degrees; azimuths may be outside [-180, 180]. The text embedding
+    of a camera is its row of weights times the four embeddings. "nearest" is one-hot by the thresholds of ``texts``:
+    the paper's appendix A.2 reports that taking the nearest embedding worked well. "interpolated" is linear in
+    |azimuth|, from front (0) over side (90) to back (180), as in NVIDIA's NeMo and in the paper's body text; above
+    ``overhead_deg`` it is the overhead view alone.
+    """
+    turn = (torch.remainder(azimuth_deg + 180.0, 360.0) - 180.0).abs()
+    around = _nearest(turn, texts) if mode == "nearest" else _interpolated(turn)
+    overhead = (elevation_deg > texts.overhead_deg).to(around.dtype)[:, None]
+    return torch.cat([around * (1 - overhead), overhead], dim=-1)
+
+
+def _nearest(turn: Tensor, texts: ViewTexts) -> Tensor:
+    """One-hot [B, 3] over front, side, back for the unsigned azimuth ``turn`` in [0, 180]."""
+    front = turn <= texts.front_deg
+    back = (turn >= 180.0 - texts.back_deg) & ~front
+    return torch.stack([front, ~(front | back), back], dim=-1).to(turn.dtype)
+
+
+def _interpolated(turn: Tensor) -> Tensor:
+    """Hat functions [B, 3] around 0, 90 and 180 degrees for the unsigned azimuth ``turn`` in [0, 180]."""
+    centres = torch.tensor([0.0, 90.0, 180.0], dtype=turn.dtype, device=turn.device)
+    return (1.0 - (turn[:, None] - centres).abs() / 90.0).clamp(min=0.0)

@@ -1,0 +1,143 @@
+"""Training data of the embedded prior: toybox views, painted and lit on the fly, with captions.
+
+Batch ``step`` is a pure function of the seed and the step, so training can be stopped and resumed anywhere.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamfusion.cameras import CameraRange, Cameras, sample_cameras
+from dreamfusion.prompts import ViewTexts, view_prompts, view_weights
+from dreamfusion.shading import LightRange, Lights, sample_lights
+from dreamfusion.toybox.render import GeometryBuffers, compose, palettes, trace
+from dreamfusion.toybox.world import COLORS, KINDS, PLAIN_TEMPLATES, TEMPLATES, article, held_out
+
+_SUPERSAMPLE = 2
+_PLAIN = 0.06  # share of captions that name no colour
+_FLAT = 0.3  # share of images in plain albedo, as the first phase of distillation renders them
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``images`` [B, 3, S, S] in [0, 1]; ``captions`` 4 B strings (one per view name); ``weights`` [B, 4] of the views."""
+
+    images: Tensor
+    captions: list[str]
+    weights: Tensor
+
+
+@dataclass
+class _Pool:
+    """Traced views that many batches recolour and relight."""
+
+    index: int
+    kinds: list[str]
+    cameras: Cameras
+    material: Tensor
+    normal: Tensor  # int8, 127 = 1
+    depth: Tensor  # float16
+
+
+class ToyboxData:
+    """Batches of captioned toybox images.
+
+    ``caption_dropout`` of the captions are empty, which trains the unconditional branch of classifier-free
+    guidance. Half of the captions name the nearest view, half mix the embeddings of neighbouring views by azimuth.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        batch_size: int,
+        *,
+        image_size: int = 64,
+        pool_size: int = 2048,
+        pool_steps: int = 512,
+        caption_dropout: float = 0.1,
+        only_held_out: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
+        self.pool_size, self.pool_steps = pool_size, pool_steps
+        self.caption_dropout, self.only_held_out, self.device = caption_dropout, only_held_out, device
+        self._pool: _Pool | None = None
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a training step; the same for the same seed and step."""
+        pool = self._pool_of(step // self.pool_steps)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        choose = random.Random(self.seed * 1_000_003 + step)
+        count = self.batch_size
+        picks = torch.randint(self.pool_size, (count,), generator=generator)
+        kinds = [pool.kinds[i] for i in picks.tolist()]
+        colors = [self._pick_color(kind, choose) for kind in kinds]
+
+        cameras = Cameras(**{name: value[picks] for name, value in vars(pool.cameras).items()})
+        images = self._paint(pool, picks, cameras, colors, generator)
+        mode_nearest = torch.rand(count, generator=generator) < 0.5
+        weights = torch.where(
+            mode_nearest[:, None],
+            view_weights(cameras.azimuth_deg, cameras.elevation_deg, "nearest"),
+            view_weights(cameras.azimuth_deg, cameras.elevation_deg, "interpolated"),
+        )
+        captions = [c for kind, color in zip(kinds, colors, strict=True) for c in self._captions(kind, color, choose)]
+        return Batch(images, captions, weights.to(self.device))
+
+    def _pick_color(self, kind: str, choose: random.Random) -> str:
+        return choose.choice([c for c in COLORS if held_out(kind, c) == self.only_held_out])
+
+    def _captions(self, kind: str, color: str, choose: random.Random) -> list[str]:
+        if choose.random() < self.caption_dropout:
+            return [""] * 4
+        if choose.random() < _PLAIN:
+            template = choose.choice(PLAIN_TEMPLATES)
+        else:
+            template = TEMPLATES[0] if choose.random() < 0.6 else choose.choice(TEMPLATES)
+        return view_prompts(template.format(a=article(color), color=color, kind=kind), ViewTexts())
+
+    def _paint(
+        self, pool: _Pool, picks: Tensor, cameras: Cameras, colors: list[str], generator: torch.Generator
+    ) -> Tensor:
+        count = len(picks)
+        lights = sample_lights(cameras, LightRange(), generator)
+        ambient = 0.1 + 0.4 * torch.rand(count, generator=generator)
+        ambient = torch.where(torch.rand(count, generator=generator) < _FLAT, 1.0, ambient)
+        lights = Lights(lights.position, 1.0 - ambient, ambient)
+        body = torch.tensor([COLORS[c] for c in colors])
+        body = (body + 0.03 * torch.randn(count, 3, generator=generator)).clamp(0, 1)
+        background = torch.rand(count, 3, generator=generator)
+        gray = torch.rand(count, generator=generator) < 0.3
+        background = torch.where(gray[:, None], background[:, :1].expand(-1, 3), background)
+
+        size = self.image_size * _SUPERSAMPLE
+        cameras, lights = cameras.to(self.device), lights.to(self.device)
+        picks = picks.to(self.device)
+        buffers = GeometryBuffers(pool.material[picks], pool.normal[picks].float() / 127, pool.depth[picks].float())
+        palette = palettes(body.to(self.device))
+        rays = cameras.rays(size, size)
+        return compose(buffers, rays, palette, lights, background.to(self.device), supersample=_SUPERSAMPLE)
+
+    def _pool_of(self, index: int) -> _Pool:
+        if self._pool is None or self._pool.index != index:
+            self._pool = self._trace_pool(index)
+        return self._pool
+
+    def _trace_pool(self, index: int) -> _Pool:
+        generator = torch.Generator().manual_seed(self.seed * 7_919 + index)
+        choose = random.Random(self.seed * 7_919 + index)
+        kinds = [choose.choice(list(KINDS)) for _ in range(self.pool_size)]
+        cameras = sample_cameras(self.pool_size, CameraRange(), generator)
+        size, chunk = self.image_size * _SUPERSAMPLE, 64
+        material, normal, depth = [], [], []
+        for start in range(0, self.pool_size, chunk):
+            part = slice(start, start + chunk)
+            buffers = trace(kinds[part], cameras[part].to(self.device).rays(size, size))
+            material.append(buffers.material)
+            normal.append((buffers.normal * 127).round().to(torch.int8))
+            depth.append(buffers.depth.half())
+        return _Pool(index, kinds, cameras, torch.cat(material), torch.cat(normal), torch.cat(depth))
