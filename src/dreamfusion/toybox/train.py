@@ -2,19 +2,24 @@
 
 v-prediction (Salimans and Ho 2022) on a cosine schedule with 10 % caption dropout and an exponential moving average
 of the weights. The learning rate warms up, stays, and falls to zero over the last ``decay_steps``: unlike a cosine,
-that allows a run to be extended later with a larger ``steps``.
+that allows a run to be extended later with a larger ``steps``. Batch, noise and timesteps are functions of the seed
+and the step, so a resumed training is the same as one that never stopped.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from diffusers import IFPipeline
 from torch import Tensor, nn
 
+from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
+from dreamfusion.errors import DreamFusionError
 from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import build_pipeline
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
@@ -25,14 +30,26 @@ class TrainSettings:
     """Everything that decides the weights."""
 
     steps: int = 8000
-    batch_size: int = 16
+    batch_size: int = 24
     lr: float = 1e-3
-    muon_lr: float = 5e-3
-    warmup_steps: int = 200
+    muon_lr: float = 2e-2
+    warmup_steps: int = 100
     decay_steps: int = 2000
-    ema: float = 0.999
+    ema: float = 0.998
     seed: int = 0
-    optimizer: str = "muon"
+
+    def lr_factor(self, step: int) -> float:
+        """Return the factor on both learning rates at a step: warm-up, plateau, linear decay to zero."""
+        return max(0.0, min(1.0, (step + 1) / self.warmup_steps, (self.steps - step) / self.decay_steps))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known after a step: running mean of the loss, images per second of this sitting."""
+
+    step: int
+    loss: float
+    images_per_second: float
 
 
 class Prior(nn.Module):
@@ -40,9 +57,8 @@ class Prior(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        pipe = build_pipeline()
-        self.text_encoder, self.unet = pipe.text_encoder, pipe.unet
-        self.pipe = pipe
+        self.pipe = build_pipeline()
+        self.text_encoder, self.unet = self.pipe.text_encoder, self.pipe.unet
 
     def embed(self, captions: list[str], weights: Tensor) -> Tensor:
         """Return text embeddings [B, L, D] of 4 B captions, mixed by view weights [B, 4]."""
@@ -65,3 +81,113 @@ class Prior(nn.Module):
         z = (a * x + s * noise).contiguous(memory_format=torch.channels_last)
         v = self.unet(z, t, self.embed(batch.captions, batch.weights)).sample[:, :3]
         return (v - (a * noise - s * x)).square().mean(dim=(1, 2, 3))
+
+
+def _log(folder: Path, row: dict[str, float]) -> None:
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+class Trainer:
+    """Weights, optimisers and moving average, and how they are saved to and restored from a folder."""
+
+    def __init__(self, settings: TrainSettings, device: str = "cpu") -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.device, self.step, self.seconds = settings, device, 0, 0.0
+        self.prior = Prior().to(device)
+        self.prior.unet.to(memory_format=torch.channels_last)
+        self.parameters = dict(self.prior.named_parameters())
+        self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
+        hidden = [p for name, p in self.parameters.items() if is_hidden_matrix(name, p)]
+        others = [p for name, p in self.parameters.items() if not is_hidden_matrix(name, p)]
+        self.optimizers = (
+            Muon(hidden, lr=settings.muon_lr),
+            torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0),
+        )
+        self.data = ToyboxData(settings.seed, settings.batch_size, device=device)
+
+    def train_step(self) -> float:
+        """Take one step and return its loss; DreamFusionError if the loss is not finite."""
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
+        loss = self.prior.loss(self.data.batch(self.step), generator).mean()
+        if not torch.isfinite(loss):
+            raise DreamFusionError(f"The loss is not finite at step {self.step}: lower --lr and --muon-lr, and resume.")
+        loss.backward()
+        factor = self.settings.lr_factor(self.step)
+        for optimizer, peak in zip(self.optimizers, (self.settings.muon_lr, self.settings.lr), strict=True):
+            optimizer.param_groups[0]["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        # A short average while the weights still move fast, the full one later.
+        decay = min(self.settings.ema, self.step / (self.step + 10))
+        torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1 - decay)
+        return loss.item()
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint that resumes exactly."""
+        tree = {
+            "weights": {n: p.detach() for n, p in self.parameters.items()},
+            "ema": self.ema,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "settings": asdict(self.settings),
+            "seconds": self.seconds,
+        }
+        tensors, state = pack(tree, "prior")
+        save_checkpoint(folder / "checkpoints", self.step, tensors, {"prior": state}, keep=2)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint."""
+        loaded = load_checkpoint(checkpoint, self.device)
+        tree = unpack(loaded.state["prior"], loaded.tensors)
+        self.step, self.seconds = loaded.step, tree["seconds"]
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(tree["weights"][name])
+                self.ema[name].copy_(tree["ema"][name])
+        for optimizer, saved in zip(self.optimizers, tree["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def export(self, folder: Path) -> IFPipeline:
+        """Write the averaged weights as a diffusers pipeline folder and return that pipeline."""
+        pipe = build_pipeline()
+        for module, prefix in ((pipe.text_encoder, "text_encoder."), (pipe.unet, "unet.")):
+            weights = {n.removeprefix(prefix): e.contiguous() for n, e in self.ema.items() if n.startswith(prefix)}
+            module.load_state_dict(weights, strict=False)
+        pipe.save_pretrained(folder, safe_serialization=True)
+        return pipe
+
+
+def train(
+    folder: Path,
+    settings: TrainSettings,
+    *,
+    device: str = "cpu",
+    save_every: int = 250,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Trainer:
+    """Train in ``folder``, going on from its newest checkpoint if there is one.
+
+    Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds) and ``prior/``, the pipeline with averaged weights.
+    """
+    trainer = Trainer(settings, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = latest_checkpoint(folder / "checkpoints")
+    if newest is not None:
+        trainer.restore(newest)
+    begun, first_step, mean = time.monotonic(), trainer.step, 0.0
+    earlier, losses = trainer.seconds, []
+    while trainer.step < settings.steps:
+        loss = trainer.train_step()
+        losses.append(loss)
+        trainer.seconds = earlier + time.monotonic() - begun
+        if trainer.step % 50 == 0:
+            mean, losses = sum(losses) / len(losses), []
+            _log(folder, {"step": trainer.step, "loss": round(mean, 5), "seconds": round(trainer.seconds, 1)})
+        if on_progress is not None:
+            rate = (trainer.step - first_step) * settings.batch_size / (time.monotonic() - begun)
+            on_progress(Progress(trainer.step, mean or loss, rate))
+        if trainer.step % save_every == 0 or trainer.step == settings.steps:
+            trainer.save(folder)
+            trainer.export(folder / "prior")
+    return trainer

@@ -1,0 +1,87 @@
+"""Video: frames to an H.264 file that every browser, phone and player opens."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import imageio_ffmpeg
+import torch
+from torch import Tensor
+
+from dreamfusion.assets.images import to_uint8
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.files import write_atomically
+
+
+def find_ffmpeg() -> str:
+    """Return the path of the ffmpeg program; raise `DreamFusionError` if there is none."""
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise DreamFusionError(
+            "No ffmpeg was found: reinstall imageio-ffmpeg, or name a program in IMAGEIO_FFMPEG_EXE."
+        ) from error
+
+
+def save_mp4(frames: Iterable[Tensor], path: Path | str, fps: float = 30.0) -> None:
+    """Write frames [3, H, W] in [0, 1], all of one size, as H.264 in yuv420p, atomically.
+
+    The frames are taken one at a time, so a generator can render them on the way. An odd height or width, which
+    yuv420p does not have, is made even by repeating the last row or column. Raises `DreamFusionError` if ffmpeg is
+    missing or fails, or the file cannot be written; an earlier file then stays as it was.
+    """
+    stream: Iterator[Tensor] = iter(frames)
+    first = next(stream, None)
+    if first is None:
+        raise ValueError("a video needs at least one frame")
+    height, width = (size + size % 2 for size in first.shape[-2:])
+    program = find_ffmpeg()
+    with write_atomically(path) as temporary:
+        _encode(_command(program, temporary, width, height, fps), chain([first], stream), first.shape)
+
+
+def _command(program: str, path: Path, width: int, height: int, fps: float) -> list[str]:
+    """Return the ffmpeg command that reads raw RGB frames from its standard input."""
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
+    # Without the conversion to BT.709 and its tags, players guess the colour matrix, and most guess wrong.
+    colors = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
+    colors += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+    # faststart puts the index first, so that a browser starts to play before it has the whole file.
+    codec = ["-c:v", "libx264", "-crf", "18", "-preset", "medium", "-movflags", "+faststart"]
+    return [program, "-y", "-v", "error", *source, "-an", *codec, *colors, str(path)]
+
+
+def _encode(command: list[str], frames: Iterable[Tensor], shape: torch.Size) -> None:
+    """Feed the frames to ffmpeg; raise OSError for a full disk and `DreamFusionError` for any other failure."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    try:
+        for frame in frames:
+            if frame.shape != shape:
+                raise ValueError(f"frames differ in size: {list(shape)} and {list(frame.shape)}")
+            process.stdin.write(to_uint8(_even(frame)).tobytes())
+        complaint = process.communicate()[1]
+    except BrokenPipeError:
+        # ffmpeg has given up and says why on its standard error.
+        complaint = process.stderr.read() if process.stderr else b""
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if process.returncode != 0:
+        lines = complaint.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+        if any("No space left" in line for line in lines):
+            raise OSError(errno.ENOSPC, lines[0])
+        raise DreamFusionError(f"ffmpeg could not write the video ({lines[0]}): try `dreamfusion doctor`.")
+
+
+def _even(frame: Tensor) -> Tensor:
+    height, width = frame.shape[-2:]
+    if height % 2 == 0 and width % 2 == 0:
+        return frame
+    return torch.nn.functional.pad(frame[None], (0, width % 2, 0, height % 2), mode="replicate")[0]

@@ -1,0 +1,229 @@
+"""Configuration: every number of a run, typed, explained and saved beside its results as config.yaml.
+
+A preset lists only what it changes. Unknown keys and values out of range are refused with one line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dreamfusion.cameras import CameraRange
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.files import write_text
+from dreamfusion.prompts import ViewMode, ViewTexts
+from dreamfusion.shading import LightRange
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GuidanceConfig(Section):
+    """The diffusion prior and how it is asked."""
+
+    kind: Literal["toybox", "diffusers"] = "toybox"
+    """toybox: the embedded prior; diffusers: a pixel-space pipeline from a folder or the hub, named by model"""
+    model: str | None = None
+    """folder or hub name of a diffusers pipeline"""
+    guidance_scale: NonNegative = 8.0
+    """classifier-free guidance: eps_uncond + scale * (eps_text - eps_uncond); the paper's omega is scale - 1"""
+    negative_prompt: str = ""
+    """what the result must not look like; takes the place of the empty prompt"""
+    view_mode: ViewMode = "interpolated"
+    """nearest: the text of the view the camera is closest to; interpolated: neighbours mixed by azimuth"""
+    view_texts: ViewTexts = ViewTexts()
+    """what is appended to the prompt for each view"""
+    t_min: Fraction = 0.02
+    """lower end of the diffusion times drawn, as a fraction of all timesteps"""
+    t_max: Fraction = 0.98
+    """upper end of the diffusion times at the first step"""
+    t_max_end: Fraction = 0.5
+    """upper end of the diffusion times at the last step"""
+    anneal: Literal["none", "linear", "sqrt"] = "sqrt"
+    """how t_max moves to t_max_end over the run"""
+    weighting: Literal["sds", "uniform"] = "sds"
+    """w(t): sds is sigma_t^2 as in the paper, uniform is 1"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """number format of the prior's weights"""
+
+    @model_validator(mode="after")
+    def _check(self) -> GuidanceConfig:
+        if self.kind == "diffusers" and not self.model:
+            raise ValueError("guidance 'diffusers' needs a model: give --model FOLDER_OR_HUB_NAME")
+        if not self.t_min < min(self.t_max, self.t_max_end):
+            raise ValueError("t_min must be below t_max and t_max_end")
+        return self
+
+
+class SceneConfig(Section):
+    """What is optimised: a hash-grid NeRF inside the unit sphere."""
+
+    levels: Count = 8
+    """levels of the hash grid"""
+    features: Literal[1, 2, 4, 8] = 4
+    """features per level and entry"""
+    log2_size: Annotated[int, Field(ge=8, le=24)] = 15
+    """base-2 logarithm of the entries per level"""
+    base_resolution: Count = 8
+    """cells per side of the coarsest level"""
+    max_resolution: Count = 128
+    """cells per side of the finest level"""
+    interpolation: Literal["linear", "smoothstep"] = "linear"
+    """interpolation between the corners of a cell"""
+    hidden_width: Count = 32
+    """width of the density and albedo networks"""
+    activation: Literal["exp", "softplus"] = "softplus"
+    """density activation"""
+    blob: Literal["gaussian", "cone"] = "cone"
+    """shape of the density added at the start: the paper's gaussian or Magic3D's cone"""
+    blob_density: float = 10.0
+    """height of the blob, added before the activation"""
+    blob_std: Positive = 0.5
+    """width of the blob in world units"""
+    background: Literal["random", "learned", "static"] = "random"
+    """random: another plain colour for every view, which forces a clean silhouette; learned: the paper's network"""
+    background_color: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
+    """colour of the static background"""
+    step_length: Positive = 0.02
+    """distance between samples along a ray, in world units"""
+    occupancy_resolution: Count = 64
+    """cells per side of the grid that lets rays skip empty space"""
+    occupancy_interval: Count = 10
+    """steps between refreshes of that grid"""
+
+
+class ShadingConfig(Section):
+    """Which renderings are shown to the prior (paper A.2)."""
+
+    albedo_until: Fraction = 0.2
+    """share of the run with plain albedo only"""
+    albedo_probability: Fraction = 0.35
+    """afterwards: share of plain albedo views"""
+    textureless_probability: Fraction = 0.1
+    """afterwards: share of textureless views; the rest is Lambertian (the paper: 0.25 and 0.375)"""
+
+
+class LossConfig(Section):
+    """Weights of the terms beside score distillation (paper A.2)."""
+
+    opacity: NonNegative = 1e-3
+    """keeps the scene from filling space: mean sqrt(opacity^2 + 0.01)"""
+    entropy: NonNegative = 1e-3
+    """pushes opacity to 0 or 1; grows linearly to this over the first half"""
+    orientation: NonNegative = 1e-2
+    """forbids normals that face away from the camera; grows from 1 % of this over the first half"""
+
+
+class OptimConfig(Section):
+    """The optimiser of the scene."""
+
+    optimizer: Literal["adan", "adam"] = "adan"
+    """adan (NeMo's choice) or adam"""
+    grid_lr: Positive = 1e-2
+    """learning rate of the hash grid"""
+    network_lr: Positive = 2e-3
+    """learning rate of the small networks"""
+    final_lr: Positive = 0.1
+    """factor on the learning rates at the last step (cosine decay)"""
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    """steps over which the learning rates rise linearly"""
+    max_grad_norm: Positive = 5.0
+    """gradients are scaled down to this norm"""
+
+
+class Config(Section):
+    """One text-to-3D run."""
+
+    prompt: str
+    """what to make"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """same seed, same machine, same result"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    steps: Count = 600
+    """optimisation steps"""
+    views: Count = 4
+    """views rendered and judged per step"""
+    resolution: Annotated[int, Field(ge=8, le=1024)] = 32
+    """side of the rendered views in pixels, at first"""
+    resolution_end: Annotated[int, Field(ge=8, le=1024)] = 64
+    """side of the rendered views from the share resolution_from on"""
+    resolution_from: Fraction = 0.5
+    """share of the run after which views have their final size"""
+    checkpoint_every: Count = 100
+    """steps between checkpoints"""
+    preview_every: Count = 25
+    """steps between refreshes of preview.png"""
+    guidance: GuidanceConfig = GuidanceConfig()
+    scene: SceneConfig = SceneConfig()
+    shading: ShadingConfig = ShadingConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    cameras: CameraRange = CameraRange()
+    lights: LightRange = LightRange()
+
+
+Preset = Literal["quick", "default", "high"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 250, "views": 2, "resolution_end": 48},
+    "default": {},
+    "high": {"steps": 3000, "resolution_end": 64, "scene": {"log2_size": 17, "max_resolution": 256}},
+}
+"""What each preset changes of the defaults above."""
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if nested else value
+    return result
+
+
+def build_config(preset: Preset, changes: dict[str, Any]) -> Config:
+    """Return a preset with changes applied; DreamFusionError naming the key and what it accepts if one is wrong."""
+    if preset not in PRESETS:
+        raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+    return parse_config(_merged(PRESETS[preset], changes))
+
+
+def parse_config(values: dict[str, Any]) -> Config:
+    """Return the configuration of nested plain values; DreamFusionError naming the first wrong key."""
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        message = first["msg"].removeprefix("Value error, ")
+        raise DreamFusionError(f"{key}: {message} (given: {first['input']!r:.80}).") from None
+    except TypeError as error:
+        raise DreamFusionError(f"The configuration must be a table of keys and values: {error}.") from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the whole configuration as YAML."""
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def load_config(path: Path) -> Config:
+    """Read a configuration written by `save_config` or by hand; DreamFusionError if that is not possible."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise DreamFusionError(f"Cannot read the configuration {path}: {reason}.") from None
+    if not isinstance(values, dict):
+        raise DreamFusionError(f"{path} is not a configuration: it must be a YAML table of keys and values.")
+    return parse_config(values)

@@ -1,0 +1,215 @@
+"""Files: folder names from prompts, and writes that leave either the whole new file or the old one.
+
+Everything a run leaves on disk goes through `write_atomically` or `replace_folder`, so that no crash, full disk or
+kill leaves a half-written file under its final name.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dreamfusion.errors import DreamFusionError
+
+TEMPORARY_PREFIX = ".tmp-"
+"""How the names of unfinished files and folders begin; what a kill leaves under such a name may be deleted."""
+
+_SLUG_MAX_BYTES = 80  # With its hash and a file name behind it, far below the 255 bytes and 260 characters of systems.
+_WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")
+
+
+def slugify(prompt: str) -> str:
+    """Return a folder name for a prompt of any length, script and punctuation: readable, safe and at most 89 bytes.
+
+    Letters and digits of every script stay (Latin ones without accents, lower case); all else becomes single hyphens.
+    A short hash is appended when the name says less than the prompt, cut short or without its symbols (such as
+    emoji), so that prompts that differ there get different folders. With nothing left: "prompt-<hash>".
+    """
+    text = unicodedata.normalize("NFKD", " ".join(prompt.split()).casefold())
+    text = re.sub(r"(?<=[a-z])[\u0300-\u036f]+|['\u2019]", "", text)
+    # Format characters (joiners, marks of direction) sit inside words; a hyphen there would tear the word apart.
+    text = "".join(c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
+    words = "".join(c if unicodedata.category(c)[0] in "LMN" else "-" for c in text)
+    slug = re.sub("-+", "-", words).strip("-")
+    lost_symbols = any(unicodedata.category(c)[0] == "S" for c in text)
+
+    short = _cut(slug, _SLUG_MAX_BYTES)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    if not short:
+        return f"prompt-{digest}"
+    if short != slug or lost_symbols:
+        return f"{short}-{digest}"
+    return f"prompt-{short}" if _WINDOWS_DEVICES.fullmatch(short) else short
+
+
+def _cut(slug: str, max_bytes: int) -> str:
+    """Return the longest beginning of ``slug`` within ``max_bytes`` of UTF-8, at the end of a word if there is one."""
+    encoded = slug.encode("utf-8")
+    if len(encoded) <= max_bytes:
+        return slug
+    cut = encoded[:max_bytes].decode("utf-8", "ignore")
+    whole_words = cut.rpartition("-")[0] if slug[len(cut)] != "-" else cut
+    return (whole_words or cut).strip("-")
+
+
+@contextmanager
+def write_atomically(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` to write a file to, and move it there once the block is done.
+
+    The file is flushed to the disk before it is moved. If anything fails, the temporary file is removed and an
+    earlier file stays as it was. A full disk, a folder that is missing or cannot be written and the like become a
+    `DreamFusionError`. The temporary name keeps the suffix, by which libraries choose their format.
+    """
+    path = Path(path)
+    temporary = _temporary_sibling(path)
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(path: Path | str) -> Iterator[Path]:
+    """Give a temporary folder beside ``path`` to fill, and move it there as a whole once the block is done.
+
+    The same promises as `write_atomically` for a folder of files (without folders inside). An earlier folder of the
+    same name is moved aside first, for no system replaces a folder in one step.
+    """
+    path = Path(path)
+    temporary, aside = _temporary_sibling(path), _temporary_sibling(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            _flush(file)
+        _flush_folder(temporary)
+        _swap(temporary, path, aside)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path, aside: Path) -> None:
+    """Move ``new`` to ``path`` and what was there to ``aside``, or leave everything as it was."""
+    if not path.exists():
+        os.rename(new, path)
+        return
+    os.rename(path, aside)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder under a temporary name, so that a kill leaves no half of it under its own."""
+    aside = _temporary_sibling(path)
+    os.rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a UTF-8 text file atomically (see `write_atomically`)."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def prepare_output_dir(path: Path | str) -> Path:
+    """Create the folder and return it, after a trial that a file can be written there.
+
+    Raises `DreamFusionError` if it cannot be created or written, or its disk is full.
+    """
+    path = Path(path)
+    if "\0" in str(path):
+        raise DreamFusionError("A folder name cannot contain a null character: choose another with --output.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain(error, path) from error
+    # Permission bits do not tell: the disk may be full, mounted read-only, or its server away. Writing does.
+    probe = _temporary_sibling(path / "probe")
+    try:
+        probe.write_bytes(b"\0" * 4096)
+    except OSError as error:
+        raise explain(error, path) from error
+    finally:
+        probe.unlink(missing_ok=True)
+    return path
+
+
+def free_disk_bytes(path: Path | str) -> int:
+    """Return the free bytes of the disk that holds ``path``, which need not exist yet."""
+    path = Path(path).absolute()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def require_free_disk(path: Path | str, needed_bytes: int) -> None:
+    """Raise `DreamFusionError` if the disk that holds ``path`` has less than ``needed_bytes`` free."""
+    free = free_disk_bytes(path)
+    if free < needed_bytes:
+        raise DreamFusionError(
+            f"The disk of {path} has {free / 1e6:.0f} MB free and {needed_bytes / 1e6:.0f} MB are needed: "
+            "free some space or choose another folder with --output."
+        )
+
+
+def explain(error: OSError, path: Path | str) -> Exception:
+    """Return the one-line `DreamFusionError` for what the user can put right, else the error itself."""
+    reasons = {
+        errno.ENOSPC: "the disk is full; free some space",
+        errno.EDQUOT: "your disk quota is used up; free some space",
+        errno.EFBIG: "the file is too large for this disk or limit; raise the limit",
+        errno.EACCES: "permission denied; make the folder writable",
+        errno.EPERM: "permission denied; make the folder writable",
+        errno.EROFS: "the disk is mounted read-only; remount it",
+        errno.ENOENT: "the folder does not exist; create it",
+        errno.ENOTDIR: "a part of that path is a file; remove it",
+        errno.EEXIST: "a file of that name is in the way; remove it",
+        errno.EISDIR: "a folder of that name is in the way; remove it",
+        errno.ENAMETOOLONG: "the name is too long; shorten it",
+        errno.EIO: "the disk reports an error; check it",
+    }
+    reason = reasons.get(error.errno or 0)
+    if reason is None:
+        return error
+    return DreamFusionError(f"Cannot write {path}: {reason}, or choose another folder with --output.")
+
+
+def _temporary_sibling(path: Path) -> Path:
+    # The suffix is kept, the stem is not: a long one would not fit with more around it.
+    return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{path.suffix}")
+
+
+def _flush(file: Path) -> None:
+    # Some systems want a file opened for writing before they flush it.
+    with file.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that a finished rename outlives a power cut, where that can be done."""
+    # Windows cannot open a folder and some network disks cannot flush one; the rename itself has been done by then.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
