@@ -122,12 +122,15 @@ def pack(tree: Any, name: str) -> tuple[dict[str, Tensor], Any]:
 
     The tensors are named by their place in the tree, beginning with ``name``. Tuples and keys that are no strings,
     which JSON does not have, are marked: ``{"$tuple": [...]}``, ``{"$items": [[key, value], ...]}`` and
-    ``{"$tensor": "name"}``. Raises TypeError for anything else. `unpack` is the exact inverse.
+    ``{"$tensor": "name"}``. Raises TypeError for anything else.
+    `unpack` is the exact inverse.
     """
     tensors: dict[str, Tensor] = {}
 
     def walk(node: Any, place: str) -> Any:
         if isinstance(node, Tensor):
+            if place in tensors:
+                raise ValueError(f"two tensors would be named {place}: rename a key that contains a dot")
             tensors[place] = node
             return {"$tensor": place}
         if isinstance(node, dict):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dreamfusion.cameras import CameraRange
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields.nerf import NerfConfig
 from dreamfusion.files import write_text
 from dreamfusion.prompts import ViewMode, ViewTexts
 from dreamfusion.shading import LightRange
@@ -67,37 +68,17 @@ class GuidanceConfig(Section):
 
 
 class SceneConfig(Section):
-    """What is optimised: a hash-grid NeRF inside the unit sphere."""
+    """What is optimised, and how finely it is rendered."""
 
-    levels: Count = 8
-    """levels of the hash grid"""
-    features: Literal[1, 2, 4, 8] = 4
-    """features per level and entry"""
-    log2_size: Annotated[int, Field(ge=8, le=24)] = 15
-    """base-2 logarithm of the entries per level"""
-    base_resolution: Count = 8
-    """cells per side of the coarsest level"""
-    max_resolution: Count = 128
-    """cells per side of the finest level"""
-    interpolation: Literal["linear", "smoothstep"] = "linear"
-    """interpolation between the corners of a cell"""
-    hidden_width: Count = 32
-    """width of the density and albedo networks"""
-    activation: Literal["exp", "softplus"] = "softplus"
-    """density activation"""
-    blob: Literal["gaussian", "cone"] = "cone"
-    """shape of the density added at the start: the paper's gaussian or Magic3D's cone"""
-    blob_density: float = 10.0
-    """height of the blob, added before the activation"""
-    blob_std: Positive = 0.5
-    """width of the blob in world units"""
+    nerf: NerfConfig = NerfConfig()
+    """hash grid, networks, density and normals"""
     background: Literal["random", "learned", "static"] = "random"
     """random: another plain colour for every view, which forces a clean silhouette; learned: the paper's network"""
     background_color: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
     """colour of the static background"""
-    step_length: Positive = 0.02
+    step_length: Annotated[float, Field(ge=1e-3, le=0.5)] = 0.025
     """distance between samples along a ray, in world units"""
-    occupancy_resolution: Count = 64
+    occupancy_resolution: Annotated[int, Field(ge=2, le=512)] = 64
     """cells per side of the grid that lets rays skip empty space"""
     occupancy_interval: Count = 10
     """steps between refreshes of that grid"""
@@ -145,7 +126,7 @@ class OptimConfig(Section):
 class Config(Section):
     """One text-to-3D run."""
 
-    prompt: str
+    prompt: Annotated[str, Field(min_length=1)]
     """what to make"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """same seed, same machine, same result"""
@@ -179,7 +160,7 @@ Preset = Literal["quick", "default", "high"]
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 250, "views": 2, "resolution_end": 48},
     "default": {},
-    "high": {"steps": 3000, "resolution_end": 64, "scene": {"log2_size": 17, "max_resolution": 256}},
+    "high": {"steps": 3000, "resolution_end": 64, "scene": {"nerf": {"grid": {"log2_size": 18, "max_resolution": 512}}}},
 }
 """What each preset changes of the defaults above."""
 
@@ -192,11 +173,17 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def build_config(preset: Preset, changes: dict[str, Any]) -> Config:
-    """Return a preset with changes applied; DreamFusionError naming the key and what it accepts if one is wrong."""
+def build_config(preset: Preset, changes: dict[str, Any], file: Path | str | None = None) -> Config:
+    """Return a preset, with the YAML file's keys and then ``changes`` applied.
+
+    Raises DreamFusionError, naming the key and what it accepts, if one is wrong or missing.
+    """
     if preset not in PRESETS:
         raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(PRESETS)}.")
-    return parse_config(_merged(PRESETS[preset], changes))
+    values = PRESETS[preset]
+    if file is not None:
+        values = _merged(values, read_yaml(Path(file)))
+    return parse_config(_merged(values, changes))
 
 
 def parse_config(values: dict[str, Any]) -> Config:
@@ -206,6 +193,8 @@ def parse_config(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        if key == "prompt" and first["type"] == "missing":
+            raise DreamFusionError('Nothing to make: give a prompt, for example "a red mushroom".') from None
         message = first["msg"].removeprefix("Value error, ")
         raise DreamFusionError(f"{key}: {message} (given: {first['input']!r:.80}).") from None
     except TypeError as error:
@@ -218,7 +207,12 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> Config:
-    """Read a configuration written by `save_config` or by hand; DreamFusionError if that is not possible."""
+    """Read a configuration written by `save_config`; DreamFusionError if that is not possible."""
+    return parse_config(read_yaml(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the table in a YAML file; DreamFusionError if it cannot be read or holds something else."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -226,4 +220,4 @@ def load_config(path: Path) -> Config:
         raise DreamFusionError(f"Cannot read the configuration {path}: {reason}.") from None
     if not isinstance(values, dict):
         raise DreamFusionError(f"{path} is not a configuration: it must be a YAML table of keys and values.")
-    return parse_config(values)
+    return values

@@ -1,0 +1,1 @@
+"""What the user gets: pictures, video and meshes of a finished scene."""

@@ -1,4 +1,4 @@
-"""Pictures: renderings of a finished scene from all around, PNG files, and the contact sheet that shows them at once."""
+"""Pictures: PNG files, and the contact sheet that shows a scene from all around at once."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def contact_sheet(rows: Mapping[str, Tensor], columns: Sequence[str] = (), *, ga
     height, width = next(iter(rows.values())).shape[-2:]
     count = max(len(images) for images in rows.values())
     font = ImageFont.load_default(size=max(11, height // 10))
-    margin_x = _text_width(font, rows) + 2 * gap
-    margin_y = _text_height(font) + 2 * gap if columns else gap
+    text_height = font.getbbox("Ag")[3]
+    margin_x = max(round(font.getlength(label)) for label in rows) + 2 * gap
+    margin_y = round(text_height) + 2 * gap if columns else gap
 
     size = (margin_x + count * (width + gap), margin_y + len(rows) * (height + gap))
     sheet = Image.new("RGB", size, "white")
@@ -59,12 +60,3 @@ def contact_sheet(rows: Mapping[str, Tensor], columns: Sequence[str] = (), *, ga
         for column, pixels in enumerate(to_uint8(images)):
             sheet.paste(Image.fromarray(pixels), (margin_x + column * (width + gap), top))
     return torch.from_numpy(np.array(sheet)).movedim(-1, 0).float() / 255.0
-
-
-def _text_width(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, labels: Mapping[str, Tensor]) -> int:
-    return max(round(font.getlength(label)) for label in labels)
-
-
-def _text_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    left, top, right, bottom = font.getbbox("Ag")
-    return round(bottom - top)

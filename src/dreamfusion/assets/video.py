@@ -57,27 +57,30 @@ def _command(program: str, path: Path, width: int, height: int, fps: float) -> l
 
 def _encode(command: list[str], frames: Iterable[Tensor], shape: torch.Size) -> None:
     """Feed the frames to ffmpeg; raise OSError for a full disk and `DreamFusionError` for any other failure."""
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stdin is not None
-    try:
-        for frame in frames:
-            if frame.shape != shape:
-                raise ValueError(f"frames differ in size: {list(shape)} and {list(frame.shape)}")
-            process.stdin.write(to_uint8(_even(frame)).tobytes())
-        complaint = process.communicate()[1]
-    except BrokenPipeError:
-        # ffmpeg has given up and says why on its standard error.
-        complaint = process.stderr.read() if process.stderr else b""
-        process.wait()
-    finally:
-        if process.poll() is None:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            _feed(process, frames, shape)
+            complaint = process.communicate()[1]
+        except BaseException:
             process.kill()
-            process.wait()
+            raise
     if process.returncode != 0:
         lines = complaint.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
         if any("No space left" in line for line in lines):
             raise OSError(errno.ENOSPC, lines[0])
         raise DreamFusionError(f"ffmpeg could not write the video ({lines[0]}): try `dreamfusion doctor`.")
+
+
+def _feed(process: subprocess.Popen[bytes], frames: Iterable[Tensor], shape: torch.Size) -> None:
+    assert process.stdin is not None
+    for frame in frames:
+        if frame.shape != shape:
+            raise ValueError(f"frames differ in size: {list(shape)} and {list(frame.shape)}")
+        pixels = to_uint8(_even(frame)).tobytes()
+        try:
+            process.stdin.write(pixels)
+        except OSError:
+            return  # ffmpeg has given up, and says why on its standard error
 
 
 def _even(frame: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What is optimised: the density and colour of the object, and the background behind it."""

@@ -1,0 +1,1 @@
+"""What judges the renderings: frozen diffusion priors behind one contract (`dreamfusion.guidance.base`)."""

@@ -9,15 +9,23 @@ from torch import Tensor, nn
 
 
 def orthogonalized(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Return the matrix [m, n] with its singular values pushed towards 1 by a quintic Newton-Schulz iteration."""
+    """Return the matrix [m, n] with its singular values pushed towards 1 by a quintic Newton-Schulz iteration.
+
+    X <- (a + b X X^T + c (X X^T)^2) X, five times. Every factor is a polynomial of the first Gram matrix, so the
+    iteration runs on [m, m] matrices alone and touches X only at its ends, which is 2 to 3 times cheaper for n >> m.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalized(matrix.T, steps).T
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix / (matrix.norm() + 1e-7)
-    if x.shape[0] > x.shape[1]:
-        return orthogonalized(matrix.T, steps).T
+    gram = x @ x.T
+    identity = torch.eye(len(gram), device=gram.device)
+    product = identity
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    return product @ x
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

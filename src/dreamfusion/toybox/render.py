@@ -284,10 +284,19 @@ def palettes(colors: Tensor) -> Tensor:
 
 
 def render_toy(
-    kind: str, color: tuple[float, float, float], cameras: Cameras, lights: Lights, size: int, background: Tensor
+    kind: str,
+    color: tuple[float, float, float],
+    cameras: Cameras,
+    lights: Lights,
+    size: int,
+    background: Tensor,
+    *,
+    textureless: bool = False,
 ) -> Tensor:
     """Render one toy from several cameras with 2 x 2 anti-aliasing; return images [B, 3, size, size] in [0, 1]."""
     rays = cameras.rays(2 * size, 2 * size)
     buffers = trace([kind] * len(cameras), rays)
-    palette = palettes(torch.tensor(color).expand(len(cameras), 3))
+    palette = palettes(torch.tensor(color, device=rays.origins.device).expand(len(cameras), 3))
+    if textureless:
+        palette = torch.ones_like(palette)
     return compose(buffers, rays, palette, lights, background.expand(len(cameras), 3), supersample=2)

@@ -15,14 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from diffusers import IFPipeline
 from torch import Tensor, nn
 
 from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.files import replace_folder
+from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import build_pipeline
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
+from dreamfusion.toybox.samples import save_samples
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainStep:
     """What is known after a step: running mean of the loss, images per second of this sitting."""
 
     step: int
@@ -148,14 +150,20 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, tree["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
-    def export(self, folder: Path) -> IFPipeline:
-        """Write the averaged weights as a diffusers pipeline folder and return that pipeline."""
+    def export(self, folder: Path) -> None:
+        """Write the averaged weights as a diffusers pipeline folder, in half precision."""
         pipe = build_pipeline()
         for module, prefix in ((pipe.text_encoder, "text_encoder."), (pipe.unet, "unet.")):
-            weights = {n.removeprefix(prefix): e.contiguous() for n, e in self.ema.items() if n.startswith(prefix)}
-            module.load_state_dict(weights, strict=False)
-        pipe.save_pretrained(folder, safe_serialization=True)
-        return pipe
+            weights = {n.removeprefix(prefix): e for n, e in self.ema.items() if n.startswith(prefix)}
+            missing = module.load_state_dict(weights, strict=False).missing_keys
+            assert all("embed_tokens" in key for key in missing), missing  # tied to the shared embedding
+        pipe.to(torch.float16)
+        with replace_folder(folder) as aside:
+            pipe.save_pretrained(aside, safe_serialization=True)
+            # Newer transformers write the name of a class that older ones lack; both have this one.
+            for file in (aside / "model_index.json", aside / "tokenizer" / "tokenizer_config.json"):
+                text = file.read_text(encoding="utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast")
+                file.write_text(text, encoding="utf-8")
 
 
 def train(
@@ -164,7 +172,7 @@ def train(
     *,
     device: str = "cpu",
     save_every: int = 250,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[TrainStep], None] | None = None,
 ) -> Trainer:
     """Train in ``folder``, going on from its newest checkpoint if there is one.
 
@@ -186,8 +194,9 @@ def train(
             _log(folder, {"step": trainer.step, "loss": round(mean, 5), "seconds": round(trainer.seconds, 1)})
         if on_progress is not None:
             rate = (trainer.step - first_step) * settings.batch_size / (time.monotonic() - begun)
-            on_progress(Progress(trainer.step, mean or loss, rate))
+            on_progress(TrainStep(trainer.step, mean or loss, rate))
         if trainer.step % save_every == 0 or trainer.step == settings.steps:
             trainer.save(folder)
             trainer.export(folder / "prior")
+            save_samples(PixelGuidance(folder / "prior", device=device), folder / "samples" / f"step_{trainer.step:06d}.png")
     return trainer

@@ -1,0 +1,243 @@
+"""Meshes: the surface of a density field with its colours, and the glTF file that ordinary viewers open.
+
+Everything here stays in the world of the package (z up, front +x) and in display-referred colours, but for
+`save_glb`, which is the one place that converts to glTF's conventions (y up, front +z, linear colours).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import trimesh
+from numpy.typing import NDArray
+from skimage import measure
+from torch import Tensor
+
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.files import write_atomically
+
+Floats = NDArray[np.float32]
+
+_CHUNK = 1 << 17  # Points evaluated at once.
+
+
+class ColoredDensity(Protocol):
+    """What a mesh is made from: density [N] (per world unit) and albedo [N, 3] in [0, 1] at points [N, 3]."""
+
+    def density(self, x: Tensor) -> Tensor:
+        """Return the density at points [N, 3]."""
+
+    def albedo(self, x: Tensor) -> Tensor:
+        """Return the albedo at points [N, 3]."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh, z up with its front facing +x.
+
+    ``vertices`` and unit ``normals`` [V, 3], ``faces`` [F, 3] wound counter-clockwise seen from outside, ``colors``
+    [V, 3] display-referred (sRGB) in [0, 1].
+    """
+
+    vertices: Floats
+    faces: NDArray[np.int64]
+    normals: Floats
+    colors: Floats
+
+
+def extract_mesh(
+    field: ColoredDensity,
+    resolution: int = 128,
+    *,
+    bound: float = 1.0,
+    level: float | None = None,
+    min_share: float = 0.02,
+    device: torch.device | str | None = None,
+) -> Mesh:
+    """Return the surface of a field within the ball of radius ``bound`` (world units), by marching cubes.
+
+    ``resolution`` is the number of samples along each axis. ``level`` is the density at the surface; by default it is
+    chosen by `surface_level`. Pieces with less than ``min_share`` of the volume of the largest one are dropped, closed
+    hollows are filled, and the mesh is always closed. The field is evaluated on ``device``, by default where its
+    parameters are. Raises `DreamFusionError` if the scene is empty or full.
+    """
+    device = _device_of(field) if device is None else torch.device(device)
+    density = sample_density(field, resolution, bound=bound, device=device)
+    spacing = 2.0 * bound / (resolution - 1)
+    if level is None:
+        level = surface_level(density, spacing)
+    inside = density > level
+    _check_extent(inside)
+    solid = _solid(inside, min_share)
+
+    # Not the plain density: where it jumps to a high value, its surface would lie next to the sample outside. Opacity
+    # saturates on both sides; 1 - 2^(-density / level) is that of a length that is half opaque at the level.
+    values = 1.0 - np.exp2(-density / np.float32(level))
+    values[solid & ~inside] = 1.0
+    values[~solid & inside] = 0.0
+    padded = np.pad(values, 1)
+    # "ascent" although the inside is denser: scikit-image speaks of axes in the order z, y, x, a mirror image of ours.
+    vertices, faces, _, _ = measure.marching_cubes(padded, 0.5, gradient_direction="ascent", allow_degenerate=False)
+    vertices = ((vertices - 1.0) * spacing - bound).astype(np.float32)
+    faces = faces.astype(np.int64)
+    return Mesh(vertices, faces, vertex_normals(vertices, faces), _sample_albedo(field, vertices, device))
+
+
+def sample_density(
+    field: ColoredDensity, resolution: int, *, bound: float = 1.0, device: torch.device | str = "cpu"
+) -> Floats:
+    """Return the density on a regular grid [R, R, R] (indexed x, y, z) over the cube of half side ``bound``.
+
+    It is zero outside the ball of radius ``bound``, where nothing is rendered, and where the field is not finite.
+    """
+    axis = torch.linspace(-bound, bound, resolution, device=device)
+    slabs = []
+    for x in axis.split(max(1, _CHUNK // resolution**2)):
+        points = torch.cartesian_prod(x, axis, axis)
+        inside = points.norm(dim=1) < bound
+        density = torch.zeros(len(points), device=device)
+        density[inside] = _evaluate(field.density, points[inside]).nan_to_num(nan=0.0, neginf=0.0)
+        slabs.append(density)
+    return torch.cat(slabs).view(resolution, resolution, resolution).cpu().numpy()
+
+
+def surface_level(density: Floats, spacing: float) -> float:
+    """Return the density to put the surface at, for samples [R, R, R] that are ``spacing`` world units apart.
+
+    A fixed number fails: one scene peaks at a density of 20, another at 2000. The surface should be where the renderer
+    shows one, so candidates are judged by their outlines: along each axis, the pixels where a ray meets a density
+    above the level, against those where the accumulated opacity is above one half. Many levels can agree equally well,
+    when edges are sharp; of those within 0.01 of the best overlap (intersection over union), the one nearest to ln 2
+    per ``spacing`` is taken, the density at which one step of a ray becomes half opaque.
+    Raises `DreamFusionError` if no ray becomes half opaque.
+    """
+    opaque = [density.sum(axis=axis) * spacing > math.log(2.0) for axis in range(3)]
+    if not any(mask.any() for mask in opaque):
+        raise _empty()
+    peaks = [density.max(axis=axis) for axis in range(3)]
+    # A ray of N samples is half opaque only if one of them has at least an N-th of ln 2, so none lies lower.
+    lowest = math.log(2.0) / (spacing * len(density))
+    candidates = np.geomspace(lowest, min(float(density.max()), 1e30), num=96)[:-1]
+    overlap = np.array([_overlap(peaks, opaque, level) for level in candidates])
+    good = candidates[overlap >= overlap.max() - 0.01]
+    return float(good[np.abs(np.log(good * spacing / math.log(2.0))).argmin()])
+
+
+def vertex_normals(vertices: Floats, faces: NDArray[np.int64]) -> Floats:
+    """Return unit normals [V, 3], the mean of the adjacent faces' weighted by their area."""
+    corners = vertices[faces]
+    by_area = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros_like(vertices)
+    for corner in range(3):
+        np.add.at(normals, faces[:, corner], by_area)
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    up = np.array([0.0, 0.0, 1.0], dtype=np.float32)
+    return np.where(lengths > 0, normals / np.maximum(lengths, 1e-30), up).astype(np.float32)
+
+
+def save_glb(mesh: Mesh, path: Path | str) -> None:
+    """Write a binary glTF 2.0 file, atomically, that stands upright and faces the viewer in ordinary viewers.
+
+    glTF has y up and its front at +z: x, y, z become our y, z, x. Its vertex colours are linear and ours sRGB, so
+    they are converted, and kept as floats, for eight linear bits would show bands in dark colours. The material is
+    neither metallic nor shiny (glTF's default is both). Raises `DreamFusionError` if it cannot be written.
+    """
+    body = trimesh.Trimesh(
+        vertices=_to_gltf(mesh.vertices),
+        faces=mesh.faces,
+        vertex_normals=_to_gltf(mesh.normals),
+        vertex_attributes={"_COLOR_0": _to_linear(mesh.colors)},
+        process=False,
+    )
+    scene = trimesh.Scene()
+    scene.add_geometry(body, geom_name="object", node_name="object")
+    data = scene.export(file_type="glb", include_normals=True, tree_postprocessor=_finish_gltf)
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _finish_gltf(tree: dict[str, Any]) -> None:
+    """Add to the exported tree what trimesh leaves out.
+
+    The primitive gets its material, its colours their standard name (trimesh writes those as bytes only), and its
+    buffer views their purpose, which the standard's validator asks for.
+    """
+    material = {"name": "matte", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
+    tree["materials"] = [material]
+    (primitive,) = tree["meshes"][0]["primitives"]
+    primitive["material"] = 0
+    attributes = primitive["attributes"]
+    attributes["COLOR_0"] = attributes.pop("_COLOR_0")
+    array_buffer, element_array_buffer = 34962, 34963
+    for accessor in attributes.values():
+        tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = array_buffer
+    tree["bufferViews"][tree["accessors"][primitive["indices"]]["bufferView"]]["target"] = element_array_buffer
+
+
+def _to_gltf(vectors: Floats) -> Floats:
+    return np.ascontiguousarray(vectors[:, [1, 2, 0]])
+
+
+def _to_linear(srgb: Floats) -> Floats:
+    """Return linear light for sRGB values in [0, 1] (IEC 61966-2-1)."""
+    srgb = srgb.clip(0.0, 1.0)
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def _device_of(field: ColoredDensity) -> torch.device:
+    parameter = next(field.parameters(), None) if isinstance(field, torch.nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _evaluate(function: Any, points: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([function(chunk).float() for chunk in points.split(_CHUNK)])
+
+
+def _sample_albedo(field: ColoredDensity, vertices: Floats, device: torch.device | str) -> Floats:
+    colors = _evaluate(field.albedo, torch.from_numpy(vertices).to(device))
+    return torch.nan_to_num(colors).clamp(0.0, 1.0).cpu().numpy()
+
+
+def _overlap(peaks: list[Floats], opaque: list[NDArray[np.bool_]], level: float) -> float:
+    """Return the intersection over union of the outlines at ``level`` with those of the rendered opacity."""
+    outlines = [peak > level for peak in peaks]
+    both = sum(int((a & b).sum()) for a, b in zip(outlines, opaque, strict=True))
+    either = sum(int((a | b).sum()) for a, b in zip(outlines, opaque, strict=True))
+    return both / max(either, 1)
+
+
+def _check_extent(inside: NDArray[np.bool_]) -> None:
+    """Raise `DreamFusionError` if nothing is inside, or nearly all of the outer tenth of the ball is."""
+    if not inside.any():
+        raise _empty()
+    axis = np.linspace(-1.0, 1.0, len(inside)) ** 2
+    radius = np.sqrt(axis[:, None, None] + axis[None, :, None] + axis[None, None, :])
+    shell = inside[(radius > 0.9) & (radius < 1.0)]
+    if shell.mean() > 0.9:
+        raise DreamFusionError(
+            "The scene is full: its surface is the edge of the ball that is rendered, so there is no object to see. "
+            "Try another --seed, or a higher weight of the opacity loss."
+        )
+
+
+def _empty() -> DreamFusionError:
+    return DreamFusionError(
+        "The scene is empty: nothing in it is dense enough to be seen. Try more --steps or another --seed."
+    )
+
+
+def _solid(inside: NDArray[np.bool_], min_share: float) -> NDArray[np.bool_]:
+    """Return ``inside`` without its small pieces and with its closed hollows filled."""
+    pieces = measure.label(inside, connectivity=3)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    kept = (sizes >= min_share * sizes.max())[pieces] & inside
+    # Padded, the outside is one region however far the object reaches, and its label is that of the corner.
+    regions = measure.label(np.pad(~kept, 1, constant_values=True), connectivity=1)
+    return (regions != regions[0, 0, 0])[1:-1, 1:-1, 1:-1]

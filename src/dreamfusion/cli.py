@@ -1,0 +1,304 @@
+"""The command line: ``dreamfusion generate "a red mushroom"`` and its companions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+
+from dreamfusion.errors import DreamFusionError
+
+# torch, diffusers and warp take seconds to import: each command imports what it needs, so that --help is at once.
+
+console = Console(stderr=True)
+
+Shading = Literal["albedo", "lambertian", "textureless"]
+
+
+def generate(
+    prompt: Positional[str | None] = None,
+    *,
+    preset: Literal["quick", "default", "high"] = "default",
+    steps: int | None = None,
+    seed: int | None = None,
+    output: Path | None = None,
+    resume: Path | None = None,
+    device: str | None = None,
+    guidance: Literal["toybox", "diffusers"] | None = None,
+    model: str | None = None,
+    guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
+    config: Path | None = None,
+) -> None:
+    """Make a 3D object from words.
+
+    Args:
+        prompt: what to make, for example "a red mushroom"
+        preset: quick (a draft), default, or high (slower, finer)
+        steps: optimisation steps; more is finer and slower
+        seed: another seed gives another object; the same gives the same
+        output: folder for the results (runs/<prompt> if not given)
+        resume: folder of a stopped run to continue exactly where it was
+        device: auto, cpu, cuda, cuda:N or mps
+        guidance: toybox (the embedded prior) or diffusers (needs --model)
+        model: folder or hub name of a pixel-space diffusers pipeline
+        guidance_scale: how strongly the words count, eps_uncond + SCALE * (eps_text - eps_uncond)
+        negative_prompt: what the result must not look like
+        config: YAML file with any of the settings of a run's config.yaml; other options override it
+    """
+    from dreamfusion.progress import RunProgress
+    from dreamfusion.run import generate as run
+
+    asked = {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "model": model}
+    asked["kind"] = guidance or ("diffusers" if model else None)
+    changes: dict[str, Any] = {"steps": steps, "seed": seed, "device": device}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    prior = {key: value for key, value in asked.items() if value is not None}
+    if prior:
+        changes["guidance"] = prior
+    with RunProgress(console) as progress:
+        result = run(
+            prompt,
+            preset=preset,
+            output=output,
+            resume=resume,
+            config_file=config,
+            on_start=progress.start,
+            on_step=progress.step,
+            **changes,
+        )
+    print(f"{result.contact_sheet}\n{result.turntable}\n{result.mesh}")
+
+
+def render(
+    run: Positional[Path],
+    *,
+    output: Path | None = None,
+    shading: Shading = "lambertian",
+    azimuth: tuple[float, ...] = (30.0,),
+    elevation: float = 15.0,
+    radius: float = 2.7,
+    focal: float = 1.35,
+    size: int = 512,
+    light_azimuth: float | None = None,
+    light_elevation: float = 45.0,
+    ambient: float = 0.3,
+    background: tuple[float, float, float] = (0.80, 0.81, 0.84),
+    turntable: int | None = None,
+) -> None:
+    """Render a finished run from any camera, under any light.
+
+    Args:
+        run: folder of the run
+        output: picture or video to write (RUN/render.png or RUN/render.mp4 if not given)
+        shading: albedo (no light), lambertian (lit) or textureless (lit, white)
+        azimuth: degrees around the object, 0 is the front; several give a strip of pictures
+        elevation: degrees above the horizon
+        radius: distance of the camera in world units; the object lies inside the unit sphere
+        focal: focal length in image widths
+        size: side of the picture in pixels
+        light_azimuth: degrees around the object the light stands at; by default it goes with the camera
+        light_elevation: degrees above the horizon the light stands at
+        ambient: share of the light that comes from everywhere
+        background: colour behind the object, three numbers from 0 to 1
+        turntable: make a video of this many frames, once around, in place of pictures
+    """
+    from dreamfusion.results import render_run
+
+    path = render_run(
+        run,
+        output=output,
+        shading=shading,
+        azimuths_deg=azimuth,
+        elevation_deg=elevation,
+        radius=radius,
+        focal=focal,
+        size=size,
+        light_azimuth_deg=light_azimuth,
+        light_elevation_deg=light_elevation,
+        ambient=ambient,
+        backdrop=background,
+        turntable_frames=turntable,
+    )
+    print(path)
+
+
+def export(run: Positional[Path], *, output: Path | None = None, resolution: int = 128) -> None:
+    """Write the mesh of a finished run as GLB.
+
+    Args:
+        run: folder of the run
+        output: file to write (RUN/mesh.glb if not given)
+        resolution: cells per side of the grid in which the surface is found
+    """
+    from dreamfusion.results import export_run
+
+    print(export_run(run, output=output, resolution=resolution))
+
+
+def prior_train(
+    *,
+    output: Path = Path("runs/prior"),
+    steps: int = 6000,
+    batch_size: int = 24,
+    lr: float = 1e-3,
+    muon_lr: float = 2e-2,
+    decay_steps: int = 1500,
+    seed: int = 0,
+    device: str = "auto",
+    save_every: int = 250,
+) -> None:
+    """Train the small prior on the toybox; run it again to continue exactly, with more --steps to go further.
+
+    Args:
+        output: folder for checkpoints, log, sample grids and the finished prior
+        steps: training steps in all
+        batch_size: images per step
+        lr: learning rate of embeddings, norms, biases, first and last layer (AdamW)
+        muon_lr: learning rate of all other weights (Muon)
+        decay_steps: steps at the end over which the learning rates fall to zero
+        seed: decides weights, data and noise
+        device: auto, cpu, cuda, cuda:N or mps
+        save_every: steps between checkpoints and sample grids
+    """
+    from dreamfusion.device import pick_device
+    from dreamfusion.progress import TrainProgress
+    from dreamfusion.toybox.train import TrainSettings, train
+
+    settings = TrainSettings(
+        steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, decay_steps=decay_steps, seed=seed
+    )
+    with TrainProgress(console, steps) as progress:
+        train(output, settings, device=str(pick_device(device)), save_every=save_every, on_progress=progress.update)
+    print(output / "prior")
+
+
+def prior_sample(
+    prompts: Positional[tuple[str, ...]],
+    *,
+    output: Path = Path("samples.png"),
+    model: str | None = None,
+    steps: int = 50,
+    guidance_scale: float = 3.0,
+    negative_prompt: str = "",
+    views: bool = True,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Draw pictures from a prior: what it believes the words look like.
+
+    Args:
+        prompts: one or more prompts, a row of pictures each
+        output: picture to write
+        model: folder or hub name of a diffusers pipeline; the embedded prior if not given
+        steps: denoising steps
+        guidance_scale: how strongly the words count
+        negative_prompt: what the pictures must not show
+        views: draw the front, side, back and overhead view; otherwise four samples of the bare prompt
+        seed: decides the noise
+        device: auto, cpu, cuda, cuda:N or mps
+    """
+    from dreamfusion.assets.images import save_png
+    from dreamfusion.device import pick_device
+    from dreamfusion.guidance.pixel import PixelGuidance
+    from dreamfusion.run import EMBEDDED_PRIOR
+    from dreamfusion.toybox.samples import sample_grid
+
+    guidance = PixelGuidance(model or EMBEDDED_PRIOR, device=pick_device(device))
+    grid = sample_grid(
+        guidance,
+        prompts,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        views=views,
+        seed=seed,
+    )
+    save_png(grid, output)
+    print(output)
+
+
+def toybox_render(
+    names: Positional[tuple[str, ...]] = (),
+    *,
+    output: Path = Path("toybox.png"),
+    size: int = 96,
+    shading: Shading = "lambertian",
+) -> None:
+    """Show toys of the procedural world that the embedded prior is trained on.
+
+    Args:
+        names: toys such as "red mushroom" or "car"; all kinds if none is given
+        output: picture to write
+        size: side of each view in pixels
+        shading: albedo, lambertian or textureless
+    """
+    from dreamfusion.assets.images import save_png
+    from dreamfusion.toybox.samples import toybox_sheet
+
+    save_png(toybox_sheet(names, size=size, shading=shading), output)
+    print(output)
+
+
+def doctor(*, model: str | None = None, output: Path = Path("runs")) -> None:
+    """Say what this machine has, which device and kernels are used, and what to do about what is missing.
+
+    Args:
+        model: also check this diffusers pipeline, a folder or hub name
+        output: folder that runs will be written to
+    """
+    from dreamfusion.doctor import print_report
+
+    if not print_report(model, output):
+        raise SystemExit(1)
+
+
+def build_app() -> tyro.extras.SubcommandApp:
+    """Return the command line with all its commands."""
+    prior = tyro.extras.SubcommandApp()
+    prior.command(prior_train, name="train")
+    prior.command(prior_sample, name="sample")
+    toybox = tyro.extras.SubcommandApp()
+    toybox.command(toybox_render, name="render")
+    app = tyro.extras.SubcommandApp()
+    app.command(generate)
+    app.command(render)
+    app.command(export)
+    app.command(prior, name="prior")
+    app.command(toybox, name="toybox")
+    app.command(doctor)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; problems that the user can put right end with one line and exit code 1."""
+    _quiet_libraries()
+    try:
+        build_app().cli(prog="dreamfusion", description=__doc__, args=arguments)
+    except DreamFusionError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        console.print("Stopped. Continue with --resume and the folder of the run.", highlight=False)
+        raise SystemExit(130) from None
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' notices off the screen; a user cannot act on them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub|torch)\b")
+    logging.getLogger("dreamfusion").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

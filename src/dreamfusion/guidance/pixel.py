@@ -1,0 +1,171 @@
+"""Pixel-space diffusion priors: the embedded prior, DeepFloyd IF, and others that diffusers can load.
+
+The paper's own prior, the 64 x 64 base model of Imagen, is of this kind: z is the image itself, in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from tokenizers.models import WordLevel
+from torch import Tensor
+
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.base import Guidance, classifier_free_guidance, per_image
+from dreamfusion.guidance.loading import load_pipeline, move_to
+from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
+
+_IF_MAX_TOKENS = 77
+"""DeepFloyd IF was trained with this many tokens, though its T5 would take more."""
+
+
+class PixelGuidance(Guidance):
+    """A frozen diffusers pipeline that works on pixels.
+
+    ``model`` is a folder or a hub name. Prompts are lower-cased, as IF's own pipeline does, and cut with a warning
+    where the tokenizer's limit is; cutting loses the view, which stands at the end. Weights are held and run in
+    ``dtype``, while everything returned is float32. Raises DreamFusionError for anything that does not load.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        variant: str | None = None,
+    ) -> None:
+        pipeline: Any = load_pipeline(model, dtype, variant)
+        self.device = torch.device(device)
+        self._tokenizer = pipeline.tokenizer
+        self._text_encoder = pipeline.text_encoder
+        self._unet = pipeline.unet
+        self._scheduler = pipeline.scheduler
+        self.sample_size = _pixel_unet_size(self._unet, model)
+        if self._scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+            raise DreamFusionError(
+                f"{model} predicts {self._scheduler.config.prediction_type}, which is not supported."
+            )
+        for module in (self._text_encoder, self._unet):
+            move_to(module.eval().requires_grad_(False), self.device, model)
+        # The convolutions of a CPU are faster in this order of axes; the values are the same.
+        self._unet.to(memory_format=torch.channels_last)
+        self.alphas_cumprod = self._scheduler.alphas_cumprod.to(self.device, torch.float32)
+        self._max_tokens = min(_IF_MAX_TOKENS, self._tokenizer.model_max_length)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Return the hidden states of the text encoder, [n, L, D] in float32, L the tokenizer's limit (at most 77)."""
+        if self._text_encoder is None:
+            raise RuntimeError("embed was called after release_text_encoder")
+        texts = [prompt.lower().strip() for prompt in prompts]
+        for prompt, ids in zip(prompts, self._tokenizer(texts).input_ids, strict=True):
+            if len(ids) > self._max_tokens:
+                warnings.warn(
+                    f"The prompt {prompt!r} has {len(ids)} tokens, of which only the first {self._max_tokens} count.",
+                    stacklevel=2,
+                )
+        tokens = self._tokenizer(
+            texts, padding="max_length", max_length=self._max_tokens, truncation=True, return_tensors="pt"
+        ).to(self.device)
+        hidden = self._text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        return hidden.float()
+
+    def release_text_encoder(self) -> None:
+        """Free the memory of the text encoder, for DeepFloyd by far the largest part; `embed` is over after this."""
+        self._text_encoder = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return images resized to the model's sample size, in [-1, 1]; differentiable."""
+        return image_to_z(image, self.sample_size)
+
+    @torch.no_grad()
+    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+        """Return eps_hat [B, 3, S, S], whatever the model itself predicts."""
+        output = self._model_output(z_t, t, embeddings)
+        abar = per_image(self.alphas_cumprod[t], z_t)
+        match self._scheduler.config.prediction_type:
+            case "v_prediction":
+                return abar.sqrt() * output + (1 - abar).sqrt() * z_t
+            case "sample":
+                return (z_t - abar.sqrt() * output) / (1 - abar).sqrt()
+            case _:
+                return output
+
+    def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the UNet's prediction in float32, without the learned variance of six-channel models."""
+        dtype = self._unet.dtype
+        z_t = z_t.to(dtype).contiguous(memory_format=torch.channels_last)
+        output = self._unet(z_t, t, encoder_hidden_states=embeddings.to(dtype), return_dict=False)[0]
+        return output[:, :3].float().contiguous()
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Return the words that the prior has never seen, in order; none unless its tokenizer has a fixed word list."""
+        if not self._is_word_level:
+            return []
+        prompt = prompt.lower()
+        encoding = self._tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        pairs = zip(encoding.input_ids, encoding.offset_mapping, strict=True)
+        words = [prompt[start:end] for token, (start, end) in pairs if token == self._tokenizer.unk_token_id]
+        return list(dict.fromkeys(words))
+
+    def check_vocabulary(self, prompt: str) -> None:
+        """Raise DreamFusionError if the prior does not know a word, naming it and the words that it knows."""
+        unknown = self.unknown_words(prompt)
+        if unknown:
+            special = set(self._tokenizer.all_special_tokens)
+            known = sorted(word for word in self._tokenizer.get_vocab() if word not in special and word[0].isalnum())
+            raise DreamFusionError(
+                f"This prior does not know: {', '.join(unknown)}. It knows: {', '.join(known)}. For other words use a "
+                "larger model with --guidance diffusers --model NAME."
+            )
+
+    @property
+    def _is_word_level(self) -> bool:
+        return isinstance(getattr(getattr(self._tokenizer, "backend_tokenizer", None), "model", None), WordLevel)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        steps: int = 50,
+        guidance_scale: float = 7.0,
+        seed: int = 0,
+        negative_prompt: str = "",
+    ) -> Tensor:
+        """Return one image per prompt by DDIM (arXiv 2010.02502), [n, 3, S, S] in [0, 1].
+
+        The noise is drawn on the CPU, so that a seed gives the same images on every device.
+        """
+        scheduler = DDIMScheduler.from_config(self._scheduler.config, timestep_spacing="trailing")
+        scheduler.set_timesteps(steps, device=self.device)
+        text = self.embed(prompts)
+        both = torch.cat([self.embed([negative_prompt]).expand_as(text), text])
+        shape = (len(prompts), 3, self.sample_size, self.sample_size)
+        z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
+        for t in scheduler.timesteps:
+            # Guidance is linear, so it may act on v or x as well as on eps; that spares a lossy conversion at abar ~ 0.
+            uncond, cond = self._model_output(torch.cat([z, z]), t.expand(2 * len(z)), both).chunk(2)
+            z = scheduler.step(classifier_free_guidance(uncond, cond, guidance_scale), t, z).prev_sample
+        return z_to_image(z)
+
+
+def _pixel_unet_size(unet: Any, model: str | Path) -> int:
+    """Return the UNet's sample size; DreamFusionError unless it turns noisy RGB images into predictions for them."""
+    config = unet.config
+    if not isinstance(unet, UNet2DConditionModel):
+        raise DreamFusionError(f"{model} has a {type(unet).__name__}; only UNet2DConditionModel is supported.")
+    if config.in_channels != 3 or config.out_channels not in (3, 6) or not isinstance(config.sample_size, int):
+        raise DreamFusionError(
+            f"{model} is not a base text-to-image model in pixel space: its UNet takes {config.in_channels} channels "
+            f"and returns {config.out_channels}, instead of 3 and 3 or 6."
+        )
+    return config.sample_size

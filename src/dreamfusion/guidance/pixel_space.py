@@ -1,0 +1,24 @@
+"""Between our images in [0, 1] and the space in which pixel-space diffusion models work."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+def image_to_z(image: Tensor, size: int) -> Tensor:
+    """Return images [B, 3, H, W] in [0, 1] as z [B, 3, size, size] in [-1, 1]; differentiable.
+
+    Larger images are averaged over areas, so that every pixel gets a gradient; smaller ones are interpolated.
+    """
+    if image.shape[-2:] != (size, size):
+        if min(image.shape[-2:]) >= size:
+            image = interpolate(image, size=(size, size), mode="area")
+        else:
+            image = interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
+    return 2 * image - 1
+
+
+def z_to_image(z: Tensor) -> Tensor:
+    """Return z in [-1, 1] as images in [0, 1], clamped."""
+    return ((z + 1) / 2).clamp(0, 1)

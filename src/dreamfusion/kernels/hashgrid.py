@@ -1,0 +1,294 @@
+"""Multiresolution hash encoding (Mueller et al. 2022, Instant-NGP, section 3), in Warp and in PyTorch.
+
+Symbols: N points, L levels, F features per entry, E entries of all levels together.
+A level with resolution r has (r + 1)^3 vertices. Levels whose vertices fit into the table size are stored densely,
+x fastest; the others share 2^k entries through the spatial hash x ^ (y * p1) ^ (z * p2).
+"""
+
+# Kernels are written in Warp's dialect: annotations are values.
+# mypy: disable-error-code="valid-type, misc, no-untyped-def, attr-defined, operator, index, call-overload"
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import warp as wp
+from torch import Tensor
+
+from dreamfusion.kernels.backend import array, grain, in_parallel, large_empty, launch, launch_over, uses_warp
+
+_PRIME_Y, _PRIME_Z = 2654435761, 805459861
+_PRIME_Y_WARP = wp.constant(wp.uint32(_PRIME_Y))
+_PRIME_Z_WARP = wp.constant(wp.uint32(_PRIME_Z))
+
+
+@dataclass(frozen=True)
+class HashGridLayout:
+    """Shape of a hash grid: where each level's entries lie in the table [E, F].
+
+    ``resolutions`` [L] are cells per axis; level l owns the entries ``offsets[l]`` to ``offsets[l + 1]``; the first
+    ``dense_levels`` are stored densely. ``smoothstep`` interpolates with 3w^2 - 2w^3 instead of linearly, so that
+    the encoding has a continuous gradient in space.
+    """
+
+    resolutions: tuple[int, ...]
+    offsets: tuple[int, ...]
+    dense_levels: int
+    features: int
+    smoothstep: bool
+
+    @classmethod
+    def geometric(
+        cls,
+        levels: int,
+        features: int,
+        log2_size: int,
+        base_resolution: int,
+        max_resolution: int,
+        *,
+        smoothstep: bool = True,
+    ) -> "HashGridLayout":
+        """Space ``levels`` resolutions geometrically from base to max, at most 2^``log2_size`` entries each."""
+        growth = math.log(max_resolution / base_resolution) / max(levels - 1, 1)
+        # The small term keeps exp(log(max)) from falling just below max.
+        resolutions = tuple(int(base_resolution * math.exp(growth * level) + 1e-6) for level in range(levels))
+        vertices = [(r + 1) ** 3 for r in resolutions]
+        sizes = [min(v, 2**log2_size) for v in vertices]
+        dense = sum(v <= 2**log2_size for v in vertices)
+        return cls(resolutions, tuple(itertools.accumulate(sizes, initial=0)), dense, features, smoothstep)
+
+    @property
+    def levels(self) -> int:
+        """Number of levels L."""
+        return len(self.resolutions)
+
+    @property
+    def entries(self) -> int:
+        """Number of table entries E."""
+        return self.offsets[-1]
+
+    @property
+    def channels(self) -> int:
+        """Length L * F of an encoding."""
+        return self.levels * self.features
+
+
+@wp.func
+def _entry(x: int, y: int, z: int, resolution: int, size: int, dense: bool):
+    if dense:
+        return x + (resolution + 1) * (y + (resolution + 1) * z)
+    h = wp.uint32(x) ^ (wp.uint32(y) * _PRIME_Y_WARP) ^ (wp.uint32(z) * _PRIME_Z_WARP)
+    return int(h & wp.uint32(size - 1))
+
+
+@wp.func
+def _grid_position(x: wp.vec3, resolution: int):
+    return wp.vec3(wp.clamp(x[0], 0.0, 1.0), wp.clamp(x[1], 0.0, 1.0), wp.clamp(x[2], 0.0, 1.0)) * float(resolution)
+
+
+@wp.func
+def _cell(position: wp.vec3, resolution: int):
+    last = resolution - 1
+    return wp.vec3i(wp.min(int(position[0]), last), wp.min(int(position[1]), last), wp.min(int(position[2]), last))
+
+
+@wp.func
+def _fraction(position: wp.vec3, cell: wp.vec3i, smoothstep: bool):
+    w = position - wp.vec3(float(cell[0]), float(cell[1]), float(cell[2]))
+    if smoothstep:
+        w = wp.vec3(
+            w[0] * w[0] * (3.0 - 2.0 * w[0]), w[1] * w[1] * (3.0 - 2.0 * w[1]), w[2] * w[2] * (3.0 - 2.0 * w[2])
+        )
+    return w
+
+
+@functools.cache
+def _kernels(features: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel]:
+    """Build (encode, clear, scatter) for ``features`` per entry, so that an entry is one vector load."""
+    vec: Any = wp.types.vector(length=features, dtype=wp.float32)
+    module = wp.get_module(f"dreamfusion_hashgrid_{features}")
+
+    @wp.kernel(enable_backward=False, module=module)
+    def encode(
+        points: wp.array(dtype=wp.vec3),
+        table: wp.array(dtype=vec),
+        resolutions: wp.array(dtype=int),
+        offsets: wp.array(dtype=int),
+        dense_levels: int,
+        smoothstep: bool,
+        encoding: wp.array2d(dtype=vec),
+        first: int,
+        last: int,
+        grain: int,
+    ):
+        level, block = wp.tid()
+        resolution = resolutions[level]
+        offset = offsets[level]
+        size = offsets[level + 1] - offset
+        dense = level < dense_levels
+        begin = first + block * grain
+        for i in range(begin, wp.min(begin + grain, last)):
+            position = _grid_position(points[i], resolution)
+            c = _cell(position, resolution)
+            w = _fraction(position, c, smoothstep)
+            total = vec()
+            for dz in range(2):
+                wz = wp.where(dz == 0, 1.0 - w[2], w[2])
+                for dy in range(2):
+                    wyz = wz * wp.where(dy == 0, 1.0 - w[1], w[1])
+                    left = _entry(c[0], c[1] + dy, c[2] + dz, resolution, size, dense)
+                    right = _entry(c[0] + 1, c[1] + dy, c[2] + dz, resolution, size, dense)
+                    total += (wyz * (1.0 - w[0])) * table[offset + left]
+                    total += (wyz * w[0]) * table[offset + right]
+            encoding[i, level] = total
+
+    @wp.kernel(enable_backward=False, module=module)
+    def clear(
+        offsets: wp.array(dtype=int), first_level: int, level_stride: int, grain: int, table_grad: wp.array(dtype=vec)
+    ):
+        lane, block = wp.tid()
+        level = first_level + lane * level_stride
+        begin = offsets[level] + block * grain
+        for i in range(begin, wp.min(begin + grain, offsets[level + 1])):
+            table_grad[i] = vec()
+
+    @wp.kernel(enable_backward=False, module=module)
+    def scatter(
+        points: wp.array(dtype=wp.vec3),
+        encoding_grad: wp.array2d(dtype=vec),
+        resolutions: wp.array(dtype=int),
+        offsets: wp.array(dtype=int),
+        dense_levels: int,
+        smoothstep: bool,
+        first_level: int,
+        level_stride: int,
+        count: int,
+        grain: int,
+        table_grad: wp.array(dtype=vec),
+    ):
+        lane, block = wp.tid()
+        level = first_level + lane * level_stride
+        resolution = resolutions[level]
+        offset = offsets[level]
+        size = offsets[level + 1] - offset
+        dense = level < dense_levels
+        begin = block * grain
+        for i in range(begin, wp.min(begin + grain, count)):
+            position = _grid_position(points[i], resolution)
+            c = _cell(position, resolution)
+            w = _fraction(position, c, smoothstep)
+            g = encoding_grad[i, level]
+            for dz in range(2):
+                wz = wp.where(dz == 0, 1.0 - w[2], w[2])
+                for dy in range(2):
+                    wyz = wz * wp.where(dy == 0, 1.0 - w[1], w[1])
+                    left = _entry(c[0], c[1] + dy, c[2] + dz, resolution, size, dense)
+                    right = _entry(c[0] + 1, c[1] + dy, c[2] + dz, resolution, size, dense)
+                    wp.atomic_add(table_grad, offset + left, (wyz * (1.0 - w[0])) * g)
+                    wp.atomic_add(table_grad, offset + right, (wyz * w[0]) * g)
+
+    return encode, clear, scatter
+
+
+@functools.cache
+def _layout_tensors(layout: HashGridLayout, device: torch.device) -> tuple[Tensor, Tensor]:
+    resolutions = torch.tensor(layout.resolutions, dtype=torch.int32, device=device)
+    return resolutions, torch.tensor(layout.offsets, dtype=torch.int32, device=device)
+
+
+def _vector_type(features: int) -> Any:
+    return wp.types.vector(length=features, dtype=wp.float32)
+
+
+def _warp_encode(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+    vec, device = _vector_type(layout.features), points.device
+    encode, _, _ = _kernels(layout.features)
+    resolutions, offsets = _layout_tensors(layout, device)
+    encoding = points.new_empty(len(points), layout.levels, layout.features)
+    arguments = [array(points, wp.vec3), array(table, vec), array(resolutions), array(offsets)]
+    arguments += [layout.dense_levels, layout.smoothstep, array(encoding, vec)]
+    launch_over(encode, len(points), arguments, device, lanes=layout.levels)
+    return encoding.flatten(1)
+
+
+def _warp_encode_backward(points: Tensor, encoding_grad: Tensor, layout: HashGridLayout) -> Tensor:
+    vec, device, count = _vector_type(layout.features), points.device, len(points)
+    _, clear, scatter = _kernels(layout.features)
+    resolutions, offsets = (array(t) for t in _layout_tensors(layout, device))
+    # Not zeros: each thread clears its own levels just before it adds to them, while they are in its cache.
+    table_grad = large_empty(layout.entries, layout.features, device)
+    grad = array(table_grad, vec)
+    inputs = [array(points, wp.vec3), array(encoding_grad.view(count, layout.levels, layout.features), vec)]
+    inputs += [resolutions, offsets, layout.dense_levels, layout.smoothstep]
+    largest = max(b - a for a, b in itertools.pairwise(layout.offsets))
+    step = grain(device)
+
+    def work(part: int, parts: int) -> None:
+        # A level belongs to one thread, which adds to it point by point: no races, always the same bits.
+        # Levels are dealt out in turn because coarse ones are cheaper.
+        owned = len(range(part, layout.levels, parts))
+        if owned == 0:
+            return
+        launch(clear, (owned, -(-largest // step)), [offsets, part, parts, step, grad], device)
+        if count > 0:
+            launch(scatter, (owned, -(-count // step)), [*inputs, part, parts, count, step, grad], device)
+
+    in_parallel(work, device)
+    return table_grad
+
+
+class _HashEncode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+        points, table = points.contiguous(), table.contiguous()
+        ctx.save_for_backward(points)
+        ctx.layout = layout
+        return _warp_encode(points, table, layout)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, encoding_grad: Tensor) -> tuple[None, Tensor | None, None]:
+        (points,) = ctx.saved_tensors
+        table_grad = None
+        if ctx.needs_input_grad[1]:
+            table_grad = _warp_encode_backward(points, encoding_grad.contiguous(), ctx.layout)
+        return None, table_grad, None
+
+
+def hash_encode(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+    """Interpolate the features of all levels at ``points``: the encoding [N, L * F], level by level.
+
+    ``points`` [N, 3] lie in [0, 1]^3 (clamped to it), ``table`` is [E, F], both float32. Differentiable once with
+    respect to the table; *not* differentiable with respect to the points (normals use finite differences, which
+    carry a gradient to the table that a hand-written second derivative would also have to).
+    On the CPU the gradient is the same bits on every run; on CUDA sums are taken in any order.
+    """
+    if uses_warp(points.device):
+        return _HashEncode.apply(points.detach(), table, layout)
+    return hash_encode_reference(points, table, layout)
+
+
+def hash_encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+    """Do what ``hash_encode`` does in plain PyTorch: its reference in tests, and the way on Apple MPS."""
+    corner = torch.tensor(list(itertools.product((0, 1), repeat=3)), device=points.device)
+    encodings = []
+    for level, resolution in enumerate(layout.resolutions):
+        position = points.detach().clamp(0, 1) * resolution
+        cell = position.long().clamp(max=resolution - 1)
+        w = position - cell
+        if layout.smoothstep:
+            w = w * w * (3 - 2 * w)
+        weight = torch.where(corner == 1, w[:, None], 1 - w[:, None]).prod(dim=-1)
+        x, y, z = (cell[:, None] + corner).unbind(-1)
+        if level < layout.dense_levels:
+            index = x + (resolution + 1) * (y + (resolution + 1) * z)
+        else:
+            size = layout.offsets[level + 1] - layout.offsets[level]
+            # 64-bit products agree with 32-bit ones in the low bits that the mask keeps.
+            index = (x ^ (y * _PRIME_Y) ^ (z * _PRIME_Z)) & (size - 1)
+        features = table[layout.offsets[level] + index]
+        encodings.append((weight[..., None] * features).sum(dim=1))
+    return torch.cat(encodings, dim=-1)

@@ -1,0 +1,203 @@
+"""The loop: a random scene becomes one whose renderings the diffusion prior finds likely (paper Figure 3).
+
+Read `optimize` from top to bottom: sample cameras and lights, render, distil, regularise, step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.cameras import Cameras, sample_cameras
+from dreamfusion.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
+from dreamfusion.config import Config
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.base import Guidance
+from dreamfusion.losses import annealed_t_max, entropy_loss, opacity_loss, sample_timesteps, sds_loss
+from dreamfusion.optimizers import build_optimizer, learning_rate_factor
+from dreamfusion.prompts import view_prompts, view_weights
+from dreamfusion.renderers.volume import RenderOutput
+from dreamfusion.scene import Scene
+from dreamfusion.shading import Lights, Shading, sample_lights
+
+PURPOSES = ("camera", "light", "shading", "background", "jitter", "timestep", "noise", "occupancy")
+"""One random generator each, so that a change to one draw does not change the others."""
+
+EMPTY_OPACITY, FULL_OPACITY = 0.01, 0.9
+"""Running means of the opacity of all views beyond which there is no object any more."""
+
+
+@dataclass
+class State:
+    """All that changes during a run; saved and restored as a whole, so that resuming is bit-equal."""
+
+    scene: Scene
+    optimizer: torch.optim.Optimizer
+    generators: dict[str, torch.Generator]
+    step: int = 0
+    opacity: float = 0.3  # running mean over all views
+
+    @staticmethod
+    def fresh(config: Config, device: torch.device) -> State:
+        """Return the state before the first step; everything random follows from ``config.seed``."""
+        scene = Scene(config.scene, config.seed).to(device)
+        generators = {
+            purpose: torch.Generator().manual_seed(config.seed * len(PURPOSES) + index)
+            for index, purpose in enumerate(PURPOSES)
+        }
+        return State(scene, build_optimizer(config.optim.optimizer, scene.parameter_groups(config.optim)), generators)
+
+    def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return named tensors and JSON that `restore` brings back exactly."""
+        tree = {"scene": dict(self.scene.state_dict()), "optimizer": self.optimizer.state_dict(), "opacity": self.opacity}
+        tensors, state = pack(tree, "state")
+        return tensors | generator_states(self.generators), state
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint; DreamFusionError if it belongs to another architecture."""
+        tree = unpack(checkpoint.state, checkpoint.tensors)
+        try:
+            self.scene.load_state_dict(tree["scene"])
+            self.optimizer.load_state_dict(tree["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise DreamFusionError(f"The checkpoint does not fit this configuration ({reason}).") from None
+        restore_generators(self.generators, checkpoint.tensors)
+        self.step, self.opacity = checkpoint.step, tree["opacity"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a finished step tells: ``metrics`` for the log, and what was shown to the prior."""
+
+    number: int
+    metrics: dict[str, float]
+    image: Tensor = field(repr=False)
+
+
+class ViewPrompts:
+    """Text embeddings of the four view prompts and of the negative prompt, made once."""
+
+    def __init__(self, guidance: Guidance, config: Config) -> None:
+        self.guidance, self.config = guidance, config.guidance
+        texts = view_prompts(config.prompt, self.config.view_texts)
+        self.views = guidance.embed(texts)  # [4, L, D]
+        self.negative = guidance.embed([self.config.negative_prompt])  # [1, L, D]
+
+    def __call__(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        """Return the embeddings for each camera, positive and negative, both [B, L, D]."""
+        weights = view_weights(
+            cameras.azimuth_deg, cameras.elevation_deg, self.config.view_mode, self.config.view_texts
+        )
+        positive = self.guidance.condition(self.views, weights, cameras)
+        return positive, self.negative.expand_as(positive)
+
+
+def sample_shading(count: int, progress: float, config: Config, generator: torch.Generator) -> list[Shading]:
+    """Draw how each view is shaded: albedo first, then a mixture (paper A.2)."""
+    shading = config.shading
+    draws = torch.rand(count, generator=generator).tolist()
+    if progress < shading.albedo_until:
+        return ["albedo"] * count
+    textureless_from = 1.0 - shading.textureless_probability
+
+    def pick(draw: float) -> Shading:
+        if draw < shading.albedo_probability:
+            return "albedo"
+        return "textureless" if draw >= textureless_from else "lambertian"
+
+    return [pick(draw) for draw in draws]
+
+
+def regularize(out: RenderOutput, progress: float, config: Config) -> dict[str, Tensor]:
+    """Return the weighted terms that keep the scene compact, solid and outward-facing (paper A.2)."""
+    ramp = min(1.0, 2.0 * progress)
+    return {
+        "opacity_loss": config.loss.opacity * opacity_loss(out.opacity),
+        "entropy_loss": config.loss.entropy * ramp * entropy_loss(out.opacity),
+        "orientation_loss": config.loss.orientation * max(ramp, 0.01) * out.orientation.mean(),
+    }
+
+
+def set_learning_rates(state: State, config: Config) -> None:
+    """Set each group's rate: its peak times a warm-up and a cosine decay."""
+    optim = config.optim
+    factor = learning_rate_factor(state.step, config.steps, warmup_steps=optim.warmup_steps, final=optim.final_lr)
+    peaks = state.scene.parameter_groups(optim)
+    for group, peak in zip(state.optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak["lr"] * factor
+
+
+def refuse_collapse(opacity: float, step: int) -> None:
+    """Raise DreamFusionError if the running mean of the opacity says that the scene is empty or fills the view."""
+    if opacity < EMPTY_OPACITY:
+        raise DreamFusionError(
+            f"The scene has collapsed to nothing by step {step}: try another --seed, a higher --guidance-scale, or a "
+            "lower loss.opacity."
+        )
+    if opacity > FULL_OPACITY:
+        raise DreamFusionError(
+            f"The scene has grown to fill the view by step {step}: try another --seed, a lower --guidance-scale, or a "
+            "higher loss.opacity."
+        )
+
+
+def optimize(config: Config, guidance: Guidance, state: State) -> Iterator[Step]:
+    """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
+
+    Raises DreamFusionError if a loss or gradient is no longer finite, or the scene collapses to empty or full.
+    """
+    scene, optimizer, random = state.scene, state.optimizer, state.generators
+    prompts = ViewPrompts(guidance, config)
+
+    while state.step < config.steps:
+        progress = state.step / config.steps
+        set_learning_rates(state, config)
+        if state.step % config.scene.occupancy_interval == 0:
+            scene.occupancy.update(scene.field, random["occupancy"])
+
+        # 1. A random camera and light for each view.
+        cameras = sample_cameras(config.views, config.cameras, random["camera"])
+        lights = sample_lights(cameras, config.lights, random["light"])
+        shading = sample_shading(config.views, progress, config, random["shading"])
+        backdrop = torch.rand(config.views, 3, generator=random["background"])
+
+        # 2. Render.
+        size = config.resolution if progress < config.resolution_from else config.resolution_end
+        out = scene.render(cameras, lights, shading, size, generator=random["jitter"], random_backdrop=backdrop)
+
+        # 3. Ask the prior which way the renderings should change.
+        g = config.guidance
+        t_max = annealed_t_max(progress, g.t_max, g.t_max_end, g.anneal)
+        t = sample_timesteps(config.views, g.t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+        z = guidance.encode(out.rgb)
+        noise = torch.randn(z.shape, generator=random["noise"]).to(z)
+        positive, negative = prompts(cameras)
+        distillation, info = sds_loss(
+            guidance, z, positive, negative, t, noise, guidance_scale=g.guidance_scale, weighting=g.weighting
+        )
+
+        # 4. Regularise and step.
+        terms = regularize(out, progress, config)
+        loss = distillation + sum(terms.values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise DreamFusionError(
+                f"The optimisation is no longer finite at step {state.step}: resume from the last checkpoint with "
+                "another --seed, a lower --guidance-scale, or lower learning rates."
+            )
+        optimizer.step()
+        state.step += 1
+
+        opacity = out.opacity.mean().item()
+        state.opacity += 0.05 * (opacity - state.opacity)
+        refuse_collapse(state.opacity, state.step)
+        metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max, **info}
+        metrics |= {name: value.item() for name, value in terms.items()}
+        yield Step(state.step, metrics, out.rgb.detach())

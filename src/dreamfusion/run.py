@@ -1,0 +1,149 @@
+"""One run from words to files: `generate`. What it leaves is described in `dreamfusion.results`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamfusion.assets.images import save_png
+from dreamfusion.checkpoints import save_checkpoint
+from dreamfusion.config import Config, Preset, build_config, load_config, save_config
+from dreamfusion.device import pick_device
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.files import explain, prepare_output_dir, slugify, write_text
+from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.optimize import State, Step, optimize
+from dreamfusion.prompts import validate_prompt
+from dreamfusion.results import Result, open_state, preview, write_assets
+
+RUNS = Path("runs")
+EMBEDDED_PRIOR = Path(__file__).parent / "toybox" / "prior"
+_RESUMABLE_CHANGES = {"steps", "device"}
+
+
+def generate(
+    prompt: str | None = None,
+    *,
+    preset: Preset = "default",
+    config_file: Path | str | None = None,
+    output: Path | str | None = None,
+    resume: Path | str | None = None,
+    guidance_model: Guidance | None = None,
+    on_start: Callable[[Path, Config, int], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    **changes: Any,
+) -> Result:
+    """Make a 3D object from words and return where its files are.
+
+    ``preset``, then the YAML of ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as
+    ``steps=300`` or ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
+    run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
+    the configured one is. ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress.
+    Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
+    """
+    if resume is not None:
+        folder = Path(resume)
+        config = _config_of(folder, prompt, changes)
+        device = pick_device(config.device)
+        state = open_state(folder, config, device)
+        guidance = guidance_model or load_guidance(config, device)
+        _truncate_metrics(folder / "metrics.jsonl", state.step)
+    else:
+        given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
+        config = build_config(preset, given | changes, config_file)
+        device = pick_device(config.device)
+        guidance = guidance_model or load_guidance(config, device)
+        state = State.fresh(config, device)
+        folder = _new_folder(config.prompt, output)
+    save_config(config, folder / "config.yaml")
+    if on_start is not None:
+        on_start(folder, config, state.step)
+    _optimize_and_save(config, guidance, state, folder, on_step)
+    result = Result(folder, config, state.scene)
+    write_assets(result)
+    return result
+
+
+def load_guidance(config: Config, device: torch.device) -> Guidance:
+    """Load the configured prior; DreamFusionError if it cannot be loaded or does not know the prompt's words."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.guidance.precision]
+    match config.guidance.kind:
+        case "toybox":
+            guidance = PixelGuidance(EMBEDDED_PRIOR, device=device, dtype=dtype)
+        case "diffusers":
+            guidance = PixelGuidance(str(config.guidance.model), device=device, dtype=dtype)
+    guidance.check_vocabulary(config.prompt)
+    guidance.check_vocabulary(config.guidance.negative_prompt)
+    return guidance
+
+
+def _optimize_and_save(
+    config: Config, guidance: Guidance, state: State, folder: Path, on_step: Callable[[Step], None] | None
+) -> None:
+    """Optimise to the end, writing metrics, previews and checkpoints; a stop by the user leaves a checkpoint."""
+    saved = state.step
+
+    def save() -> None:
+        nonlocal saved
+        tensors, values = state.to_checkpoint()
+        save_checkpoint(folder / "checkpoints", state.step, tensors, values)
+        saved = state.step
+
+    try:
+        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+            for step in optimize(config, guidance, state):
+                metrics.write(json.dumps(step.metrics) + "\n")
+                if step.number % config.checkpoint_every == 0 or step.number == config.steps:
+                    metrics.flush()  # before the checkpoint: rows may run ahead of it, never lag behind
+                    save()
+                if step.number % config.preview_every == 0:
+                    metrics.flush()
+                    save_png(preview(state.scene), folder / "preview.png")
+                if on_step is not None:
+                    on_step(step)
+    except KeyboardInterrupt:
+        if state.step > saved:
+            save()
+        raise
+    except OSError as error:
+        raise explain(error, folder) from None
+
+
+def _config_of(folder: Path, prompt: str | None, changes: dict[str, Any]) -> Config:
+    """Return the configuration of a run to resume; only what leaves its course alone may be changed."""
+    if not (folder / "config.yaml").is_file():
+        raise DreamFusionError(f"{folder} holds no run to resume: it has no config.yaml.")
+    config = load_config(folder / "config.yaml")
+    fixed = sorted(set(changes) - _RESUMABLE_CHANGES) + ["prompt"] * (prompt not in (None, config.prompt))
+    if fixed:
+        raise DreamFusionError(f"A resumed run keeps its {', '.join(fixed)}: start a new run to change that.")
+    return config.model_copy(update=changes)
+
+
+def _truncate_metrics(path: Path, last_step: int) -> None:
+    """Drop the rows that a killed run wrote after its last checkpoint: they are about to be written again."""
+    if path.exists():
+        rows = path.read_text(encoding="utf-8").splitlines()[:last_step]  # step n is row n
+        write_text(path, "".join(row + "\n" for row in rows))
+
+
+def _new_folder(prompt: str, output: Path | str | None) -> Path:
+    """Return an empty, writable folder: ``output``, or runs/<slug>, or runs/<slug>-2 if that holds a run already."""
+    if output is not None:
+        folder = prepare_output_dir(output)
+        if (folder / "config.yaml").exists():
+            raise DreamFusionError(
+                f"{folder} already holds a run: continue it with --resume {folder}, or choose another --output."
+            )
+        return folder
+    slug, number = slugify(prompt), 1
+    folder = RUNS / slug
+    while (folder / "config.yaml").exists():
+        number += 1
+        folder = RUNS / f"{slug}-{number}"
+    return prepare_output_dir(folder)

@@ -1,0 +1,104 @@
+"""The scene: the field that is optimised, what is behind it, and the grid that lets rays skip empty space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.cameras import Cameras
+from dreamfusion.config import OptimConfig, SceneConfig
+from dreamfusion.fields.background import LearnedBackground, StaticBackground
+from dreamfusion.fields.nerf import NerfField
+from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
+from dreamfusion.renderers.volume import RenderOutput, RenderSettings, render, render_in_rows
+from dreamfusion.shading import Lights, Shading, headlights
+
+PICTURE_BACKDROP = (0.80, 0.81, 0.84)
+"""Colour behind the object in finished pictures."""
+
+
+class Scene(nn.Module):
+    """Field, background and occupancy grid of one object."""
+
+    def __init__(self, config: SceneConfig, seed: int = 0) -> None:
+        """Initialise from a configuration; the random weights follow from ``seed``."""
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.config = config
+        self.field = NerfField(config.nerf, generator)
+        self.background: LearnedBackground | StaticBackground
+        if config.background == "learned":
+            self.background = LearnedBackground(generator=generator)
+        else:
+            self.background = StaticBackground(config.background_color)
+        step = config.step_length
+        self.occupancy = OccupancyGrid(OccupancyConfig(resolution=config.occupancy_resolution, step_length=step))
+        self.settings = RenderSettings(step_length=step)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return self.field.table.device
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """Return optimiser groups: hash grid, networks, and the background if it learns."""
+        groups = self.field.parameter_groups(optim.grid_lr, optim.network_lr)
+        behind = list(self.background.parameters())
+        return [*groups, {"params": behind, "lr": optim.network_lr}] if behind else groups
+
+    def render(
+        self,
+        cameras: Cameras,
+        lights: Lights,
+        shading: Sequence[Shading],
+        size: int,
+        *,
+        generator: torch.Generator,
+        random_backdrop: Tensor,
+    ) -> RenderOutput:
+        """Render square training views, differentiably; ``random_backdrop`` [B, 3] is used if so configured."""
+        backdrop = random_backdrop.to(self.device) if self.config.background == "random" else None
+        rays = cameras.to(self.device).rays(size, size)
+        return render(
+            self.field,
+            self.background,
+            self.occupancy,
+            rays,
+            lights.to(self.device),
+            shading,
+            self.settings,
+            generator=generator,
+            background_color=backdrop,
+        )
+
+    def refresh_occupancy(self) -> None:
+        """Look at every cell of a new grid, four times at different points of it."""
+        self.occupancy = OccupancyGrid(self.occupancy.config).to(self.device)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(self.occupancy.config.full_updates):
+            self.occupancy.update(self.field, generator)
+
+    def picture(
+        self,
+        cameras: Cameras,
+        shading: Shading,
+        size: int,
+        *,
+        lights: Lights | None = None,
+        backdrop: Sequence[float] = PICTURE_BACKDROP,
+    ) -> RenderOutput:
+        """Render finished square pictures, without gradients, on a plain backdrop and under a light by the camera."""
+        lights = (lights or headlights(cameras)).to(self.device)
+        return render_in_rows(
+            self.field,
+            self.background,
+            self.occupancy,
+            cameras.to(self.device).rays(size, size),
+            lights,
+            [shading] * len(cameras),
+            self.settings,
+            background_color=torch.tensor(backdrop, device=self.device).expand(len(cameras), 3),
+        )

@@ -1,0 +1,200 @@
+"""The field and the backgrounds: values that can be worked out, determinism, normals and their gradients."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields.background import LearnedBackground, StaticBackground
+from dreamfusion.fields.nerf import HashGridConfig, NerfConfig, NerfField
+
+SMALL = NerfConfig(grid=HashGridConfig(levels=3, features=2, log2_size=10, base_resolution=4, max_resolution=16))
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def points_in_ball(count: int, radius: float = 0.9) -> torch.Tensor:
+    direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=seeded(1)), dim=-1)
+    return direction * radius * torch.rand(count, 1, generator=seeded(2))
+
+
+def rough_field(config: NerfConfig = SMALL) -> NerfField:
+    """A field with visible features, unlike a fresh one, whose table is all but zero."""
+    field = NerfField(config, seeded())
+    with torch.no_grad():
+        field.table.normal_(generator=seeded(3))
+    return field
+
+
+def without_network(**changes: object) -> NerfField:
+    """A field whose networks say 0: the blob and the bias alone."""
+    field = NerfField(dataclasses.replace(SMALL, **changes), seeded())
+    with torch.no_grad():
+        field.table.zero_()
+    return field
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # x = 0.3 from the middle, std 0.5: gaussian exp(-0.18), linear 1 - 0.6.
+        ({"blob": "gaussian", "density_activation": "exp"}, math.exp(5 * math.exp(-0.18) - 1)),
+        ({"blob": "linear", "density_activation": "exp"}, math.exp(5 * 0.4 - 1)),
+        ({"blob": "linear", "density_activation": "softplus"}, math.log1p(math.exp(5 * 0.4 - 1))),
+    ],
+)
+def test_blob_by_hand(changes, expected):
+    field = without_network(blob_density=5.0, blob_std=0.5, density_bias=-1.0, **changes)
+    assert field.density(torch.tensor([[0.0, 0.3, 0.0]])).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_density_is_zero_outside_the_unit_sphere():
+    x = torch.tensor([[0.999, 0.0, 0.0], [1.001, 0.0, 0.0], [0.7, 0.7, 0.7], [-5.0, 2.0, 9.0]])
+    density = rough_field().density(x)
+    assert density[0] > 0
+    assert density[1:].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_fresh_field_is_a_soft_ball():
+    """Opacity along a line through the scene at distance b from the middle: clear, not opaque, gone at the rim."""
+    field = NerfField(generator=seeded())
+    t = torch.linspace(-1, 1, 400)
+    opacity = []
+    for b in (0.0, 0.5, 0.9):
+        line = torch.stack([t, torch.full_like(t, b), torch.zeros_like(t)], dim=-1)
+        opacity.append(1 - math.exp(-field.density(line).sum().item() * 2 / 400))
+    assert 0.8 < opacity[0] < 0.95
+    assert 0.1 < opacity[1] < 0.4
+    assert opacity[2] < 0.02
+
+
+def test_huge_logits_neither_overflow_nor_lose_their_gradient():
+    field = without_network(density_bias=500.0)
+    density = field.density(torch.zeros(1, 3))
+    assert density.isfinite().all()
+    density.sum().backward()
+    bias = field.density_network[-1].bias.grad
+    assert bias.isfinite().all()
+    assert bias.item() > 0
+
+
+def test_albedo_is_between_zero_and_one_and_agrees_between_calls():
+    field, x = rough_field(), points_in_ball(200)
+    density, albedo = field.density_and_albedo(x)
+    assert ((albedo > 0) & (albedo < 1)).all()
+    assert albedo.std() > 0.01
+    torch.testing.assert_close(albedo, field.albedo(x))
+    torch.testing.assert_close(density, field.density(x))
+
+
+def test_evaluate_agrees_with_the_single_calls():
+    field, x = rough_field(), points_in_ball(200)
+    chosen = torch.tensor([5, 3, 199])
+    density, albedo, normal = field.evaluate(x, chosen)
+    torch.testing.assert_close(density, field.density(x))
+    torch.testing.assert_close(albedo, field.albedo(x))
+    torch.testing.assert_close(normal, field.normal(x[chosen]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["forward", "central"])
+def test_normals_of_a_ball_point_outwards(method):
+    x = points_in_ball(300)
+    x = x[x.norm(dim=-1) > 0.3]
+    normal = without_network().normal(x, method)
+    torch.testing.assert_close(normal.norm(dim=-1), torch.ones(len(x)), atol=1e-3, rtol=0)
+    cosine = (normal * torch.nn.functional.normalize(x, dim=-1)).sum(-1)
+    assert cosine.min() > 0.995
+
+
+def test_both_normal_methods_agree_on_a_fine_step():
+    field = rough_field(dataclasses.replace(SMALL, normal_epsilon=2e-3))
+    x = points_in_ball(200)
+    cosine = (field.normal(x, "forward") * field.normal(x, "central")).sum(-1)
+    assert cosine.median() > 0.999
+
+
+def test_normals_in_a_flat_region_are_zero_with_finite_gradients():
+    field = without_network(blob_density=0.0)
+    normal = field.normal(points_in_ball(20))
+    assert torch.equal(normal, torch.zeros(20, 3))
+    normal.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in field.parameters())
+
+
+def test_gradient_of_the_normals_against_finite_differences():
+    config = dataclasses.replace(SMALL, normal_epsilon=0.05)
+    field = rough_field(config)
+    x = points_in_ball(50)
+    upstream = torch.randn(50, 3, generator=seeded(5))
+    (grad,) = torch.autograd.grad((field.normal(x) * upstream).sum(), field.table)
+    direction = grad / grad.norm()  # along itself the derivative is largest, so rounding matters least
+    step, values = 1e-2, []
+    with torch.no_grad():
+        start = field.table.clone()
+        for sign in (1, -1):
+            field.table.copy_(start + sign * step * direction)
+            values.append((field.normal(x) * upstream).sum().item())
+    assert grad.norm().item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=0.02)
+
+
+def test_same_generator_seed_gives_the_same_field():
+    first, again, other = (NerfField(SMALL, seeded(s)) for s in (7, 7, 8))
+    pairs = list(zip(first.parameters(), again.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b, _ in pairs)
+    assert not any(torch.equal(a, c) for a, _, c in pairs if a.dim() > 1)
+    torch.manual_seed(7)
+    from_global = NerfField(SMALL)
+    torch.manual_seed(7)
+    assert torch.equal(from_global.table, NerfField(SMALL).table)
+
+
+def test_parameter_groups_hold_every_parameter_once():
+    field = NerfField(SMALL)
+    grid, networks = field.parameter_groups(grid_lr=0.1, network_lr=0.2)
+    assert (grid["lr"], networks["lr"]) == (0.1, 0.2)
+    assert grid["params"] == [field.table]
+    grouped = [id(p) for p in grid["params"] + networks["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in field.parameters())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_field_and_background_run_on_every_device(device):
+    field, x = rough_field().to(device), points_in_ball(10).to(device)
+    reference = rough_field().density(points_in_ball(10))
+    torch.testing.assert_close(field.density(x).cpu(), reference, rtol=1e-3, atol=1e-4)
+    assert LearnedBackground(generator=seeded()).to(device)(x).device.type == device
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: HashGridConfig(levels=0),
+        lambda: HashGridConfig(log2_size=30),
+        lambda: HashGridConfig(base_resolution=64, max_resolution=32),
+        lambda: NerfConfig(hidden_layers=0),
+        lambda: NerfConfig(blob_std=0.0),
+        lambda: NerfConfig(normal_epsilon=-1.0),
+    ],
+)
+def test_impossible_configurations_are_refused(make):
+    with pytest.raises(DreamFusionError, match="give"):
+        make()
+
+
+def test_backgrounds():
+    directions = torch.nn.functional.normalize(torch.randn(2, 4, 5, 3, generator=seeded()), dim=-1)
+    learned = LearnedBackground(generator=seeded())
+    color = learned(directions)
+    assert color.shape == (2, 4, 5, 3)
+    assert ((color > 0) & (color < 1)).all()
+    assert color.std() > 1e-3
+    color.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learned.parameters())
+    static = StaticBackground((0.1, 0.2, 0.3))
+    assert static(directions)[1, 2, 3].tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert list(static.parameters()) == []

@@ -1,0 +1,531 @@
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiffusionPipeline, IFPipeline, UNet2DConditionModel
+from huggingface_hub.errors import RepositoryNotFoundError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from dreamfusion.cameras import fixed_cameras, orbit_cameras
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance import loading
+from dreamfusion.guidance.analytic import AnalyticGuidance, cosine_alphas_cumprod
+from dreamfusion.guidance.base import add_noise, classifier_free_guidance
+from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
+from dreamfusion.prompts import VIEWS, view_prompts, view_weights
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+SIZE = 16
+MAX_TOKENS = 8
+WORDS = ["a", "blue", "red", "mushroom", ",", "front", "side", "back", "overhead", "view"]
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    words = ["<pad>", "</s>", "<unk>", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def tiny_unet(in_channels: int = 3, out_channels: int = 6) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIZE,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=2,
+        cross_attention_dim=16,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+    )
+
+
+def save_pipeline(
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    in_channels: int = 3,
+    out_channels: int = 6,
+    beta_schedule: str = "squaredcos_cap_v2",
+) -> Path:
+    """Save a randomly initialised pixel-space pipeline of the DeepFloyd IF kind."""
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=len(WORDS) + 3, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    scheduler = DDPMScheduler(beta_schedule=beta_schedule, prediction_type=prediction_type, clip_sample=False)
+    IFPipeline(
+        tokenizer=tiny_tokenizer(),
+        text_encoder=T5EncoderModel(config),
+        unet=tiny_unet(in_channels, out_channels),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Keep to one thread: on tensors this small, threads spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture(scope="module")
+def prior(folder) -> PixelGuidance:
+    return PixelGuidance(folder)
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def noisy(count: int = 2) -> tuple[Tensor, Tensor]:
+    z_t = torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
+    return z_t, torch.tensor([37, 801])[:count]
+
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+
+def test_classifier_free_guidance_and_the_papers_omega():
+    uncond, text = torch.tensor([1.0, -2.0]), torch.tensor([1.5, 0.0])
+    assert classifier_free_guidance(uncond, text, 3.0).tolist() == [2.5, 4.0]
+    assert classifier_free_guidance(uncond, text, 1.0).tolist() == text.tolist()
+    omega = 100.0
+    torch.testing.assert_close(
+        classifier_free_guidance(uncond, text, omega + 1), (1 + omega) * text - omega * uncond, rtol=1e-5, atol=0
+    )
+
+
+def test_add_noise_by_hand():
+    z, noise = torch.full((2, 1, 1, 1), 2.0), torch.full((2, 1, 1, 1), 10.0)
+    assert add_noise(z, noise, torch.tensor([0.64, 0.36])).flatten().tolist() == pytest.approx([7.6, 9.2])
+
+
+# --- images and z -----------------------------------------------------------------------------------------------------
+
+
+def test_larger_images_are_averaged():
+    image = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 3, 4, 4) / 16
+    z = image_to_z(image, 2)
+    # Block means of 0 1 4 5, 2 3 6 7, 8 9 12 13 and 10 11 14 15, in sixteenths.
+    assert ((z[0, 0] + 1) / 2 * 16).flatten().tolist() == pytest.approx([2.5, 4.5, 10.5, 12.5])
+
+
+def test_smaller_images_are_interpolated():
+    image = torch.tensor([0.0, 1.0]).expand(1, 3, 2, 2)
+    assert ((image_to_z(image, 4)[0, 0, 0] + 1) / 2).tolist() == pytest.approx([0.0, 0.25, 0.75, 1.0])
+
+
+@pytest.mark.parametrize("side", [3, 4, 6])
+def test_image_to_z_gradient(side):
+    image = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: image_to_z(x, 4), image)
+
+
+def test_z_to_image_inverts_and_clamps():
+    image = torch.rand(1, 3, 4, 4)
+    torch.testing.assert_close(z_to_image(image_to_z(image, 4)), image)
+    assert z_to_image(torch.tensor([-3.0, 3.0])).tolist() == [0, 1]
+
+
+# --- pixel-space pipelines --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("out_channels", [3, 6])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_predicted_noise_against_diffusers(tmp_path, device, prediction_type, out_channels):
+    folder = save_pipeline(tmp_path, prediction_type=prediction_type, out_channels=out_channels)
+    prior = PixelGuidance(folder, device=device)
+    embeddings = prior.embed(["a red mushroom", "a blue mushroom, back view"])
+    z_t, t = noisy()
+    eps = prior.predict_noise(z_t.to(device), t.to(device), embeddings).cpu()
+
+    # The reference: diffusers' UNet, and the clean image by diffusers' own scheduler, from which eps follows.
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    with torch.no_grad():
+        output = pipeline.unet(z_t, t, embeddings.cpu()).sample[:, :3]
+    for i in range(2):
+        step = pipeline.scheduler.step(output[i], int(t[i]), z_t[i], generator=torch.Generator())
+        abar = pipeline.scheduler.alphas_cumprod[t[i]]
+        expected = (z_t[i] - abar.sqrt() * step.pred_original_sample) / (1 - abar).sqrt()
+        torch.testing.assert_close(eps[i], expected, rtol=1e-3, atol=2e-4)
+    if prediction_type == "epsilon":
+        torch.testing.assert_close(eps, output, rtol=1e-3, atol=1e-4)
+
+
+def test_embeddings_are_the_text_encoders(prior, folder):
+    encoder = DiffusionPipeline.from_pretrained(folder).text_encoder
+    first = 3  # after the special tokens
+    ids = torch.tensor([[first, first + 2, first + 3, 0, 0, 0, 0, 0]])
+    with torch.no_grad():
+        expected = encoder(ids, attention_mask=(ids > 0).long()).last_hidden_state
+    torch.testing.assert_close(prior.embed(["  A RED mushroom "]), expected)
+    assert prior.embed(view_prompts("a mushroom")).shape == (4, MAX_TOKENS, 16)
+
+
+def test_words_change_the_prediction(prior):
+    z_t, t = noisy()
+    a, b = prior.embed(["a red mushroom"] * 2), prior.embed(["a blue mushroom"] * 2)
+    assert (prior.predict_noise(z_t, t, a) - prior.predict_noise(z_t, t, b)).abs().max() > 1e-4
+
+
+def test_only_encode_is_differentiable(prior):
+    image = torch.rand(2, 3, 20, 20, requires_grad=True)
+    z = prior.encode(image)
+    assert z.shape == (2, 3, SIZE, SIZE)
+    assert z.requires_grad
+    eps = prior.predict_noise(z, torch.tensor([5, 10]), prior.embed(["a red mushroom"] * 2))
+    assert not eps.requires_grad
+    z.sum().backward()
+    assert image.grad.sum().item() == pytest.approx(2 * z.numel(), rel=1e-5)  # each z averages pixels, times 2
+
+
+def test_half_precision_returns_float32_near_the_full_one(prior, folder):
+    half = PixelGuidance(folder, dtype=torch.bfloat16)
+    z_t, t = noisy()
+    embeddings = half.embed(["a red mushroom"] * 2)
+    eps = half.predict_noise(z_t, t, embeddings)
+    assert embeddings.dtype == eps.dtype == torch.float32
+    full = prior.predict_noise(z_t, t, prior.embed(["a red mushroom"] * 2))
+    assert (eps - full).abs().mean() < 0.05 * full.abs().mean()
+    assert not torch.equal(eps, full)
+
+
+def test_schedule_is_the_models(prior):
+    expected = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    torch.testing.assert_close(prior.alphas_cumprod, expected)
+    assert prior.sample_size == SIZE
+
+
+def test_long_prompts_are_cut_with_a_warning(prior):
+    long = "a red red red red red red mushroom, front view"
+    with pytest.warns(UserWarning, match=r"11 tokens.*first 8"):
+        cut = prior.embed([long])
+    torch.testing.assert_close(cut, prior.embed(["a red red red red red red mushroom"]))
+
+
+def test_unknown_words(prior):
+    assert prior.unknown_words("a red mushroom, front view") == []
+    assert prior.unknown_words("A red Zebra, a zebra with a HAT") == ["zebra", "with", "hat"]
+    prior.check_vocabulary("a blue mushroom")
+    with pytest.raises(DreamFusionError) as caught:
+        prior.check_vocabulary("a red zebra")
+    message = str(caught.value)
+    assert "zebra" in message
+    assert "a, back, blue, front, mushroom, overhead, red, side, view" in message
+    assert "--guidance diffusers --model" in message
+
+
+def test_other_tokenizers_accept_every_word(prior, folder):
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0), (" ", -1.0)], unk_id=0))
+    open_prior = PixelGuidance(folder)
+    open_prior._tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>")
+    assert open_prior.unknown_words("a zebra") == []
+
+
+def test_release_text_encoder(folder):
+    prior = PixelGuidance(folder)
+    embeddings = prior.embed(["a red mushroom"])
+    prior.release_text_encoder()
+    with pytest.raises(RuntimeError, match="release_text_encoder"):
+        prior.embed(["a red mushroom"])
+    assert torch.isfinite(prior.predict_noise(*noisy(1), embeddings)).all()
+
+
+# The cosine schedule ends in pure noise, where dividing eps by sqrt(abar) would multiply rounding by 20,000.
+@pytest.mark.parametrize(
+    ("prediction_type", "beta_schedule"), [("epsilon", "linear"), ("v_prediction", "squaredcos_cap_v2")]
+)
+def test_samples_are_those_of_diffusers(tmp_path, prediction_type, beta_schedule):
+    folder = save_pipeline(tmp_path, prediction_type=prediction_type, beta_schedule=beta_schedule)
+    prior = PixelGuidance(folder)
+    images = prior.sample(["a red mushroom", "a blue mushroom"], steps=5, guidance_scale=3.0, seed=7)
+
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    # IFPipeline steps with the text's learned variance attached unless it knows that there is none.
+    pipeline.scheduler.register_to_config(variance_type="fixed_small")
+    expected = pipeline(
+        prompt_embeds=prior.embed(["a red mushroom", "a blue mushroom"]),
+        negative_prompt_embeds=prior.embed(["", ""]),
+        num_inference_steps=5,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(7),
+        output_type="pt",
+    ).images
+    assert images.shape == (2, 3, SIZE, SIZE)
+    torch.testing.assert_close(images, z_to_image(expected), rtol=1e-3, atol=1e-3)
+    assert images.std() > 0.05
+
+
+def test_samples_follow_the_seed_and_the_negative_prompt(prior):
+    def sample(seed: int = 0, negative: str = "") -> Tensor:
+        return prior.sample(["a red mushroom"], steps=2, seed=seed, negative_prompt=negative)
+
+    assert torch.equal(sample(), sample())
+    assert not torch.equal(sample(), sample(seed=1))
+    assert not torch.equal(sample(), sample(negative="blue"))
+
+
+# --- what does not load: one clear line each --------------------------------------------------------------------------
+
+
+def refusal(model: str | Path) -> str:
+    with pytest.raises(DreamFusionError) as caught:
+        PixelGuidance(model)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_folder_without_index(tmp_path):
+    assert "has no model_index.json" in refusal(tmp_path)
+
+
+def test_missing_folder(tmp_path):
+    assert "no folder" in refusal(tmp_path / "nowhere")
+    assert "no folder" in refusal("./nowhere")
+
+
+def test_file_instead_of_folder(copy):
+    assert "is a file" in refusal(copy / "model_index.json")
+
+
+def test_damaged_index(copy):
+    (copy / "model_index.json").write_text('{"unet": [')
+    assert "model_index.json" in refusal(copy)
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"])
+@pytest.mark.parametrize("kept", [0, 6, 5000])
+def test_truncated_weights(copy, part, kept):
+    weights = copy / part
+    weights.write_bytes(weights.read_bytes()[:kept])
+    assert "cannot be read" in refusal(copy)
+
+
+def test_missing_weights(copy):
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "cannot be read" in refusal(copy)
+
+
+def test_pickled_weights_are_not_read(copy):
+    (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(tiny_unet().state_dict(), copy / "unet" / "diffusion_pytorch_model.bin")
+    assert "cannot be read" in refusal(copy)
+
+
+def test_latent_space_model(copy):
+    AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(copy / "vae")
+    index = json.loads((copy / "model_index.json").read_text())
+    index["vae"] = ["diffusers", "AutoencoderKL"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    message = refusal(copy)
+    assert "latent" in message
+    assert "not supported yet" in message
+
+
+def test_model_without_text_encoder(copy):
+    index = json.loads((copy / "model_index.json").read_text())
+    index["text_encoder"] = [None, None]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    assert "no text_encoder" in refusal(copy)
+
+
+def test_super_resolution_model(tmp_path):
+    assert "takes 6 channels" in refusal(save_pipeline(tmp_path, in_channels=6))
+
+
+def test_no_hub_access(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    message = refusal("nobody/no-such-model")
+    assert "cannot be had from the hub" in message
+    assert "--model FOLDER" in message
+    assert "--guidance toybox" in message
+
+
+def test_unknown_hub_name(monkeypatch):
+    def not_found(*_: object, **__: object) -> None:
+        raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+
+    monkeypatch.setattr(loading, "model_info", not_found)
+    assert "Unknown model 'nobody/no-such-model'" in refusal("nobody/no-such-model")
+
+
+def test_cached_hub_models_need_no_network(folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
+    monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: str(folder))
+    assert PixelGuidance("somebody/some-model").sample_size == SIZE
+
+
+def test_impossible_hub_name():
+    assert "Unknown model 'no such model!'" in refusal("no such model!")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory"),
+    ],
+)
+def test_too_little_memory(folder, monkeypatch, error):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionPipeline, "from_pretrained", fail)
+        assert "Not enough memory" in refusal(folder)
+    monkeypatch.setattr(UNet2DConditionModel, "to", fail)
+    assert "Not enough memory" in refusal(folder)
+
+
+def test_loading_is_silent(folder, capfd):
+    PixelGuidance(folder).sample(["a red mushroom"], steps=1)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+# --- the analytic prior -----------------------------------------------------------------------------------------------
+
+
+def by_view(size: int = 4, dtype: torch.dtype = torch.float64) -> AnalyticGuidance:
+    """One random image for each of the four views."""
+    images = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return AnalyticGuidance(images.to(dtype), torch.eye(4))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("t", [0, 200, 600, 990])
+@pytest.mark.parametrize("probabilities", [[0.25, 0.25, 0.25, 0.25], [0.7, 0.2, 0.1, 0.0], [0.0, 1.0, 0.0, 0.0]])
+def test_analytic_noise_is_the_score_of_the_density(device, t, probabilities):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(4, 3, 4, 4, generator=generator, dtype=torch.float64).to(device)
+    guidance = AnalyticGuidance(images, torch.eye(4))
+    abar = guidance.alphas_cumprod[t]
+    # Halfway between two images, where the posterior is not already decided.
+    z = (2 * images[:2].mean(dim=0, keepdim=True) - 1) * abar.sqrt()
+    z_t = (z + 0.3 * (1 - abar).sqrt() * torch.randn(z.shape, generator=generator).to(z)).requires_grad_()
+    p = torch.tensor(probabilities, dtype=torch.float64, device=device)
+
+    means = abar.sqrt() * (2 * images - 1)
+    squares = (z_t - means).square().sum(dim=(1, 2, 3))
+    score = torch.autograd.grad(torch.logsumexp(p.log() - squares / (2 * (1 - abar)), dim=0), z_t)[0]
+    eps = guidance.predict_noise(z_t, torch.tensor([t], device=device), p[None, None])
+    torch.testing.assert_close(eps, -(1 - abar).sqrt() * score, rtol=1e-6, atol=1e-7)
+
+
+def test_analytic_noise_of_one_image_by_hand():
+    guidance = AnalyticGuidance(
+        torch.full((1, 3, 1, 1), 0.75), torch.ones(1, 4), alphas_cumprod=torch.tensor([0.64, 0.36])
+    )
+    z_t = torch.full((1, 3, 1, 1), 1.0)
+    eps = guidance.predict_noise(z_t, torch.tensor([0]), guidance.embed([""]))
+    # x is 0.5 in [-1, 1]; (1 - 0.8 * 0.5) / 0.6 = 1.
+    assert eps.flatten().tolist() == pytest.approx([1.0] * 3)
+
+
+def test_analytic_noise_is_exact_where_the_image_is_certain():
+    guidance = by_view()
+    x = guidance.encode(torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    t = torch.tensor([0])
+    z_t = add_noise(x, noise, guidance.alphas_cumprod[t])
+    eps = guidance.predict_noise(z_t, t, guidance.embed([""]))
+    torch.testing.assert_close(eps, noise, rtol=1e-6, atol=1e-6)
+
+
+def test_analytic_noise_at_the_noisy_end_sees_the_mean_image():
+    guidance = by_view()
+    z_t = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    t = torch.tensor([999])
+    abar = guidance.alphas_cumprod[999]
+    eps = guidance.predict_noise(z_t, t, guidance.embed([""]))
+    denoised = (z_t - (1 - abar).sqrt() * eps) / abar.sqrt()
+    mean = guidance._data.mean(dim=0).reshape(1, 3, 4, 4)
+    torch.testing.assert_close(denoised, mean, rtol=0, atol=2e-3)
+
+
+def test_analytic_embeddings_select_views():
+    guidance = by_view()
+    assert torch.equal(guidance.embed(view_prompts("a red mushroom"))[:, 0], torch.eye(4, dtype=torch.float64))
+    for prompt in ("", "a red mushroom"):
+        assert guidance.embed([prompt])[0, 0].tolist() == [0.25] * 4
+
+
+def test_analytic_view_without_images_means_all():
+    guidance = AnalyticGuidance(torch.rand(2, 3, 4, 4), torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0]]))
+    probabilities = guidance.embed(view_prompts("it"))[:, 0]
+    torch.testing.assert_close(probabilities, torch.tensor([[2 / 3, 1 / 3], [0.0, 1.0], [0.5, 0.5], [0.5, 0.5]]))
+
+
+@pytest.mark.parametrize("make", [by_view, lambda: None])
+def test_condition_mixes_views_by_weight(make, prior):
+    guidance = make() or prior
+    views = guidance.embed(view_prompts("a mushroom"))
+    cameras = fixed_cameras(torch.tensor([0.0, 45.0, 180.0, 10.0]), torch.tensor([0.0, 0.0, 0.0, 80.0]))
+    weights = view_weights(cameras.azimuth_deg, cameras.elevation_deg, "interpolated")
+    mixed = guidance.condition(views, weights, cameras)
+    expected = torch.stack([views[0], (views[0] + views[1]) / 2, views[2], views[VIEWS.index("overhead")]])
+    torch.testing.assert_close(mixed, expected)
+
+
+def test_analytic_condition_on_cameras():
+    cameras = orbit_cameras(4, elevation_deg=0.0)
+    guidance = AnalyticGuidance(torch.rand(4, 3, 4, 4), torch.eye(4), cameras=cameras, pose_width_deg=30.0)
+    asked = fixed_cameras(torch.tensor([90.0, 45.0, 30.0]), 0.0)
+    rows = guidance.condition(torch.zeros(4, 1, 4), torch.zeros(3, 4), asked)[:, 0]
+    assert rows[0].argmax() == 1
+    assert rows[0, 1] > 0.97
+    torch.testing.assert_close(rows[1, 0], rows[1, 1])
+    torch.testing.assert_close(rows.sum(dim=1), torch.ones(3))
+    # 30 degrees from the first image and 60 from the second, with a width of 30: exp(-1/2) against exp(-2).
+    assert (rows[2, 0] / rows[2, 1]).item() == pytest.approx(math.exp(1.5), rel=1e-4)
+
+
+def test_analytic_needs_matching_shapes():
+    images = torch.rand(2, 3, 4, 4)
+    with pytest.raises(ValueError, match="images must be"):
+        AnalyticGuidance(torch.rand(2, 3, 4, 5), torch.ones(2, 4))
+    with pytest.raises(ValueError, match="view_weights must be"):
+        AnalyticGuidance(images, torch.ones(2, 3))
+    with pytest.raises(ValueError, match="as many cameras"):
+        AnalyticGuidance(images, torch.ones(2, 4), cameras=orbit_cameras(3))
+
+
+def test_cosine_schedule_against_diffusers():
+    expected = DDPMScheduler(num_train_timesteps=500, beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    torch.testing.assert_close(cosine_alphas_cumprod(500), expected, rtol=2e-4, atol=1e-9)

@@ -1,0 +1,304 @@
+"""Kernels: hand-worked values, and every kernel against its PyTorch twin, forward and backward, on all devices."""
+
+import math
+
+import pytest
+import torch
+
+from dreamfusion.kernels import backend
+from dreamfusion.kernels.compositing import ray_sum, ray_sum_reference, ray_weights, ray_weights_reference
+from dreamfusion.kernels.hashgrid import HashGridLayout, hash_encode, hash_encode_reference
+from dreamfusion.kernels.marching import PackedSamples, march_rays, march_rays_reference
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+on_every_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def threads():
+    """Set the number of CPU threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+# Hash grid
+
+
+def one_cell(smoothstep: bool) -> HashGridLayout:
+    return HashGridLayout.geometric(1, 1, 10, 1, 1, smoothstep=smoothstep)
+
+
+def test_layout_spans_base_to_max_and_is_dense_where_it_fits():
+    layout = HashGridLayout.geometric(4, 2, 12, 4, 32)
+    assert layout.resolutions == (4, 8, 16, 32)
+    assert layout.offsets == (0, 125, 125 + 729, 125 + 729 + 4096, 125 + 729 + 2 * 4096)
+    assert layout.dense_levels == 2
+    assert layout.channels == 8
+
+
+@on_every_device
+@pytest.mark.parametrize("encode", [hash_encode, hash_encode_reference])
+def test_interpolation_by_hand(encode, device):
+    table = torch.arange(1.0, 9.0, device=device)[:, None]  # vertex (x, y, z) holds 1 + x + 2y + 4z
+    points = torch.tensor([[0.25, 0.0, 0.0], [1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [-3.0, 0.0, 7.0]], device=device)
+    linear = encode(points, table, one_cell(smoothstep=False))
+    assert linear[:, 0].tolist() == pytest.approx([1.25, 8.0, 4.5, 5.0])  # the last point is clamped to (0, 0, 1)
+    smooth = encode(points, table, one_cell(smoothstep=True))
+    assert smooth[:, 0].tolist() == pytest.approx([1 + 3 / 16 - 2 / 64, 8.0, 4.5, 5.0])
+
+
+@on_every_device
+@pytest.mark.parametrize("encode", [hash_encode, hash_encode_reference])
+def test_hashed_vertex_reads_the_entry_of_the_published_hash(encode, device):
+    layout = HashGridLayout.geometric(1, 1, 10, 64, 64)
+    table = torch.arange(float(layout.entries), device=device)[:, None]
+    x, y, z = 13, 50, 7
+    entry = (x ^ (y * 2654435761) ^ (z * 805459861)) % 1024
+    assert encode(torch.tensor([[x, y, z]], device=device) / 64, table, layout).item() == entry
+
+
+@on_every_device
+@pytest.mark.parametrize("features", [1, 2, 4])
+@pytest.mark.parametrize("smoothstep", [False, True])
+def test_hash_encode_agrees_with_its_twin(features, smoothstep, device):
+    layout = HashGridLayout.geometric(5, features, 9, 4, 600, smoothstep=smoothstep)
+    points = (torch.rand(1000, 3, generator=seeded()) * 1.2 - 0.1).to(device)
+    table = torch.randn(layout.entries, features, generator=seeded(1)).to(device).requires_grad_()
+    ours, twin = hash_encode(points, table, layout), hash_encode_reference(points, table, layout)
+    torch.testing.assert_close(ours, twin, atol=2e-5, rtol=1e-5)
+    upstream = torch.randn(ours.shape, generator=seeded(2)).to(device)
+    (ours_grad,) = torch.autograd.grad(ours, table, upstream)
+    (twin_grad,) = torch.autograd.grad(twin, table, upstream)
+    torch.testing.assert_close(ours_grad, twin_grad, atol=2e-4, rtol=1e-4)
+
+
+def test_fine_resolutions_do_not_overflow_the_dense_test():
+    # 2049^3 and 1626^3 do not fit into 32 bits.
+    layout = HashGridLayout.geometric(2, 2, 8, 1625, 2048)
+    points = torch.rand(50, 3, generator=seeded())
+    table = torch.randn(layout.entries, 2, generator=seeded(1))
+    # At such resolutions a rounding of the position is a visible part of a cell.
+    torch.testing.assert_close(
+        hash_encode(points, table, layout), hash_encode_reference(points, table, layout), atol=1e-3, rtol=0
+    )
+
+
+def test_table_gradient_is_the_same_bits_for_any_number_of_threads(threads):
+    layout = HashGridLayout.geometric(5, 2, 9, 4, 64)
+    points = torch.rand(3000, 3, generator=seeded())
+    table = torch.randn(layout.entries, 2, generator=seeded(1)).requires_grad_()
+    upstream = torch.randn(3000, layout.channels, generator=seeded(2))
+    results = []
+    for count in (1, 2, 3, 8):
+        threads(count)
+        encoding = hash_encode(points, table, layout)
+        results.append((encoding, *torch.autograd.grad(encoding, table, upstream)))
+    for encoding, grad in results[1:]:
+        assert torch.equal(encoding, results[0][0])
+        assert torch.equal(grad, results[0][1])
+
+
+@on_every_device
+def test_no_points_encode_to_nothing_with_a_zero_gradient(device):
+    layout = HashGridLayout.geometric(3, 2, 8, 2, 16)
+    table = torch.randn(layout.entries, 2, device=device, requires_grad=True)
+    encoding = hash_encode(torch.empty(0, 3, device=device), table, layout)
+    assert encoding.shape == (0, 6)
+    (grad,) = torch.autograd.grad(encoding.sum(), table)
+    assert torch.equal(grad, torch.zeros_like(table))
+
+
+def test_points_get_no_gradient():
+    layout = one_cell(smoothstep=False)
+    points = torch.rand(4, 3, requires_grad=True)
+    table = torch.randn(8, 1, requires_grad=True)
+    encoding = hash_encode(points, table, layout)
+    with pytest.raises(RuntimeError, match="not have been used"):
+        torch.autograd.grad(encoding.sum(), points)
+
+
+# Marching
+
+
+def x_ray(device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor([[-2.0, 0.0, 0.0]], device=device), torch.tensor([[1.0, 0.0, 0.0]], device=device)
+
+
+@on_every_device
+@pytest.mark.parametrize("march", [march_rays, march_rays_reference])
+def test_samples_of_one_ray_by_hand(march, device):
+    origin, direction = x_ray(device)
+    full = torch.ones(4, 4, 4, dtype=torch.bool, device=device)
+    half = torch.full((1,), 0.5, device=device)
+    samples = march(origin, direction, full, 0.5, half)  # the sphere spans t = 1 to 3
+    assert samples.t.tolist() == pytest.approx([1.25, 1.75, 2.25, 2.75])
+    assert samples.offsets.tolist() == [0, 4]
+
+    only_last = torch.zeros_like(full)
+    only_last[3, 2, 2] = True  # x in [0.5, 1], y and z in [0, 0.5]
+    samples = march(origin, direction, only_last, 0.5, half)
+    assert samples.t.tolist() == pytest.approx([2.75])
+    assert samples.points(origin, direction).tolist() == [pytest.approx([0.75, 0.0, 0.0])]
+
+
+@on_every_device
+@pytest.mark.parametrize("march", [march_rays, march_rays_reference])
+def test_rays_that_miss_or_look_away_have_no_samples(march, device):
+    origins = torch.tensor([[-2.0, 1.1, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]], device=device)
+    directions = torch.tensor([[1.0, 0.0, 0.0]], device=device).expand(3, 3)
+    full = torch.ones(4, 4, 4, dtype=torch.bool, device=device)
+    samples = march(origins, directions, full, 0.5, torch.zeros(3, device=device))
+    assert samples.offsets.tolist() == [0, 0, 0, 2]  # from inside, the lattice starts at the camera: t = 0, 0.5
+    assert samples.ray_index.tolist() == [2, 2]
+    assert samples.t.tolist() == [0.0, 0.5]
+
+
+@on_every_device
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+def test_marching_agrees_with_its_twin(share, device):
+    generator = seeded()
+    origins = 2 * torch.nn.functional.normalize(torch.randn(700, 3, generator=generator), dim=-1)
+    aim = torch.randn(700, 3, generator=generator) * 0.4 - origins
+    directions = torch.nn.functional.normalize(aim, dim=-1)
+    grid = torch.rand(16, 16, 16, generator=generator) < share
+    jitter = torch.rand(700, generator=generator)
+    inputs = [v.to(device) for v in (origins, directions, grid)]
+    ours = march_rays(*inputs, 0.03, jitter.to(device))
+    twin = march_rays_reference(*inputs, 0.03, jitter.to(device))
+    assert torch.equal(ours.offsets, twin.offsets)
+    assert torch.equal(ours.ray_index, twin.ray_index)
+    torch.testing.assert_close(ours.t, twin.t)
+    assert (len(ours) == 0) == (share == 0)
+
+
+def test_select_keeps_order_and_recounts():
+    samples = PackedSamples(
+        torch.tensor([0, 0, 2, 2, 2], dtype=torch.int32),
+        torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]),
+        torch.tensor([0, 2, 2, 5], dtype=torch.int32),
+    )
+    kept = samples.select(torch.tensor([False, True, True, False, True]))
+    assert kept.t.tolist() == [2.0, 3.0, 5.0]
+    assert kept.ray_index.tolist() == [0, 2, 2]
+    assert kept.offsets.tolist() == [0, 1, 1, 3]
+
+
+# Compositing
+
+
+@on_every_device
+@pytest.mark.parametrize("weigh", [ray_weights, ray_weights_reference])
+def test_weights_by_hand(weigh, device):
+    sigma = torch.tensor([2 * math.log(2)] * 3, device=device)  # each half-unit step lets half of the light through
+    weights, transmittance = weigh(sigma, 0.5, torch.tensor([0, 2, 2, 3], dtype=torch.int32, device=device))
+    assert weights.tolist() == pytest.approx([0.5, 0.25, 0.5])
+    assert transmittance.tolist() == pytest.approx([1.0, 0.5, 1.0])
+
+
+@on_every_device
+@pytest.mark.parametrize("add", [ray_sum, ray_sum_reference])
+def test_sums_by_hand(add, device):
+    weights = torch.tensor([0.5, 0.25, 2.0], device=device)
+    values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]], device=device)
+    ray_index = torch.tensor([0, 0, 2], dtype=torch.int32, device=device)
+    offsets = torch.tensor([0, 2, 2, 3], dtype=torch.int32, device=device)
+    assert add(weights, values, ray_index, offsets).tolist() == [[1.0, 10.0], [0.0, 0.0], [6.0, 60.0]]
+
+
+def packed(device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Densities over five orders of magnitude on 300 rays with 0 to 19 samples; (sigma, ray_index, offsets)."""
+    counts = torch.randint(0, 20, (300,), generator=seeded())
+    ray_index = torch.repeat_interleave(torch.arange(300), counts).int()
+    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
+    sigma = torch.exp(3 * torch.randn(len(ray_index), generator=seeded(1)))
+    return sigma.to(device), ray_index.to(device), offsets.to(device)
+
+
+@on_every_device
+def test_weights_agree_with_their_twin(device):
+    sigma, _, offsets = packed(device)
+    sigma.requires_grad_()
+    ours, ours_light = ray_weights(sigma, 0.1, offsets)
+    twin, twin_light = ray_weights_reference(sigma, 0.1, offsets)
+    torch.testing.assert_close(ours, twin, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ours_light, twin_light, atol=1e-6, rtol=1e-5)
+    upstream = torch.randn(ours.shape, generator=seeded(2)).to(device)
+    (ours_grad,) = torch.autograd.grad(ours, sigma, upstream)
+    (twin_grad,) = torch.autograd.grad(twin, sigma, upstream)
+    torch.testing.assert_close(ours_grad, twin_grad, atol=1e-6, rtol=1e-4)
+
+
+@on_every_device
+def test_sums_agree_with_their_twin(device):
+    sigma, ray_index, offsets = packed(device)
+    weights = sigma.requires_grad_()
+    values = torch.randn(len(sigma), 5, generator=seeded(3)).to(device).requires_grad_()
+    ours, twin = (add(weights, values, ray_index, offsets) for add in (ray_sum, ray_sum_reference))
+    torch.testing.assert_close(ours, twin, atol=1e-3, rtol=1e-5)
+    upstream = torch.randn(ours.shape, generator=seeded(4)).to(device)
+    for a, b in zip(
+        torch.autograd.grad(ours, (weights, values), upstream),
+        torch.autograd.grad(twin, (weights, values), upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@on_every_device
+def test_weight_gradient_against_finite_differences(device):
+    sigma = torch.tensor([0.3, 2.0, 0.0, 5.0, 1.0], device=device, requires_grad=True)
+    offsets = torch.tensor([0, 4, 5], dtype=torch.int32, device=device)
+    upstream = torch.tensor([0.7, -1.0, 2.0, 0.4, 1.5], device=device)
+    (grad,) = torch.autograd.grad(ray_weights(sigma, 0.4, offsets)[0], sigma, upstream)
+    for i in range(5):
+        bump = torch.zeros_like(sigma)
+        bump[i] = 1e-2
+        with torch.no_grad():
+            high, low = (ray_weights(sigma + s * bump, 0.4, offsets)[0] @ upstream for s in (1, -1))
+        assert grad[i].item() == pytest.approx(((high - low) / 2e-2).item(), abs=2e-4)
+
+
+@on_every_device
+def test_extreme_densities_keep_weights_and_gradients_finite(device):
+    sigma = torch.tensor([0.0, 1e30, 1e30, 1e-30], device=device, requires_grad=True)
+    weights, _ = ray_weights(sigma, 0.1, torch.tensor([0, 4], dtype=torch.int32, device=device))
+    assert weights.tolist() == [0.0, 1.0, 0.0, 0.0]
+    (grad,) = torch.autograd.grad(weights.sum(), sigma)
+    assert grad.isfinite().all()
+
+
+# Backend
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_in_parallel_calls_every_part_once(parts, threads):
+    threads(parts)
+    calls = []
+    backend.in_parallel(lambda part, of: calls.append((part, of)), torch.device("cpu"))
+    assert sorted(calls) == [(part, parts) for part in range(parts)]
+
+
+def test_in_parallel_passes_errors_on(threads):
+    def fail_in_part_one(part: int, parts: int) -> None:
+        if part == 1:
+            raise ValueError("part one")
+
+    threads(2)
+    with pytest.raises(ValueError, match="part one"):
+        backend.in_parallel(fail_in_part_one, torch.device("cpu"))
+
+
+def test_large_memory_is_ordinary_memory():
+    tensor = backend.large_empty(2**22 + 3, 2, torch.device("cpu")).fill_(3.0)  # above the size for huge pages
+    assert tensor.shape == (2**22 + 3, 2)
+    assert tensor.sum(dtype=torch.float64).item() == 6.0 * (2**22 + 3)
+
+
+def test_other_devices_take_the_twins():
+    assert backend.uses_warp(torch.device("cpu"))
+    assert not backend.uses_warp(torch.device("mps"))

@@ -1,0 +1,110 @@
+import math
+
+import pytest
+import torch
+
+from dreamfusion.optimizers import build_optimizer, learning_rate_factor
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+
+def step_with(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, gradient: float) -> None:
+    parameter.grad = torch.full_like(parameter, gradient)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_adan_first_two_steps_by_hand(weight_decay):
+    p = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    adan = build_optimizer("adan", [{"params": [p], "lr": 0.1}], weight_decay=weight_decay)
+    shrink = 1 + 0.1 * weight_decay
+
+    # Bias correction makes the first step lr * sign(g): m = g, v = 0, sqrt(n) = |g|.
+    step_with(adan, p, 2.0)
+    after_one = (1.0 - 0.1) / shrink
+    assert p.item() == pytest.approx(after_one)
+
+    # Gradient 2, then 1, so the difference is -1.
+    m = 0.98 * (0.02 * 2.0) + 0.02 * 1.0
+    v = 0.08 * -1.0
+    n = 0.99 * (0.01 * 2.0**2) + 0.01 * (1.0 + 0.92 * -1.0) ** 2
+    update = (m / (1 - 0.98**2) + 0.92 * v / (1 - 0.92**2)) / math.sqrt(n / (1 - 0.99**2))
+    step_with(adan, p, 1.0)
+    assert p.item() == pytest.approx((after_one - 0.1 * update) / shrink)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["adan", "adam"])
+def test_minimises_a_quadratic(name, device):
+    scale = torch.tensor([1.0, 30.0, 0.1], device=device)
+    target = torch.tensor([1.0, -2.0, 0.5], device=device)
+    p = torch.zeros(3, device=device, requires_grad=True)
+    optimizer = build_optimizer(name, [{"params": [p], "lr": 0.05}])
+    for step in range(400):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * learning_rate_factor(step, 400, final=0.01)
+        optimizer.zero_grad()
+        (scale * (p - target) ** 2).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), target, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["adan", "adam"])
+def test_gradients_are_left_as_they_were(name):
+    p = torch.zeros(2, requires_grad=True)
+    optimizer = build_optimizer(name, [{"params": [p], "lr": 0.1}])
+    step_with(optimizer, p, 3.0)
+    assert p.grad.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("name", ["adan", "adam"])
+def test_groups_have_their_own_learning_rates(name):
+    slow, fast = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimizer = build_optimizer(name, [{"params": [slow], "lr": 0.01}, {"params": [fast], "lr": 0.1}])
+    slow.grad, fast.grad = torch.ones(1), torch.ones(1)
+    optimizer.step()
+    assert (slow.item(), fast.item()) == (pytest.approx(-0.01), pytest.approx(-0.1))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["adan", "adam"])
+def test_restored_state_continues_bit_equal(name, device):
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(5, generator=generator).to(device) for _ in range(8)]
+
+    def fresh(start: torch.Tensor) -> tuple[torch.Tensor, torch.optim.Optimizer]:
+        p = start.clone().requires_grad_()
+        return p, build_optimizer(name, [{"params": [p], "lr": 0.1}], weight_decay=1e-3)
+
+    def run(p: torch.Tensor, optimizer: torch.optim.Optimizer, some: list[torch.Tensor]) -> None:
+        for gradient in some:
+            p.grad = gradient.clone()
+            optimizer.step()
+
+    whole, optimizer = fresh(torch.ones(5, device=device))
+    run(whole, optimizer, gradients[:4])
+    middle, state = whole.detach().clone(), optimizer.state_dict()
+    state = torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, state)
+    run(whole, optimizer, gradients[4:])
+
+    resumed, optimizer = fresh(middle)
+    optimizer.load_state_dict(state)
+    run(resumed, optimizer, gradients[4:])
+    assert torch.equal(resumed, whole)
+    assert not torch.equal(resumed, middle)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.2), (1, 0.4), (3, 0.8), (4, 1.0), (54, 0.55), (104, 0.1), (200, 0.1)],
+)
+def test_learning_rate_factor(step, expected):
+    assert learning_rate_factor(step, 104, warmup_steps=4, final=0.1) == pytest.approx(expected)
+
+
+def test_learning_rate_factor_defaults_to_constant():
+    assert [learning_rate_factor(step, 10) for step in (0, 5, 10)] == [1.0, 1.0, 1.0]
+
+
+def test_learning_rate_factor_of_a_run_that_is_all_warm_up():
+    assert learning_rate_factor(2, 3, warmup_steps=3) == pytest.approx(0.75)
