@@ -155,6 +155,7 @@ def prior_train(
     seed: int = 0,
     device: str = "auto",
     save_every: int = 250,
+    sample_every: int = 1000,
 ) -> None:
     """Train the small prior on the toybox; run it again to continue exactly, with more --steps to go further.
 
@@ -167,7 +168,8 @@ def prior_train(
         decay_steps: steps at the end over which the learning rates fall to zero
         seed: decides weights, data and noise
         device: auto, cpu, cuda, cuda:N or mps
-        save_every: steps between checkpoints and sample grids
+        save_every: steps between checkpoints
+        sample_every: steps between sample grids and refreshes of the finished prior
     """
     from dreamfusion.device import pick_device
     from dreamfusion.progress import TrainProgress
@@ -177,7 +179,14 @@ def prior_train(
         steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, decay_steps=decay_steps, seed=seed
     )
     with TrainProgress(console, steps) as progress:
-        train(output, settings, device=str(pick_device(device)), save_every=save_every, on_progress=progress.update)
+        train(
+            output,
+            settings,
+            device=str(pick_device(device)),
+            save_every=save_every,
+            sample_every=sample_every,
+            on_progress=progress.update,
+        )
     print(output / "prior")
 
 

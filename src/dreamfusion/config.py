@@ -76,7 +76,7 @@ class SceneConfig(Section):
     """random: another plain colour for every view, which forces a clean silhouette; learned: the paper's network"""
     background_color: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
     """colour of the static background"""
-    step_length: Annotated[float, Field(ge=1e-3, le=0.5)] = 0.025
+    step_length: Annotated[float, Field(ge=1e-3, le=0.5)] = 0.03
     """distance between samples along a ray, in world units"""
     occupancy_resolution: Annotated[int, Field(ge=2, le=512)] = 64
     """cells per side of the grid that lets rays skip empty space"""

@@ -85,17 +85,16 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
 def replace_folder(path: Path | str) -> Iterator[Path]:
     """Give a temporary folder beside ``path`` to fill, and move it there as a whole once the block is done.
 
-    The same promises as `write_atomically` for a folder of files (without folders inside). An earlier folder of the
-    same name is moved aside first, for no system replaces a folder in one step.
+    The same promises as `write_atomically`. An earlier folder of the same name is moved aside first, for no system
+    replaces a folder in one step.
     """
     path = Path(path)
     temporary, aside = _temporary_sibling(path), _temporary_sibling(path)
     try:
         temporary.mkdir()
         yield temporary
-        for file in temporary.iterdir():
-            _flush(file)
-        _flush_folder(temporary)
+        for entry in [*temporary.rglob("*"), temporary]:
+            _flush_folder(entry) if entry.is_dir() else _flush(entry)
         _swap(temporary, path, aside)
         _flush_folder(path.parent)
     except OSError as error:

@@ -75,11 +75,8 @@ class Scene(nn.Module):
         )
 
     def refresh_occupancy(self) -> None:
-        """Look at every cell of a new grid, four times at different points of it."""
-        self.occupancy = OccupancyGrid(self.occupancy.config).to(self.device)
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(self.occupancy.config.full_updates):
-            self.occupancy.update(self.field, generator)
+        """Find anew which cells are occupied, for finished pictures: the grid of a run lags behind its field."""
+        self.occupancy.refresh(self.field, torch.Generator().manual_seed(0))
 
     def picture(
         self,

@@ -8,7 +8,6 @@ for any point, so that geometry scores know the truth.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,10 +16,12 @@ import warp as wp
 from torch import Tensor
 
 from dreamfusion.cameras import Cameras, Rays
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.kernels.backend import array, in_parallel, launch, uses_warp
 from dreamfusion.shading import Lights, shade
 from dreamfusion.toybox.world import KINDS, MATERIALS
 
-wp.config.quiet = True
+
 
 _SHAPES = ("ellipsoid", "box", "cylinder", "cone", "torus", "prism")
 NOTHING = 255  # the material of pixels that hit nothing
@@ -209,47 +210,39 @@ class GeometryBuffers:
 
 def trace(kinds: Sequence[str], rays: Rays) -> GeometryBuffers:
     """Trace one toy per image: ``kinds[b]`` along the rays of image b. Runs on the device of the rays."""
+    device = _warp_device(rays.origins.device)
     batch, height, width, _ = rays.origins.shape
-    device = str(rays.origins.device)
-    origins = rays.origins.reshape(-1, 3).contiguous()
-    directions = rays.directions.reshape(-1, 3).contiguous()
-    material = torch.empty(len(origins), dtype=torch.uint8, device=device)
-    normal = torch.empty(len(origins), 3, device=device)
-    depth = torch.empty(len(origins), device=device)
+    count = batch * height * width
+    origins, directions = rays.origins.reshape(-1, 3).contiguous(), rays.directions.reshape(-1, 3).contiguous()
+    material = torch.empty(count, dtype=torch.uint8, device=device)
+    normal = torch.empty(count, 3, device=device)
+    depth = torch.empty(count, device=device)
     index = torch.tensor([list(KINDS).index(k) for k in kinds], dtype=torch.int32, device=device)
-    arguments = [
-        _program(device),
-        wp.from_torch(index),
-        wp.from_torch(origins, dtype=wp.vec3),
-        wp.from_torch(directions, dtype=wp.vec3),
-        height * width,
-    ]
-    outputs = [wp.from_torch(material), wp.from_torch(normal, dtype=wp.vec3), wp.from_torch(depth)]
+    inputs = [_program(str(device)), array(index), array(origins, wp.vec3), array(directions, wp.vec3), height * width]
+    outputs = [array(material), array(normal, wp.vec3), array(depth)]
 
-    def launch(first: int, last: int) -> None:
-        wp.launch(_trace_kernel, dim=last - first, inputs=[*arguments, first], outputs=outputs, device=device)
+    def work(part: int, parts: int) -> None:
+        first, last = count * part // parts, count * (part + 1) // parts
+        launch(_trace_kernel, last - first, [*inputs, first, *outputs], device)
 
-    # A CPU launch runs on one core but releases the GIL, so parts of the batch run side by side.
-    parts = torch.get_num_threads() if device == "cpu" else 1
-    if parts == 1:
-        launch(0, len(origins))
-    else:
-        wp.load_module(device=device)
-        bounds = torch.linspace(0, len(origins), 4 * parts + 1).long().tolist()
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(launch, bounds[:-1], bounds[1:]))
+    in_parallel(work, device)
     shape = (batch, height, width)
     return GeometryBuffers(material.reshape(shape), normal.reshape(*shape, 3), depth.reshape(shape))
 
 
+def _warp_device(device: torch.device) -> torch.device:
+    if not uses_warp(device):
+        raise DreamFusionError(f"The toybox renders on cpu and cuda, not on {device}: use --device cpu.")
+    return device
+
+
 def signed_distance(kind: str, points: Tensor) -> Tensor:
     """Return the signed distance [N] of points [N, 3] to a toy: negative inside, exact or a lower bound outside."""
+    device = _warp_device(points.device)
     points = points.float().contiguous()
-    out = torch.empty(len(points), device=points.device)
-    device = str(points.device)
-    index = list(KINDS).index(kind)
-    inputs = [_program(device), index, wp.from_torch(points, dtype=wp.vec3)]
-    wp.launch(_distance_kernel, dim=len(points), inputs=inputs, outputs=[wp.from_torch(out)], device=device)
+    out = torch.empty(len(points), device=device)
+    inputs = [_program(str(device)), list(KINDS).index(kind), array(points, wp.vec3), array(out)]
+    launch(_distance_kernel, len(points), inputs, device)
     return out
 
 

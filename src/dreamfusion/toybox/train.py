@@ -172,14 +172,16 @@ def train(
     *,
     device: str = "cpu",
     save_every: int = 250,
+    sample_every: int = 1000,
     on_progress: Callable[[TrainStep], None] | None = None,
 ) -> Trainer:
     """Train in ``folder``, going on from its newest checkpoint if there is one.
 
-    Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds) and ``prior/``, the pipeline with averaged weights.
+    Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds), ``prior/``, the pipeline with averaged weights, and
+    ``samples/``, pictures drawn by it.
     """
     trainer = Trainer(settings, device)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
     newest = latest_checkpoint(folder / "checkpoints")
     if newest is not None:
         trainer.restore(newest)
@@ -195,8 +197,10 @@ def train(
         if on_progress is not None:
             rate = (trainer.step - first_step) * settings.batch_size / (time.monotonic() - begun)
             on_progress(TrainStep(trainer.step, mean or loss, rate))
-        if trainer.step % save_every == 0 or trainer.step == settings.steps:
+        last = trainer.step == settings.steps
+        if trainer.step % save_every == 0 or last:
             trainer.save(folder)
+        if trainer.step % sample_every == 0 or last:
             trainer.export(folder / "prior")
             save_samples(PixelGuidance(folder / "prior", device=device), folder / "samples" / f"step_{trainer.step:06d}.png")
     return trainer
