@@ -94,7 +94,9 @@ def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
     forward = torch.nn.functional.normalize(target - position, dim=-1)
     right = torch.linalg.cross(forward, up, dim=-1)
     # Straight from above, forward and up are parallel: keep +x (the object's front) at the bottom of the image.
-    right = torch.where(right.norm(dim=-1, keepdim=True) < 1e-4, right.new_tensor([0.0, 1.0, 0.0]).expand_as(right), right)
+    right = torch.where(
+        right.norm(dim=-1, keepdim=True) < 1e-4, right.new_tensor([0.0, 1.0, 0.0]).expand_as(right), right
+    )
     right = torch.nn.functional.normalize(right, dim=-1)
     down = torch.linalg.cross(forward, right, dim=-1)
     return torch.stack([right, down, forward, position], dim=-1)

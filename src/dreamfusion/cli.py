@@ -6,13 +6,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional
 
 from dreamfusion.errors import DreamFusionError
 
@@ -53,6 +53,7 @@ def generate(
         guidance_scale: how strongly the words count, eps_uncond + SCALE * (eps_text - eps_uncond)
         negative_prompt: what the result must not look like
         config: YAML file with any of the settings of a run's config.yaml; other options override it
+
     """
     from dreamfusion.progress import RunProgress
     from dreamfusion.run import generate as run
@@ -110,6 +111,7 @@ def render(
         ambient: share of the light that comes from everywhere
         background: colour behind the object, three numbers from 0 to 1
         turntable: make a video of this many frames, once around, in place of pictures
+
     """
     from dreamfusion.results import render_run
 
@@ -138,6 +140,7 @@ def export(run: Positional[Path], *, output: Path | None = None, resolution: int
         run: folder of the run
         output: file to write (RUN/mesh.glb if not given)
         resolution: cells per side of the grid in which the surface is found
+
     """
     from dreamfusion.results import export_run
 
@@ -170,6 +173,7 @@ def prior_train(
         device: auto, cpu, cuda, cuda:N or mps
         save_every: steps between checkpoints
         sample_every: steps between sample grids and refreshes of the finished prior
+
     """
     from dreamfusion.device import pick_device
     from dreamfusion.progress import TrainProgress
@@ -214,6 +218,7 @@ def prior_sample(
         views: draw the front, side, back and overhead view; otherwise four samples of the bare prompt
         seed: decides the noise
         device: auto, cpu, cuda, cuda:N or mps
+
     """
     from dreamfusion.assets.images import save_png
     from dreamfusion.device import pick_device
@@ -249,6 +254,7 @@ def toybox_render(
         output: picture to write
         size: side of each view in pixels
         shading: albedo, lambertian or textureless
+
     """
     from dreamfusion.assets.images import save_png
     from dreamfusion.toybox.samples import toybox_sheet
@@ -263,6 +269,7 @@ def doctor(*, model: str | None = None, output: Path = Path("runs")) -> None:
     Args:
         model: also check this diffusers pipeline, a folder or hub name
         output: folder that runs will be written to
+
     """
     from dreamfusion.doctor import print_report
 
@@ -273,10 +280,10 @@ def doctor(*, model: str | None = None, output: Path = Path("runs")) -> None:
 def build_app() -> tyro.extras.SubcommandApp:
     """Return the command line with all its commands."""
     prior = tyro.extras.SubcommandApp()
-    prior.command(prior_train, name="train")
-    prior.command(prior_sample, name="sample")
+    prior.command(name="train")(prior_train)
+    prior.command(name="sample")(prior_sample)
     toybox = tyro.extras.SubcommandApp()
-    toybox.command(toybox_render, name="render")
+    toybox.command(name="render")(toybox_render)
     app = tyro.extras.SubcommandApp()
     app.command(generate)
     app.command(render)

@@ -109,8 +109,8 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """The optimiser of the scene."""
 
-    optimizer: Literal["adan", "adam"] = "adan"
-    """adan (NeMo's choice) or adam"""
+    optimizer: Literal["adam", "adan"] = "adam"
+    """adam, or adan (NeMo's choice)"""
     grid_lr: Positive = 1e-2
     """learning rate of the hash grid"""
     network_lr: Positive = 2e-3
@@ -160,7 +160,11 @@ Preset = Literal["quick", "default", "high"]
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"steps": 250, "views": 2, "resolution_end": 48},
     "default": {},
-    "high": {"steps": 3000, "resolution_end": 64, "scene": {"nerf": {"grid": {"log2_size": 18, "max_resolution": 512}}}},
+    "high": {
+        "steps": 3000,
+        "resolution_end": 64,
+        "scene": {"nerf": {"grid": {"log2_size": 18, "max_resolution": 512}}},
+    },
 }
 """What each preset changes of the defaults above."""
 

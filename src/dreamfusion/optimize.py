@@ -22,7 +22,7 @@ from dreamfusion.optimizers import build_optimizer, learning_rate_factor
 from dreamfusion.prompts import view_prompts, view_weights
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.scene import Scene
-from dreamfusion.shading import Lights, Shading, sample_lights
+from dreamfusion.shading import Shading, sample_lights
 
 PURPOSES = ("camera", "light", "shading", "background", "jitter", "timestep", "noise", "occupancy")
 """One random generator each, so that a change to one draw does not change the others."""
@@ -53,7 +53,11 @@ class State:
 
     def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return named tensors and JSON that `restore` brings back exactly."""
-        tree = {"scene": dict(self.scene.state_dict()), "optimizer": self.optimizer.state_dict(), "opacity": self.opacity}
+        tree = {
+            "scene": dict(self.scene.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "opacity": self.opacity,
+        }
         tensors, state = pack(tree, "state")
         return tensors | generator_states(self.generators), state
 

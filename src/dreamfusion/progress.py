@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing_extensions import Self
 
 if TYPE_CHECKING:
     from dreamfusion.config import Config
@@ -30,11 +31,13 @@ class _Bar:
             console=console,
         )
 
-    def __enter__(self):  # noqa: ANN204  (the subclass)
+    def __enter__(self) -> Self:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
 
@@ -48,7 +51,9 @@ class RunProgress(_Bar):
 
     def start(self, folder: Path, config: Config, first_step: int) -> None:
         """Begin with the folder of the run, its configuration and the step it starts from."""
-        self.bar.console.print(f"{config.prompt!r} in {folder}, {config.steps} steps; watch preview.png", highlight=False)
+        self.bar.console.print(
+            f"{config.prompt!r} in {folder}, {config.steps} steps; watch preview.png", highlight=False
+        )
         self.task = self.bar.add_task("optimising", total=config.steps, completed=first_step, figures="")
 
     def step(self, step: Step) -> None:

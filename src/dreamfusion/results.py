@@ -1,13 +1,13 @@
 """What a run leaves behind: the finished assets, and how to open a run again, render it and export it.
 
-    runs/<slug-of-prompt>/
-        config.yaml         every number of the run
-        metrics.jsonl       one row per step
-        preview.png         refreshed while it runs
-        checkpoints/        what --resume continues from
-        contact_sheet.png   albedo, shaded and textureless views all around
-        turntable.mp4       the shaded object, once around
-        mesh.glb            the object with its colours
+runs/<slug-of-prompt>/
+    config.yaml         every number of the run
+    metrics.jsonl       one row per step
+    preview.png         refreshed while it runs
+    checkpoints/        what --resume continues from
+    contact_sheet.png   albedo, shaded and textureless views all around
+    turntable.mp4       the shaded object, once around
+    mesh.glb            the object with its colours
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def write_assets(result: Result) -> None:
     scene = result.scene
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
-    rows = {shading: scene.picture(cameras, shading, 128).rgb for shading in SHADINGS}
+    rows: dict[str, Tensor] = {shading: scene.picture(cameras, shading, 128).rgb for shading in SHADINGS}
     save_png(contact_sheet(rows, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
     save_mp4(_turntable(scene, "lambertian", 192), result.turntable, fps=_FPS)
     save_glb(extract_mesh(scene.field), result.mesh)

@@ -24,7 +24,7 @@ _FLAT = 0.3  # share of images in plain albedo, as the first phase of distillati
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` [B, 3, S, S] in [0, 1]; ``captions`` 4 B strings (one per view name); ``weights`` [B, 4] of the views."""
+    """``images`` [B, 3, S, S] in [0, 1]; ``captions``: 4 B strings, one per view; ``weights`` [B, 4] of the views."""
 
     images: Tensor
     captions: list[str]

@@ -5,6 +5,8 @@ Everything is a stock diffusers or transformers class, so that the folder it is 
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -36,6 +38,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_text_encoder(vocabulary_size: int) -> T5EncoderModel:
     """Return a randomly initialised two-layer T5 encoder."""
+    options: dict[str, Any] = {"zero_padding": True}  # ours: read by dreamfusion.guidance.pixel.hidden_states
     config = T5Config(
         vocab_size=vocabulary_size,
         d_model=TEXT_WIDTH,
@@ -51,6 +54,7 @@ def build_text_encoder(vocabulary_size: int) -> T5EncoderModel:
         eos_token_id=1,
         is_encoder_decoder=False,
         use_cache=False,
+        **options,
     )
     return T5EncoderModel(config)
 
@@ -82,8 +86,8 @@ def build_unet(image_size: int = 64, channels: tuple[int, ...] = (16, 32, 64, 12
     )
 
 
-def build_pipeline(image_size: int = 64, channels: tuple[int, ...] = (16, 32, 64, 128)) -> IFPipeline:
-    """Return the untrained prior; its weights come from torch's global generator."""
+def build_pipeline(image_size: int = 64, channels: tuple[int, ...] = (16, 32, 64, 128)) -> Any:
+    """Return the untrained prior, an IFPipeline (whose parts have no types); weights by torch's global generator."""
     tokenizer = build_tokenizer()
     return IFPipeline(
         tokenizer=tokenizer,

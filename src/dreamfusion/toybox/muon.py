@@ -31,7 +31,8 @@ def orthogonalized(matrix: Tensor, steps: int = 5) -> Tensor:
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Tell whether Muon should update this parameter: weights of hidden layers, not embeddings nor in- and outputs."""
     return parameter.ndim >= 2 and not any(
-        part in name for part in ("conv_in", "conv_out", "shared", "embed_tokens", "relative_attention_bias", "class_emb")
+        part in name
+        for part in ("conv_in", "conv_out", "shared", "embed_tokens", "relative_attention_bias", "class_emb")
     )
 
 

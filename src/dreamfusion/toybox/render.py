@@ -5,6 +5,9 @@ Keeping the two apart lets training recolour and relight a traced view many time
 for any point, so that geometry scores know the truth.
 """
 
+# Warp's dialect inside kernels and functions is not typed Python.
+# mypy: disable-error-code="valid-type, misc, no-untyped-def, attr-defined, operator, index, call-overload"
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -20,8 +23,6 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.backend import array, in_parallel, launch, uses_warp
 from dreamfusion.shading import Lights, shade
 from dreamfusion.toybox.world import KINDS, MATERIALS
-
-
 
 _SHAPES = ("ellipsoid", "box", "cylinder", "cone", "torus", "prism")
 NOTHING = 255  # the material of pixels that hit nothing
@@ -61,7 +62,7 @@ def _prism(q: wp.vec3, h: wp.vec3) -> float:
 
 @wp.func
 def _primitive_distance(shape: int, q: wp.vec3, s: wp.vec3, rounding: float) -> float:
-    d = float(0.0)
+    d = 0.0
     if shape == 0:
         k0 = wp.length(wp.vec3(q[0] / s[0], q[1] / s[1], q[2] / s[2]))
         k1 = wp.length(wp.vec3(q[0] / (s[0] * s[0]), q[1] / (s[1] * s[1]), q[2] / (s[2] * s[2])))
@@ -97,8 +98,8 @@ class _Program:
 @wp.func
 def _scene(program: _Program, kind: int, p: wp.vec3) -> wp.vec2:
     """Return (signed distance, material) of a kind at a point."""
-    best = float(1.0e3)
-    material = float(0.0)
+    best = 1.0e3
+    material = 0.0
     for i in range(program.first[kind], program.first[kind + 1]):
         q = program.to_local[i] * (p - program.center[i])
         d = _primitive_distance(program.shape[i], q, program.size[i], program.rounding[i])
@@ -156,7 +157,7 @@ def _trace_kernel(
     if hit[0] > 5.0e-3:
         return
     # Four evaluations at the corners of a tetrahedron give the gradient.
-    h = float(1.0e-3)
+    h = 1.0e-3
     k0 = wp.vec3(1.0, -1.0, -1.0)
     k1 = wp.vec3(-1.0, -1.0, 1.0)
     k2 = wp.vec3(-1.0, 1.0, -1.0)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import replace_folder
-from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.guidance.pixel import PixelGuidance, hidden_states
 from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import build_pipeline
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
@@ -67,7 +67,7 @@ class Prior(nn.Module):
         tokens = self.pipe.tokenizer(
             captions, padding="max_length", max_length=self.pipe.tokenizer.model_max_length, return_tensors="pt"
         ).to(weights.device)
-        hidden = self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        hidden = hidden_states(self.text_encoder, tokens)
         return torch.einsum("bv,bvld->bld", weights, hidden.unflatten(0, (-1, 4)))
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -202,5 +202,7 @@ def train(
             trainer.save(folder)
         if trainer.step % sample_every == 0 or last:
             trainer.export(folder / "prior")
-            save_samples(PixelGuidance(folder / "prior", device=device), folder / "samples" / f"step_{trainer.step:06d}.png")
+            save_samples(
+                PixelGuidance(folder / "prior", device=device), folder / "samples" / f"step_{trainer.step:06d}.png"
+            )
     return trainer

@@ -1,0 +1,5 @@
+"""``python -m dreamfusion`` is the same as ``dreamfusion``."""
+
+from dreamfusion.cli import main
+
+main()

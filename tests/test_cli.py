@@ -1,0 +1,114 @@
+"""The command line as a user meets it, in its own process, with the embedded prior."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Few and small views: what is tested is that all parts work together.
+TINY = """
+steps: 3
+views: 1
+resolution: 8
+resolution_end: 8
+checkpoint_every: 2
+"""
+
+
+def dreamfusion(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "dreamfusion", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def refused(*arguments: str, cwd: Path) -> str:
+    """Run, expect one clear line and exit code 1, and return the line."""
+    result = dreamfusion(*arguments, cwd=cwd)
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error:")
+    return lines[0]
+
+
+@pytest.mark.slow
+def test_generate_render_export(tmp_path: Path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    made = dreamfusion("generate", "a red mushroom", "--config", "tiny.yaml", "--seed", "3", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.split() == [
+        f"runs/a-red-mushroom/{n}" for n in ("contact_sheet.png", "turntable.mp4", "mesh.glb")
+    ]
+    assert all((tmp_path / path).is_file() for path in made.stdout.split())
+    shown = dreamfusion("render", "runs/a-red-mushroom", "--size", "32", "--azimuth", "0", "90", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert (tmp_path / "runs/a-red-mushroom/render.png").is_file()
+    again = dreamfusion("generate", "--resume", "runs/a-red-mushroom", "--steps", "4", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len((tmp_path / "runs/a-red-mushroom/metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_prior_sample_toybox_and_doctor(tmp_path: Path):
+    sampled = dreamfusion("prior", "sample", "a red car", "--steps", "1", "--output", "s.png", cwd=tmp_path)
+    assert sampled.returncode == 0, sampled.stderr
+    shown = dreamfusion("toybox", "render", "red car", "--size", "16", "--output", "t.png", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert (tmp_path / "s.png").is_file()
+    assert (tmp_path / "t.png").is_file()
+    checked = dreamfusion("doctor", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "Embedded prior" in checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        ("generate",),
+        ("render",),
+        ("export",),
+        ("prior", "train"),
+        ("prior", "sample"),
+        ("toybox", "render"),
+        ("doctor",),
+    ],
+)
+def test_help_explains_every_option(command: tuple[str, ...], tmp_path: Path):
+    result = dreamfusion(*command, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    if command:
+        options = [line.strip(" │") for line in result.stdout.splitlines() if line.strip(" │").startswith("--")]
+        assert options
+        for option in options:
+            assert any(word.islower() and word.isalpha() for word in option.split()[2:]), option
+
+
+def test_bad_input_gets_one_line(tmp_path: Path):
+    assert "prompt is empty" in refused("generate", " ", cwd=tmp_path)
+    assert "Nothing to make" in refused("generate", cwd=tmp_path)
+    unknown = refused("generate", "a red zebra", cwd=tmp_path)
+    assert "zebra" in unknown
+    assert "mushroom" in unknown
+    assert "--guidance diffusers --model" in unknown
+    assert "cannot be reached" in refused("generate", "a cat", "--model", "no-such/model", cwd=tmp_path)
+    assert "There is no folder" in refused("generate", "a cat", "--model", "./missing", cwd=tmp_path)
+    assert "--model" in refused("generate", "a cat", "--guidance", "diffusers", cwd=tmp_path)
+    assert "steps" in refused("generate", "a red car", "--steps", "0", cwd=tmp_path)
+    assert "guidance_scale" in refused("generate", "a red car", "--guidance-scale", "-2", cwd=tmp_path)
+    assert "no run to resume" in refused("generate", "--resume", "nowhere", cwd=tmp_path)
+    assert "No device" in refused("generate", "a red car", "--device", "cuda:77", cwd=tmp_path)
+    (tmp_path / "file").write_text("")
+    refused("generate", "a red car", "--output", "file", cwd=tmp_path)
+    refused("render", "nowhere", cwd=tmp_path)
+    refused("toybox", "render", "red zebra", cwd=tmp_path)
+    assert not (tmp_path / "runs").exists(), "nothing is left of a run that could not begin"
+
+
+def test_an_unknown_option_is_named(tmp_path: Path):
+    result = dreamfusion("generate", "a red car", "--stepz", "3", cwd=tmp_path)
+    assert result.returncode != 0
+    assert "stepz" in result.stdout + result.stderr

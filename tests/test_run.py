@@ -1,0 +1,218 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+import dreamfusion
+from dreamfusion.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.results import export_run, open_run, render_run
+from dreamfusion.run import generate
+from worlds import BACKDROP, STILL, toy_prior
+
+SHORT = {
+    "steps": 20,
+    "views": 2,
+    "resolution": 16,
+    "resolution_end": 16,
+    "cameras": STILL,
+    "guidance": {"guidance_scale": 1.0},
+    "scene": {"background": "static", "background_color": BACKDROP},
+    "shading": {"albedo_until": 0.5},
+    "checkpoint_every": 5,
+    "preview_every": 5,
+    "device": "cpu",
+}
+"""A run of seconds: enough to change the ball it starts from."""
+
+# A run in another process, with the analytic prior, that can be killed.
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_run import SHORT
+from worlds import toy_prior
+from dreamfusion.run import generate
+kind = dict(SHORT, steps=60)
+prior = toy_prior("mushroom", views=8, size=16)
+if sys.argv[1] == "resume":
+    generate(resume=sys.argv[2], guidance_model=prior)
+else:
+    generate("a red mushroom", output=sys.argv[2], guidance_model=prior, **kind)
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dreamfusion.Result:
+    """A finished short run."""
+    folder = tmp_path_factory.mktemp("runs") / "mushroom"
+    torch.set_num_threads(1)
+    return generate("a red mushroom", output=folder, guidance_model=toy_prior("mushroom", views=8, size=16), **SHORT)
+
+
+def test_a_run_leaves_everything_it_promises(finished: dreamfusion.Result):
+    folder = finished.folder
+    names = {path.name for path in folder.iterdir()}
+    promised = {
+        "turntable.mp4",
+        "contact_sheet.png",
+        "mesh.glb",
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "preview.png",
+    }
+    assert names == promised
+    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert {"opacity", "noise_error", "t_max", "grad_norm"} <= set(rows[0])
+    assert list(list_checkpoints(folder / "checkpoints")) == [15, 20]
+    assert Image.open(finished.contact_sheet).size[0] > 8 * 128
+    assert len(trimesh.load(finished.mesh, force="mesh").faces) > 100
+
+
+def test_the_saved_configuration_reproduces_the_run(finished: dreamfusion.Result, tmp_path: Path):
+    prior = toy_prior("mushroom", views=8, size=16)
+    again = generate(config_file=finished.folder / "config.yaml", output=tmp_path / "again", guidance_model=prior)
+    assert (again.folder / "metrics.jsonl").read_text() == (finished.folder / "metrics.jsonl").read_text()
+    for a, b in zip(again.scene.field.parameters(), finished.scene.field.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_finished_run_can_be_rendered_and_exported_again(finished: dreamfusion.Result, tmp_path: Path):
+    before = (finished.folder / "mesh.glb").read_bytes()
+    picture = render_run(
+        finished.folder, output=tmp_path / "a.png", azimuths_deg=(0.0, 90.0), size=32, shading="albedo"
+    )
+    assert Image.open(picture).size == (64, 32)
+    lit = [
+        render_run(finished.folder, output=tmp_path / f"{a}.png", size=32, light_azimuth_deg=a, azimuths_deg=(0.0,))
+        for a in (0.0, 180.0)
+    ]
+    front, back = (sum(Image.open(path).convert("L").getdata()) for path in lit)
+    assert front > back, "a light behind the object leaves it darker"
+    video = render_run(finished.folder, output=tmp_path / "a.mp4", size=32, turntable_frames=3)
+    assert video.stat().st_size > 500
+    mesh = export_run(finished.folder, output=tmp_path / "m.glb", resolution=32)
+    assert len(trimesh.load(mesh, force="mesh").faces) > 50
+    assert (finished.folder / "mesh.glb").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 4}, "--size"),
+        ({"ambient": 2.0}, "--ambient"),
+        ({"radius": 0.0}, "--radius"),
+        ({"turntable_frames": 1}, "--turntable"),
+    ],
+)
+def test_rendering_refuses_values_out_of_range(finished: dreamfusion.Result, arguments: dict, message: str):
+    with pytest.raises(DreamFusionError, match=message):
+        render_run(finished.folder, **arguments)
+
+
+def test_an_output_that_holds_a_run_is_left_alone(finished: dreamfusion.Result):
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
+    prior = toy_prior("mushroom", views=8, size=16)
+    with pytest.raises(DreamFusionError, match=r"already holds a run.*--resume"):
+        generate("a red mushroom", output=finished.folder, guidance_model=prior, **SHORT)
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
+
+
+def test_the_default_folder_is_the_prompt_and_never_overwrites(in_tmp: Path):
+    prior = toy_prior("mushroom", views=8, size=16)
+    folders = [generate("A red/mushroom!", guidance_model=prior, **dict(SHORT, steps=2)).folder for _ in range(2)]
+    assert [str(folder) for folder in folders] == ["runs/a-red-mushroom", "runs/a-red-mushroom-2"]
+
+
+@pytest.mark.slow
+def test_resume_after_kill_9_is_bit_equal(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+
+    def start(*arguments: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.DEVNULL)
+
+    assert start("new", str(tmp_path / "whole")).wait(timeout=300) == 0
+    killed = start("new", str(tmp_path / "killed"))
+    deadline = time.monotonic() + 300
+    metrics = tmp_path / "killed/metrics.jsonl"
+    # Kill between two checkpoints, with rows written since the last one.
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 15):
+        assert killed.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    reached = load_checkpoint(latest_checkpoint(tmp_path / "killed/checkpoints")).step
+    assert 0 < reached < 60
+    assert not (tmp_path / "killed/mesh.glb").exists()
+    assert start("resume", str(tmp_path / "killed")).wait(timeout=300) == 0
+
+    a, b = (load_checkpoint(latest_checkpoint(tmp_path / name / "checkpoints")) for name in ("whole", "killed"))
+    assert a.step == b.step == 60
+    assert a.tensors.keys() == b.tensors.keys()
+    for name, tensor in a.tensors.items():
+        assert torch.equal(tensor, b.tensors[name]), name
+    assert (tmp_path / "whole/metrics.jsonl").read_text() == metrics.read_text()
+    assert (tmp_path / "whole/mesh.glb").read_bytes() == (tmp_path / "killed/mesh.glb").read_bytes()
+
+
+def test_a_stop_by_the_user_leaves_a_checkpoint(tmp_path: Path):
+    def stop(step) -> None:
+        if step.number == 3:
+            raise KeyboardInterrupt
+
+    prior = toy_prior("mushroom", views=8, size=16)
+    with pytest.raises(KeyboardInterrupt):
+        generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, on_step=stop, **SHORT)
+    assert load_checkpoint(latest_checkpoint(tmp_path / "run/checkpoints")).step == 3
+
+
+def test_resume_refuses_what_would_change_the_course(finished: dreamfusion.Result, tmp_path: Path):
+    with pytest.raises(DreamFusionError, match="no run to resume"):
+        generate(resume=tmp_path)
+    with pytest.raises(DreamFusionError, match="keeps its seed"):
+        generate(resume=finished.folder, seed=3)
+    with pytest.raises(DreamFusionError, match="keeps its prompt"):
+        generate("a blue car", resume=finished.folder)
+    with pytest.raises(DreamFusionError, match="no run with a checkpoint"):
+        open_run(tmp_path)
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(finished: dreamfusion.Result, tmp_path: Path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.folder, copy)
+    newest = copy / "checkpoints/step_000020/tensors.safetensors"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    result = generate(resume=copy, guidance_model=toy_prior("mushroom", views=8, size=16))
+    for a, b in zip(result.scene.field.parameters(), finished.scene.field.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for path in list_checkpoints(copy / "checkpoints").values():
+        (path / "tensors.safetensors").write_bytes(b"broken")
+    with pytest.raises(DreamFusionError, match="damaged"):
+        open_run(copy)
+
+
+def test_no_prompt_and_an_empty_prompt():
+    with pytest.raises(DreamFusionError, match="Nothing to make"):
+        generate(guidance_model=toy_prior("mushroom", views=8, size=16))
+    with pytest.raises(DreamFusionError, match="empty"):
+        generate("  ", guidance_model=toy_prior("mushroom", views=8, size=16))
+
+
+def test_a_failing_optimisation_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    prior = toy_prior("mushroom", views=8, size=16)
+    monkeypatch.setattr(prior, "predict_noise", lambda z, t, e: torch.full_like(z, float("nan")))
+    with pytest.raises(DreamFusionError, match="no longer finite"):
+        generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, **SHORT)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "metrics.jsonl"}

@@ -1,0 +1,221 @@
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamfusion.cameras import fixed_cameras
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.shading import Lights
+from dreamfusion.toybox.data import ToyboxData
+from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer
+from dreamfusion.toybox.muon import Muon, orthogonalized
+from dreamfusion.toybox.render import NOTHING, compose, palettes, render_toy, signed_distance, trace
+from dreamfusion.toybox.samples import parse_toy, toybox_sheet
+from dreamfusion.toybox.train import Trainer, TrainSettings, train
+from dreamfusion.toybox.world import COLORS, KINDS, MATERIALS, TEMPLATES, held_out, vocabulary
+
+
+def flat_light(count: int) -> Lights:
+    return Lights(torch.full((count, 3), 3.0), torch.zeros(count), torch.ones(count))
+
+
+def grid(resolution: int) -> torch.Tensor:
+    axis = (torch.arange(resolution) + 0.5) / resolution * 2 - 1
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
+
+
+def test_signed_distances_by_hand():
+    # The snowman's lowest ball: centre (0, 0, -0.36), radius 0.40.
+    points = torch.tensor([[0.0, 0, -0.36], [0.5, 0, -0.36], [0.0, 0, -0.96]])
+    torch.testing.assert_close(signed_distance("snowman", points), torch.tensor([-0.40, 0.10, 0.20]), atol=1e-4, rtol=0)
+    # The seat of the chair is a box with its lower face at z = -0.12; 0.1 below its middle nothing else is near.
+    assert signed_distance("chair", torch.tensor([[0.0, 0, -0.22]])).item() == pytest.approx(0.10, abs=1e-4)
+
+
+def test_the_mug_is_hollow_but_has_a_bottom():
+    inside, wall, bottom = signed_distance("mug", torch.tensor([[0.0, 0, 0.4], [0.0, 0.38, 0.3], [0.0, 0, -0.45]]))
+    assert inside > 0
+    assert wall < 0
+    assert bottom < 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_toys_fit_the_sphere_mirror_themselves_and_have_a_front(kind: str):
+    points = grid(48)
+    inside = signed_distance(kind, points) < 0
+    assert 100 < inside.sum() < len(points) / 4
+    assert points[inside].norm(dim=1).max() < 0.9
+    mirrored = signed_distance(kind, points * torch.tensor([1.0, -1, 1])) < 0
+    assert (inside == mirrored).float().mean() > 0.999
+    views = render_toy(
+        kind, COLORS["red"], fixed_cameras(torch.tensor([0.0, 180.0]), 10.0), flat_light(2), 48, torch.ones(3)
+    )
+    changed = (views[0] - views[1].flip(-1)).abs().amax(0) > 0.2
+    assert changed.float().mean() > 0.004, "front and back look alike"
+
+
+def test_traced_depth_ends_on_the_surface_and_normals_point_outwards():
+    cameras = fixed_cameras(torch.tensor([0.0, 60.0]), 20.0)
+    rays = cameras.rays(64, 64)
+    buffers = trace(["duck", "duck"], rays)
+    hit = buffers.material != NOTHING
+    points = (rays.origins + rays.directions * buffers.depth[..., None])[hit]
+    assert signed_distance("duck", points).abs().max() < 5e-3
+    outside = points + 0.02 * buffers.normal[hit]
+    assert (signed_distance("duck", outside) > 0).float().mean() > 0.99
+    torch.testing.assert_close(buffers.normal[hit].norm(dim=-1), torch.ones(int(hit.sum())), atol=1e-4, rtol=0)
+
+
+def test_a_traced_silhouette_agrees_with_the_distance_field():
+    rays = fixed_cameras(30.0, 10.0).rays(24, 24)
+    traced = trace(["chair"], rays).material[0] != NOTHING
+    t = torch.linspace(1.5, 4.0, 600)
+    along = rays.origins[0, :, :, None] + rays.directions[0, :, :, None] * t[:, None]
+    sampled = (signed_distance("chair", along.reshape(-1, 3)) < 0).reshape(24, 24, -1).any(-1)
+    assert (traced == sampled).float().mean() > 0.985
+
+
+def test_compose_paints_background_and_body():
+    rays = fixed_cameras(0.0, 0.0).rays(32, 32)
+    image = compose(
+        trace(["snowman"], rays),
+        rays,
+        palettes(torch.tensor([[0.2, 0.4, 0.6]])),
+        flat_light(1),
+        torch.tensor([[1.0, 0, 0]]),
+    )
+    torch.testing.assert_close(image[0, :, 0, 0], torch.tensor([1.0, 0, 0]))
+    torch.testing.assert_close(image[0, :, 25, 16], torch.tensor([0.2, 0.4, 0.6]))  # the lowest ball
+
+
+def test_a_tenth_of_the_pairs_is_held_out_and_never_painted():
+    pairs = [(kind, color) for kind in KINDS for color in COLORS]
+    out = {pair for pair in pairs if held_out(*pair)}
+    assert len(out) == len(pairs) // 10
+    data = ToyboxData(0, 64, pool_size=8, image_size=16, caption_dropout=0.0)
+    for step in range(3):
+        for caption in data.batch(step).captions:
+            words = set(caption.replace(",", "").split())
+            assert not any({kind, color} <= words for kind, color in out), caption
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    make = lambda seed: ToyboxData(seed, 4, pool_size=8, pool_steps=2, image_size=16)  # noqa: E731
+    first, again, other = make(1), make(1), make(2)
+    a = [first.batch(step) for step in range(4)]
+    b = again.batch(3)  # without the ones before
+    assert torch.equal(a[3].images, b.images)
+    assert a[3].captions == b.captions
+    assert torch.equal(a[3].weights, b.weights)
+    assert not torch.equal(a[0].images, other.batch(0).images)
+    assert a[0].images.min() >= 0
+    assert a[0].images.max() <= 1
+
+
+def test_captions_fit_the_tokenizer_and_have_no_unknown_word():
+    tokenizer = build_tokenizer()
+    longest = max(TEMPLATES, key=len).format(a="an", color="orange", kind="mushroom") + ", overhead view"
+    ids = tokenizer(longest).input_ids
+    assert tokenizer.unk_token_id not in ids
+    assert len(ids) <= MAX_WORDS
+    assert tokenizer("a red zebra").input_ids.count(tokenizer.unk_token_id) == 1
+    assert set(KINDS) | set(COLORS) <= set(vocabulary())
+
+
+def test_caption_dropout_is_a_tenth():
+    data = ToyboxData(3, 500, pool_size=4, image_size=8)
+    captions = data.batch(0).captions
+    counts = Counter(caption == "" for caption in captions[::4])
+    assert counts[True] / 500 == pytest.approx(0.1, abs=0.05)
+
+
+def test_toy_names():
+    assert parse_toy("red mushroom") == ("mushroom", "red")
+    assert parse_toy("Car")[0] == "car"
+    for wrong in ("", "red", "red zebra", "mauve car", "a red mushroom"):
+        with pytest.raises(DreamFusionError, match="mushroom"):
+            parse_toy(wrong)
+
+
+def test_the_sheet_has_a_row_for_each_toy():
+    one, two = toybox_sheet(["red car"], size=16), toybox_sheet(["red car", "blue duck"], size=16)
+    assert two.shape[1] > one.shape[1]
+
+
+def test_orthogonalized_pushes_singular_values_towards_one():
+    torch.manual_seed(0)
+    for shape in ((6, 20), (20, 6)):
+        matrix = torch.randn(*shape) @ torch.diag(torch.logspace(0, -1, shape[1]))
+        values = torch.linalg.svdvals(orthogonalized(matrix))
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        assert (orthogonalized(matrix) * (u @ v)).sum() / (u @ v).norm() ** 2 > 0.8  # near the polar factor
+
+
+def test_muon_finds_the_minimum_of_a_quadratic():
+    torch.manual_seed(0)
+    target, weight = torch.randn(4, 3, 3, 3), torch.nn.Parameter(torch.zeros(4, 3, 3, 3))
+    optimizer = Muon([weight], lr=0.1)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 200)
+        optimizer.zero_grad()
+        (weight - target).square().sum().backward()
+        optimizer.step()
+    assert (weight - target).abs().max() < 0.05
+
+
+TINY = TrainSettings(steps=4, batch_size=2, warmup_steps=2, decay_steps=2)
+
+
+@pytest.fixture
+def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train on few views: what is tested here is the trainer."""
+    monkeypatch.setattr("dreamfusion.toybox.train.ToyboxData", lambda *a, **k: ToyboxData(*a, **k, pool_size=8))
+
+
+def test_learning_rate_is_a_trapezoid():
+    settings = TrainSettings(steps=100, warmup_steps=10, decay_steps=20)
+    assert [settings.lr_factor(s) for s in (0, 9, 50, 80, 90, 99)] == pytest.approx([0.1, 1, 1, 1, 0.5, 0.05])
+
+
+@pytest.mark.slow
+def test_training_resumes_exactly_and_leaves_a_prior_that_loads(tmp_path: Path, small_data: None):
+    whole = train(tmp_path / "whole", TINY, save_every=100, sample_every=100)
+    # Stopped after two steps: the schedule is that of four, as after a kill.
+    stopped = Trainer(TINY)
+    for _ in range(2):
+        stopped.train_step()
+    (tmp_path / "parts").mkdir()
+    stopped.save(tmp_path / "parts")
+    resumed = train(tmp_path / "parts", TINY, save_every=100, sample_every=100)
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, resumed.parameters[name]), name
+        assert torch.equal(whole.ema[name], resumed.ema[name]), name
+
+    index = json.loads((tmp_path / "parts/prior/model_index.json").read_text())
+    assert index["_class_name"] == "IFPipeline"
+    assert index["tokenizer"][1] == "PreTrainedTokenizerFast"
+    guidance = PixelGuidance(tmp_path / "parts/prior")
+    assert guidance.sample_size == 64
+    name = "unet.conv_in.weight"
+    torch.testing.assert_close(guidance._unet.conv_in.weight, resumed.ema[name], atol=1e-3, rtol=1e-3)  # half precision
+    assert (tmp_path / "parts/samples/step_000004.png").stat().st_size > 1000
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(small_data: None):
+    trainer = Trainer(replace(TINY, batch_size=1))
+    with torch.no_grad():
+        trainer.prior.unet.conv_in.weight.fill_(float("nan"))
+    with pytest.raises(DreamFusionError, match="step 0"):
+        trainer.train_step()
+
+
+def test_materials_and_shapes_are_known():
+    for parts in KINDS.values():
+        for part in parts:
+            assert part.material in MATERIALS
