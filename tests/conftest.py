@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from worlds import shrink_pictures
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -13,6 +15,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _small_pictures() -> None:
+    """Finished pictures of a few pixels: what they show is tested elsewhere, and rendering them takes most of a run."""
+    shrink_pictures()
 
 
 @pytest.fixture

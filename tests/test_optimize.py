@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dreamfusion.assets.mesh import sample_density, surface_level
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.optimize import State, optimize, refuse_collapse, sample_shading
@@ -10,14 +11,14 @@ from worlds import toy_config, toy_prior
 CPU = torch.device("cpu")
 
 
-def volume_iou(state: State, kind: str, resolution: int = 40) -> float:
-    """Intersection over union with the true toy, at the density that is half opaque over one training step."""
-    axis = (torch.arange(resolution) + 0.5) / resolution * 2 - 1
+def volume_iou(state: State, kind: str, resolution: int = 48) -> float:
+    """Intersection over union with the true toy, its surface being where the exported mesh has it."""
+    density = sample_density(state.scene.field, resolution)
+    axis = torch.linspace(-1, 1, resolution)
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-    truth = signed_distance(kind, points) < 0
-    with torch.no_grad():
-        solid = state.scene.field.density(points) > 0.7 / state.scene.settings.step_length
-    return ((solid & truth).sum() / (solid | truth).sum()).item()
+    truth = (signed_distance(kind, points) < 0).reshape(density.shape).numpy()
+    solid = density > surface_level(density, 2 / (resolution - 1))
+    return (solid & truth).sum() / (solid | truth).sum()
 
 
 @pytest.mark.slow

@@ -205,6 +205,13 @@ def test_training_resumes_exactly_and_leaves_a_prior_that_loads(tmp_path: Path, 
     name = "unet.conv_in.weight"
     torch.testing.assert_close(guidance._unet.conv_in.weight, resumed.ema[name], atol=1e-3, rtol=1e-3)  # half precision
     assert (tmp_path / "parts/samples/step_000004.png").stat().st_size > 1000
+    card = (tmp_path / "parts/prior/README.md").read_text()
+    assert "--steps 4 --batch-size 2" in card
+    assert "green mushroom" in card
+
+    further = Trainer(TINY)
+    further.start_from(tmp_path / "parts/prior")
+    torch.testing.assert_close(further.parameters[name], resumed.ema[name], atol=1e-3, rtol=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(small_data: None):

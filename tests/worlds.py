@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from dreamfusion import results
 from dreamfusion.cameras import CameraRange, sample_cameras
 from dreamfusion.config import Config, parse_config
 from dreamfusion.guidance.analytic import AnalyticGuidance
@@ -50,3 +51,8 @@ def toy_config(**changes: Any) -> Config:
         "device": "cpu",
     }
     return parse_config(values | changes)
+
+
+def shrink_pictures() -> None:
+    """Make the finished pictures of all runs in this process small."""
+    results.SHEET_SIZE, results.TURNTABLE_SIZE, results.TURNTABLE_FRAMES = 16, 16, 3

@@ -157,6 +157,7 @@ def prior_train(
     decay_steps: int = 1500,
     seed: int = 0,
     device: str = "auto",
+    start_from: Path | None = None,
     save_every: int = 250,
     sample_every: int = 1000,
 ) -> None:
@@ -171,6 +172,7 @@ def prior_train(
         decay_steps: steps at the end over which the learning rates fall to zero
         seed: decides weights, data and noise
         device: auto, cpu, cuda, cuda:N or mps
+        start_from: folder of a finished prior to begin with, in place of random weights
         save_every: steps between checkpoints
         sample_every: steps between sample grids and refreshes of the finished prior
 
@@ -187,6 +189,7 @@ def prior_train(
             output,
             settings,
             device=str(pick_device(device)),
+            start_from=start_from,
             save_every=save_every,
             sample_every=sample_every,
             on_progress=progress.update,

@@ -34,8 +34,9 @@ from dreamfusion.shading import Lights, Shading, headlights
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
 SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 _LIGHT_DISTANCE = 4.0
-_TURNTABLE_FRAMES = 60
-_FPS = 20
+SHEET_SIZE = 112
+TURNTABLE_SIZE, TURNTABLE_FRAMES = 144, 30
+_FPS = 15
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,16 @@ def write_assets(result: Result) -> None:
     scene = result.scene
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
-    rows: dict[str, Tensor] = {shading: scene.picture(cameras, shading, 128).rgb for shading in SHADINGS}
+    rows: dict[str, Tensor] = {shading: scene.picture(cameras, shading, SHEET_SIZE).rgb for shading in SHADINGS}
     save_png(contact_sheet(rows, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
-    save_mp4(_turntable(scene, "lambertian", 192), result.turntable, fps=_FPS)
+    turning = scene.picture(orbit_cameras(TURNTABLE_FRAMES), "lambertian", TURNTABLE_SIZE).rgb
+    save_mp4(turning, result.turntable, fps=_FPS)
     save_glb(extract_mesh(scene.field), result.mesh)
 
 
 def preview(scene: Scene) -> Tensor:
     """Return a small picture [3, H, W] of the scene from four sides, shaded."""
     return torch.cat(list(scene.picture(orbit_cameras(4), "lambertian", 96).rgb), dim=2)
-
-
-def _turntable(scene: Scene, shading: Shading, size: int, frames: int = _TURNTABLE_FRAMES) -> Tensor:
-    return scene.picture(orbit_cameras(frames), shading, size).rgb
 
 
 def render_run(

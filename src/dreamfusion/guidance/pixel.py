@@ -73,7 +73,8 @@ class PixelGuidance(Guidance):
         tokens = self._tokenizer(
             texts, padding="max_length", max_length=self._max_tokens, truncation=True, return_tensors="pt"
         ).to(self.device)
-        return hidden_states(self._text_encoder, tokens).float()
+        hidden = self._text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        return hidden.float()
 
     def release_text_encoder(self) -> None:
         """Free the memory of the text encoder, for DeepFloyd by far the largest part; `embed` is over after this."""
@@ -155,18 +156,6 @@ class PixelGuidance(Guidance):
             uncond, cond = self._model_output(torch.cat([z, z]), t.expand(2 * len(z)), both).chunk(2)
             z = scheduler.step(classifier_free_guidance(uncond, cond, guidance_scale), t, z).prev_sample
         return z_to_image(z)
-
-
-def hidden_states(text_encoder: Any, tokens: Any) -> Tensor:
-    """Return the hidden states [n, L, D] of tokenized prompts.
-
-    A text encoder whose configuration says ``zero_padding`` gets zeros where there is no word, as Imagen has it: the
-    embedded prior pools all positions, and in a short prompt the padding would drown the words.
-    """
-    hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-    if getattr(text_encoder.config, "zero_padding", False):
-        hidden = hidden * tokens.attention_mask[..., None].to(hidden)
-    return hidden
 
 
 def _pixel_unet_size(unet: Any, model: str | Path) -> int:

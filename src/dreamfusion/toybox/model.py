@@ -38,7 +38,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_text_encoder(vocabulary_size: int) -> T5EncoderModel:
     """Return a randomly initialised two-layer T5 encoder."""
-    options: dict[str, Any] = {"zero_padding": True}  # ours: read by dreamfusion.guidance.pixel.hidden_states
     config = T5Config(
         vocab_size=vocabulary_size,
         d_model=TEXT_WIDTH,
@@ -54,7 +53,6 @@ def build_text_encoder(vocabulary_size: int) -> T5EncoderModel:
         eos_token_id=1,
         is_encoder_decoder=False,
         use_cache=False,
-        **options,
     )
     return T5EncoderModel(config)
 

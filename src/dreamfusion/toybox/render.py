@@ -5,7 +5,8 @@ Keeping the two apart lets training recolour and relight a traced view many time
 for any point, so that geometry scores know the truth.
 """
 
-# Warp's dialect inside kernels and functions is not typed Python.
+# Kernels are written in Warp's dialect: annotations are values, and float(0) declares a variable where 0 is a constant.
+# ruff: noqa: UP018
 # mypy: disable-error-code="valid-type, misc, no-untyped-def, attr-defined, operator, index, call-overload"
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _prism(q: wp.vec3, h: wp.vec3) -> float:
 
 @wp.func
 def _primitive_distance(shape: int, q: wp.vec3, s: wp.vec3, rounding: float) -> float:
-    d = 0.0
+    d = float(0.0)
     if shape == 0:
         k0 = wp.length(wp.vec3(q[0] / s[0], q[1] / s[1], q[2] / s[2]))
         k1 = wp.length(wp.vec3(q[0] / (s[0] * s[0]), q[1] / (s[1] * s[1]), q[2] / (s[2] * s[2])))
@@ -98,8 +99,8 @@ class _Program:
 @wp.func
 def _scene(program: _Program, kind: int, p: wp.vec3) -> wp.vec2:
     """Return (signed distance, material) of a kind at a point."""
-    best = 1.0e3
-    material = 0.0
+    best = float(1.0e3)
+    material = float(0.0)
     for i in range(program.first[kind], program.first[kind + 1]):
         q = program.to_local[i] * (p - program.center[i])
         d = _primitive_distance(program.shape[i], q, program.size[i], program.rounding[i])
@@ -157,7 +158,7 @@ def _trace_kernel(
     if hit[0] > 5.0e-3:
         return
     # Four evaluations at the corners of a tetrahedron give the gradient.
-    h = 1.0e-3
+    h = float(1.0e-3)
     k0 = wp.vec3(1.0, -1.0, -1.0)
     k1 = wp.vec3(-1.0, -1.0, 1.0)
     k2 = wp.vec3(-1.0, 1.0, -1.0)

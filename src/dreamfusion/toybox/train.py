@@ -9,18 +9,22 @@ and the step, so a resumed training is the same as one that never stopped.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import replace_folder
-from dreamfusion.guidance.pixel import PixelGuidance, hidden_states
+from dreamfusion.files import replace_folder, write_text
+from dreamfusion.guidance.loading import load_pipeline
+from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.toybox.card import read_log, write_card
 from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import build_pipeline
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
@@ -67,7 +71,7 @@ class Prior(nn.Module):
         tokens = self.pipe.tokenizer(
             captions, padding="max_length", max_length=self.pipe.tokenizer.model_max_length, return_tensors="pt"
         ).to(weights.device)
-        hidden = hidden_states(self.text_encoder, tokens)
+        hidden = self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         return torch.einsum("bv,bvld->bld", weights, hidden.unflatten(0, (-1, 4)))
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -90,6 +94,12 @@ def _log(folder: Path, row: dict[str, float]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def _drop_later_rows(log: Path, step: int) -> None:
+    """Drop what a killed training logged after its last checkpoint: it is about to be logged again."""
+    rows = [row for row in read_log(log) if row["step"] <= step]
+    write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 class Trainer:
     """Weights, optimisers and moving average, and how they are saved to and restored from a folder."""
 
@@ -107,6 +117,18 @@ class Trainer:
             torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0),
         )
         self.data = ToyboxData(settings.seed, settings.batch_size, device=device)
+
+    def start_from(self, prior: Path) -> None:
+        """Take the weights of a finished prior instead of random ones; DreamFusionError if it is of another shape."""
+        pipe: Any = load_pipeline(prior)
+        modules = {"text_encoder": pipe.text_encoder, "unet": pipe.unet}
+        weights = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
+        if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in self.parameters.items()}:
+            raise DreamFusionError(f"{prior} is not a prior of this architecture: give one that prior train has made.")
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(weights[name])
+                self.ema[name].copy_(weights[name])
 
     def train_step(self) -> float:
         """Take one step and return its loss; DreamFusionError if the loss is not finite."""
@@ -171,11 +193,12 @@ def train(
     settings: TrainSettings,
     *,
     device: str = "cpu",
+    start_from: Path | None = None,
     save_every: int = 250,
     sample_every: int = 1000,
     on_progress: Callable[[TrainStep], None] | None = None,
 ) -> Trainer:
-    """Train in ``folder``, going on from its newest checkpoint if there is one.
+    """Train in ``folder``, going on from its newest checkpoint if there is one, else from the prior ``start_from``.
 
     Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds), ``prior/``, the pipeline with averaged weights, and
     ``samples/``, pictures drawn by it.
@@ -185,6 +208,9 @@ def train(
     newest = latest_checkpoint(folder / "checkpoints")
     if newest is not None:
         trainer.restore(newest)
+        _drop_later_rows(folder / "log.jsonl", trainer.step)
+    elif start_from is not None:
+        trainer.start_from(start_from)
     begun, first_step, mean = time.monotonic(), trainer.step, 0.0
     earlier, losses = trainer.seconds, []
     while trainer.step < settings.steps:
@@ -201,8 +227,15 @@ def train(
         if trainer.step % save_every == 0 or last:
             trainer.save(folder)
         if trainer.step % sample_every == 0 or last:
-            trainer.export(folder / "prior")
-            save_samples(
-                PixelGuidance(folder / "prior", device=device), folder / "samples" / f"step_{trainer.step:06d}.png"
-            )
+            finish_prior(trainer, folder, start_from)
     return trainer
+
+
+def finish_prior(trainer: Trainer, folder: Path, start_from: Path | None = None) -> None:
+    """Write the prior as it is now, with its samples and its model card, to ``folder / "prior"``."""
+    prior = folder / "prior"
+    trainer.export(prior)
+    save_samples(PixelGuidance(prior, device=trainer.device), folder / "samples" / f"step_{trainer.step:06d}.png")
+    shutil.copyfile(folder / "samples" / f"step_{trainer.step:06d}.png", prior / "samples.png")
+    settings = asdict(trainer.settings)
+    write_card(prior, settings, trainer.seconds, folder / "log.jsonl", str(start_from) if start_from else None)

@@ -1,0 +1,83 @@
+"""The model card of a trained prior: how it was made, its loss curve, and samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from dreamfusion.assets.images import save_png
+from dreamfusion.files import write_text
+from dreamfusion.toybox.world import COLORS, KINDS, held_out
+
+_WIDTH, _HEIGHT, _MARGIN = 560, 260, 40
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a training's log.jsonl: step, loss, seconds; none if there is no log yet."""
+    if not path.exists():
+        return []
+    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+
+
+def loss_curve(rows: list[dict[str, float]]) -> torch.Tensor:
+    """Return a picture [3, H, W] of the loss, logarithmic, against the step."""
+    picture = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
+    draw = ImageDraw.Draw(picture)
+    steps, losses = (np.array([row[key] for row in rows], dtype=float) for key in ("step", "loss"))
+    low, high = np.log(losses.min() * 0.9), np.log(losses.max() * 1.1)
+    x = _MARGIN + (_WIDTH - 2 * _MARGIN) * steps / steps.max()
+    y = _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * (np.log(losses) - low) / (high - low)
+    draw.rectangle((_MARGIN, _MARGIN, _WIDTH - _MARGIN, _HEIGHT - _MARGIN), outline="#bbbbbb")
+    draw.line(list(zip(x, y, strict=True)), fill="#b02020", width=2)
+    draw.text((4, _MARGIN), f"{losses.max():.3f}", fill="black")
+    draw.text((4, _HEIGHT - _MARGIN - 10), f"{losses.min():.3f}", fill="black")
+    draw.text((_WIDTH - 2 * _MARGIN, _HEIGHT - _MARGIN + 6), f"step {steps.max():.0f}", fill="black")
+    draw.text((_MARGIN, 12), "v-prediction loss, mean of 50 steps, logarithmic", fill="black")
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1) / 255
+
+
+def write_card(folder: Path, settings: Mapping[str, Any], seconds: float, log: Path, started_from: str | None) -> None:
+    """Write README.md and loss.png into the folder of a finished prior; ``seconds`` is the time it took in all."""
+    rows = read_log(log)
+    if rows:
+        save_png(loss_curve(rows), folder / "loss.png")
+    steps = int(rows[-1]["step"]) if rows else 0
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items() if name in _OPTIONS)
+    command = f"dreamfusion prior train {options}" + (f" --start-from {started_from}" if started_from else "")
+    pairs = ", ".join(f"{color} {kind}" for kind in KINDS for color in COLORS if held_out(kind, color))
+    table = "\n".join(f"| {row['step']:.0f} | {row['loss']:.4f} |" for row in rows[:: max(1, len(rows) // 12)])
+    write_text(
+        folder / "README.md",
+        f"""# The toybox prior
+
+A text-conditional diffusion model of 64 x 64 pixels in diffusers' folder format (IFPipeline: T5 encoder, UNet, DDPM
+scheduler with a cosine schedule and v-prediction). It knows {len(KINDS)} kinds of toys in {len(COLORS)} colours, and no
+other words.
+
+| | |
+|---|---|
+| command | `{command}` |
+| seed | {settings["seed"]} |
+| steps, batch | {steps}, {settings["batch_size"]} |
+| images seen | {steps * settings["batch_size"]:,} |
+| time | {seconds / 60:.0f} minutes |
+| weights | moving average ({settings["ema"]}), half precision |
+| never shown in training | {pairs} |
+
+| step | loss |
+|---|---|
+{table}
+
+![loss](loss.png)
+![samples](samples.png)
+""",
+    )
+
+
+_OPTIONS = ("steps", "batch_size", "lr", "muon_lr", "decay_steps", "seed")
