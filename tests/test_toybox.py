@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from dreamfusion.toybox.data import ToyboxData
 from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer
 from dreamfusion.toybox.muon import Muon, orthogonalized
 from dreamfusion.toybox.render import NOTHING, compose, palettes, render_toy, signed_distance, trace
-from dreamfusion.toybox.samples import parse_toy, toybox_sheet
+from dreamfusion.toybox.samples import parse_toy, save_samples, toybox_sheet
 from dreamfusion.toybox.train import Trainer, TrainSettings, train
 from dreamfusion.toybox.world import COLORS, KINDS, MATERIALS, TEMPLATES, held_out, vocabulary
 
@@ -174,7 +175,8 @@ TINY = TrainSettings(steps=4, batch_size=2, warmup_steps=2, decay_steps=2)
 
 @pytest.fixture
 def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train on few views: what is tested here is the trainer."""
+    """Train on few views and draw samples in one step: what is tested here is the trainer."""
+    monkeypatch.setattr("dreamfusion.toybox.train.save_samples", partial(save_samples, steps=1))
     monkeypatch.setattr("dreamfusion.toybox.train.ToyboxData", lambda *a, **k: ToyboxData(*a, **k, pool_size=8))
 
 

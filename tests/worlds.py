@@ -54,5 +54,5 @@ def toy_config(**changes: Any) -> Config:
 
 
 def shrink_pictures() -> None:
-    """Make the finished pictures of all runs in this process small."""
-    results.SHEET_SIZE, results.TURNTABLE_SIZE, results.TURNTABLE_FRAMES = 16, 16, 3
+    """Make the finished pictures and meshes of all runs in this process small."""
+    results.SHEET_SIZE, results.TURNTABLE_SIZE, results.TURNTABLE_FRAMES, results.MESH_RESOLUTION = 16, 16, 3, 32

@@ -36,6 +36,7 @@ SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 _LIGHT_DISTANCE = 4.0
 SHEET_SIZE = 112
 TURNTABLE_SIZE, TURNTABLE_FRAMES = 144, 30
+MESH_RESOLUTION = 128
 _FPS = 15
 
 
@@ -93,7 +94,7 @@ def write_assets(result: Result) -> None:
     save_png(contact_sheet(rows, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
     turning = scene.picture(orbit_cameras(TURNTABLE_FRAMES), "lambertian", TURNTABLE_SIZE).rgb
     save_mp4(turning, result.turntable, fps=_FPS)
-    save_glb(extract_mesh(scene.field), result.mesh)
+    save_glb(extract_mesh(scene.field, MESH_RESOLUTION), result.mesh)
 
 
 def preview(scene: Scene) -> Tensor:
@@ -158,7 +159,7 @@ def _lights(cameras: Cameras, azimuth_deg: float | None, elevation_deg: float, a
     return Lights(position, torch.full((count,), 1 - ambient), torch.full((count,), ambient))
 
 
-def export_run(folder: Path | str, *, output: Path | None = None, resolution: int = 128) -> Path:
+def export_run(folder: Path | str, *, output: Path | None = None, resolution: int = MESH_RESOLUTION) -> Path:
     """Extract the mesh of a run at ``resolution`` cells per side, write it as GLB and return its path."""
     if not 16 <= resolution <= 512:
         raise DreamFusionError(f"--resolution must be from 16 to 512 (given: {resolution}).")

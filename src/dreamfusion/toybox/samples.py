@@ -77,8 +77,8 @@ def toybox_sheet(names: Sequence[str], *, size: int = 96, shading: Shading = "la
     return contact_sheet(rows, [f"{a:.0f}°/{e:.0f}°" for a, e in zip(_AZIMUTHS_DEG, _ELEVATIONS_DEG, strict=True)])
 
 
-def save_samples(guidance: PixelGuidance, path: Path) -> None:
+def save_samples(guidance: PixelGuidance, path: Path, *, steps: int = 25) -> None:
     """Write the sample grid that shows how far a training has come: one toy per colour, every kind once or so."""
     colors = list(COLORS)
     prompts = [f"a {colors[(3 * i) % len(colors)]} {kind}" for i, kind in enumerate(KINDS)]
-    save_png(sample_grid(guidance, [p.replace("a orange", "an orange") for p in prompts], steps=25), path)
+    save_png(sample_grid(guidance, [p.replace("a orange", "an orange") for p in prompts], steps=steps), path)
