@@ -37,7 +37,7 @@ def prior(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _with_prior(prior, monkeypatch):
-    monkeypatch.setattr(doctor, "PRIOR_FOLDER", prior)
+    monkeypatch.setattr(doctor, "EMBEDDED_PRIOR", prior)
 
 
 def by_name(checks):
@@ -74,7 +74,7 @@ def test_damaged_prior_fails_with_a_remedy(damage, prior, tmp_path, monkeypatch)
         shutil.copytree(prior, folder)
         weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
         weights.write_bytes(weights.read_bytes()[:100])
-    monkeypatch.setattr(doctor, "PRIOR_FOLDER", folder)
+    monkeypatch.setattr(doctor, "EMBEDDED_PRIOR", folder)
     check = doctor._prior()
     assert check.status == "fail"
     assert "dreamfusion prior train" in check.remedy

@@ -226,7 +226,7 @@ def prior_sample(
     from dreamfusion.assets.images import save_png
     from dreamfusion.device import pick_device
     from dreamfusion.guidance.pixel import PixelGuidance
-    from dreamfusion.run import EMBEDDED_PRIOR
+    from dreamfusion.toybox import EMBEDDED_PRIOR
     from dreamfusion.toybox.samples import sample_grid
 
     guidance = PixelGuidance(model or EMBEDDED_PRIOR, device=pick_device(device))

@@ -8,14 +8,14 @@ from dreamfusion.errors import DreamFusionError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``: "auto" takes a GPU if there is one.
+    """Return the device called ``name``: "auto" takes CUDA if there is one, else the CPU.
+
+    Apple's MPS is used only when asked for, because the Warp kernels do not run on it.
 
     Raises DreamFusionError for a device that this machine or this build of PyTorch does not have.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -23,11 +23,9 @@ from rich.table import Table
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import free_disk_bytes
+from dreamfusion.toybox import EMBEDDED_PRIOR
 
 Status = Literal["ok", "warn", "fail"]
-
-PRIOR_FOLDER = Path(__file__).parent / "toybox" / "prior"
-"""Where the embedded prior lies inside the package."""
 
 _GB = 1e9
 
@@ -164,9 +162,9 @@ def _memory() -> Check:
 
 def _prior() -> Check:
     remedy = "reinstall the package, or train a prior: dreamfusion prior train"
-    if not PRIOR_FOLDER.is_dir():
-        return Check("Embedded prior", "fail", f"there is no folder {PRIOR_FOLDER}", remedy)
-    return _pipeline("Embedded prior", PRIOR_FOLDER, remedy)
+    if not EMBEDDED_PRIOR.is_dir():
+        return Check("Embedded prior", "fail", f"there is no folder {EMBEDDED_PRIOR}", remedy)
+    return _pipeline("Embedded prior", EMBEDDED_PRIOR, remedy)
 
 
 def _model(model: str) -> Check:

@@ -20,9 +20,9 @@ from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.optimize import State, Step, optimize
 from dreamfusion.prompts import validate_prompt
 from dreamfusion.results import Result, open_state, preview, write_assets
+from dreamfusion.toybox import EMBEDDED_PRIOR
 
 RUNS = Path("runs")
-EMBEDDED_PRIOR = Path(__file__).parent / "toybox" / "prior"
 _RESUMABLE_CHANGES = {"steps", "device"}
 
 
