@@ -170,7 +170,7 @@ def test_muon_finds_the_minimum_of_a_quadratic():
     assert (weight - target).abs().max() < 0.05
 
 
-TINY = TrainSettings(steps=4, batch_size=2, warmup_steps=2, decay_steps=2)
+TINY = TrainSettings(steps=4, batch_size=2, image_size=16, warmup_steps=2, decay_steps=2)
 
 
 @pytest.fixture
@@ -203,12 +203,12 @@ def test_training_resumes_exactly_and_leaves_a_prior_that_loads(tmp_path: Path, 
     assert index["_class_name"] == "IFPipeline"
     assert index["tokenizer"][1] == "PreTrainedTokenizerFast"
     guidance = PixelGuidance(tmp_path / "parts/prior")
-    assert guidance.sample_size == 64
+    assert guidance.sample_size == 16
     name = "unet.conv_in.weight"
     torch.testing.assert_close(guidance._unet.conv_in.weight, resumed.ema[name], atol=1e-3, rtol=1e-3)  # half precision
     assert (tmp_path / "parts/samples/step_000004.png").stat().st_size > 1000
     card = (tmp_path / "parts/prior/README.md").read_text()
-    assert "--steps 4 --batch-size 2" in card
+    assert "--steps 4 --batch-size 2 --image-size 16" in card
     assert "green mushroom" in card
 
     further = Trainer(TINY)

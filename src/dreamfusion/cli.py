@@ -150,8 +150,9 @@ def export(run: Positional[Path], *, output: Path | None = None, resolution: int
 def prior_train(
     *,
     output: Path = Path("runs/prior"),
-    steps: int = 6000,
-    batch_size: int = 24,
+    steps: int = 8000,
+    batch_size: int = 48,
+    image_size: int = 32,
     lr: float = 1e-3,
     muon_lr: float = 2e-2,
     decay_steps: int = 1500,
@@ -167,6 +168,7 @@ def prior_train(
         output: folder for checkpoints, log, sample grids and the finished prior
         steps: training steps in all
         batch_size: images per step
+        image_size: side of the images in pixels; a prior can be trained further at twice its size with --start-from
         lr: learning rate of embeddings, norms, biases, first and last layer (AdamW)
         muon_lr: learning rate of all other weights (Muon)
         decay_steps: steps at the end over which the learning rates fall to zero
@@ -182,7 +184,13 @@ def prior_train(
     from dreamfusion.toybox.train import TrainSettings, train
 
     settings = TrainSettings(
-        steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, decay_steps=decay_steps, seed=seed
+        steps=steps,
+        batch_size=batch_size,
+        image_size=image_size,
+        lr=lr,
+        muon_lr=muon_lr,
+        decay_steps=decay_steps,
+        seed=seed,
     )
     with TrainProgress(console, steps) as progress:
         train(

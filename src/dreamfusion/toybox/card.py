@@ -50,13 +50,14 @@ def write_card(folder: Path, settings: Mapping[str, Any], seconds: float, log: P
     steps = int(rows[-1]["step"]) if rows else 0
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items() if name in _OPTIONS)
     command = f"dreamfusion prior train {options}" + (f" --start-from {started_from}" if started_from else "")
+    size = settings["image_size"]
     pairs = ", ".join(f"{color} {kind}" for kind in KINDS for color in COLORS if held_out(kind, color))
     table = "\n".join(f"| {row['step']:.0f} | {row['loss']:.4f} |" for row in rows[:: max(1, len(rows) // 12)])
     write_text(
         folder / "README.md",
         f"""# The toybox prior
 
-A text-conditional diffusion model of 64 x 64 pixels in diffusers' folder format (IFPipeline: T5 encoder, UNet, DDPM
+A text-conditional diffusion model of {size} x {size} pixels in diffusers' folder format (IFPipeline: T5 encoder, UNet, DDPM
 scheduler with a cosine schedule and v-prediction). It knows {len(KINDS)} kinds of toys in {len(COLORS)} colours, and no
 other words.
 
@@ -80,4 +81,4 @@ other words.
     )
 
 
-_OPTIONS = ("steps", "batch_size", "lr", "muon_lr", "decay_steps", "seed")
+_OPTIONS = ("steps", "batch_size", "image_size", "lr", "muon_lr", "decay_steps", "seed")

@@ -36,7 +36,8 @@ class TrainSettings:
     """Everything that decides the weights."""
 
     steps: int = 8000
-    batch_size: int = 24
+    batch_size: int = 48
+    image_size: int = 32
     lr: float = 1e-3
     muon_lr: float = 2e-2
     warmup_steps: int = 100
@@ -61,9 +62,9 @@ class TrainStep:
 class Prior(nn.Module):
     """The trained parts of the prior: text encoder and UNet."""
 
-    def __init__(self) -> None:
+    def __init__(self, image_size: int) -> None:
         super().__init__()
-        self.pipe = build_pipeline()
+        self.pipe = build_pipeline(image_size)
         self.text_encoder, self.unet = self.pipe.text_encoder, self.pipe.unet
 
     def embed(self, captions: list[str], weights: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class Trainer:
     def __init__(self, settings: TrainSettings, device: str = "cpu") -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.step, self.seconds = settings, device, 0, 0.0
-        self.prior = Prior().to(device)
+        self.prior = Prior(settings.image_size).to(device)
         self.prior.unet.to(memory_format=torch.channels_last)
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -116,7 +117,7 @@ class Trainer:
             Muon(hidden, lr=settings.muon_lr),
             torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0),
         )
-        self.data = ToyboxData(settings.seed, settings.batch_size, device=device)
+        self.data = ToyboxData(settings.seed, settings.batch_size, image_size=settings.image_size, device=device)
 
     def start_from(self, prior: Path) -> None:
         """Take the weights of a finished prior instead of random ones; DreamFusionError if it is of another shape."""
@@ -174,7 +175,7 @@ class Trainer:
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights as a diffusers pipeline folder, in half precision."""
-        pipe = build_pipeline()
+        pipe = build_pipeline(self.settings.image_size)
         for module, prefix in ((pipe.text_encoder, "text_encoder."), (pipe.unet, "unet.")):
             weights = {n.removeprefix(prefix): e for n, e in self.ema.items() if n.startswith(prefix)}
             missing = module.load_state_dict(weights, strict=False).missing_keys
