@@ -57,9 +57,9 @@ def write_card(folder: Path, settings: Mapping[str, Any], seconds: float, log: P
         folder / "README.md",
         f"""# The toybox prior
 
-A text-conditional diffusion model of {size} x {size} pixels in diffusers' folder format (IFPipeline: T5 encoder, UNet, DDPM
-scheduler with a cosine schedule and v-prediction). It knows {len(KINDS)} kinds of toys in {len(COLORS)} colours, and no
-other words.
+A text-conditional diffusion model of {size} x {size} pixels in diffusers' folder format (IFPipeline: T5 encoder, UNet,
+DDPM scheduler with a cosine schedule and v-prediction). It knows {len(KINDS)} kinds of toys in {len(COLORS)} colours,
+and no other words.
 
 | | |
 |---|---|
