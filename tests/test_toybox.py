@@ -10,12 +10,14 @@ import torch
 from dreamfusion.cameras import fixed_cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.prompts import VIEWS
 from dreamfusion.shading import Lights
 from dreamfusion.toybox.data import ToyboxData
-from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer
+from dreamfusion.toybox.model import MAX_WORDS, build_pipeline, build_tokenizer
 from dreamfusion.toybox.muon import Muon, orthogonalized
 from dreamfusion.toybox.render import NOTHING, compose, palettes, render_toy, signed_distance, trace
 from dreamfusion.toybox.samples import parse_toy, save_samples, toybox_sheet
+from dreamfusion.toybox.text import spread_text
 from dreamfusion.toybox.train import Trainer, TrainSettings, train
 from dreamfusion.toybox.world import COLORS, KINDS, MATERIALS, TEMPLATES, held_out, vocabulary
 
@@ -168,6 +170,28 @@ def test_muon_finds_the_minimum_of_a_quadratic():
         (weight - target).square().sum().backward()
         optimizer.step()
     assert (weight - target).abs().max() < 0.05
+
+
+def test_every_attribute_moves_the_pooled_text_alike():
+    torch.manual_seed(0)
+    pipe = build_pipeline(16)
+    spread_text(pipe.tokenizer, pipe.text_encoder, pipe.unet)
+
+    def apart(texts: list[str]) -> torch.Tensor:
+        tokens = pipe.tokenizer(texts, padding="max_length", max_length=MAX_WORDS, return_tensors="pt")
+        with torch.no_grad():
+            hidden = pipe.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+            return torch.pdist(pipe.unet.add_embedding(hidden))
+
+    kinds = apart([f"a red {kind}, front view" for kind in KINDS])
+    colors = apart([f"a {color} car, front view" for color in COLORS])
+    views = apart([f"a red car, {view} view" for view in VIEWS])
+    for distances in (kinds, colors, views):
+        assert distances.min() > 2
+        assert distances.max() < 7
+    phrasings = apart(["a red car, front view", "red car, front view", "a toy car in red, front view"])
+    assert phrasings.max() < kinds.min()
+    assert not any(p.requires_grad for p in pipe.text_encoder.parameters())
 
 
 TINY = TrainSettings(steps=4, batch_size=2, image_size=16, warmup_steps=2, decay_steps=2)

@@ -29,6 +29,7 @@ from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import build_pipeline
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
 from dreamfusion.toybox.samples import save_samples
+from dreamfusion.toybox.text import spread_text
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ class TrainStep:
 
 
 class Prior(nn.Module):
-    """The trained parts of the prior: text encoder and UNet."""
+    """The parts of the prior that have weights: the text encoder, which stays as it is drawn, and the UNet."""
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
         self.pipe = build_pipeline(image_size)
         self.text_encoder, self.unet = self.pipe.text_encoder, self.pipe.unet
+        spread_text(self.pipe.tokenizer, self.text_encoder, self.unet)
 
     def embed(self, captions: list[str], weights: Tensor) -> Tensor:
         """Return text embeddings [B, L, D] of 4 B captions, mixed by view weights [B, 4]."""
@@ -111,8 +113,9 @@ class Trainer:
         self.prior.unet.to(memory_format=torch.channels_last)
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
-        hidden = [p for name, p in self.parameters.items() if is_hidden_matrix(name, p)]
-        others = [p for name, p in self.parameters.items() if not is_hidden_matrix(name, p)]
+        learned = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        hidden = [p for name, p in learned.items() if is_hidden_matrix(name, p)]
+        others = [p for name, p in learned.items() if not is_hidden_matrix(name, p)]
         self.optimizers = (
             Muon(hidden, lr=settings.muon_lr),
             torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0),
