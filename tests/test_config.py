@@ -19,7 +19,7 @@ def test_later_sources_win(tmp_path: Path):
     assert config.steps == 7
     assert config.guidance.guidance_scale == 3
     assert config.guidance.t_min == 0.2
-    assert config.views == PRESETS["quick"]["views"]
+    assert config.resolution_end == PRESETS["quick"]["resolution_end"]
 
 
 @pytest.mark.parametrize(

@@ -132,15 +132,15 @@ class Config(Section):
     """same seed, same machine, same result"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
-    steps: Count = 600
+    steps: Count = 400
     """optimisation steps"""
     views: Count = 4
     """views rendered and judged per step"""
     resolution: Annotated[int, Field(ge=8, le=1024)] = 32
     """side of the rendered views in pixels, at first"""
-    resolution_end: Annotated[int, Field(ge=8, le=1024)] = 64
+    resolution_end: Annotated[int, Field(ge=8, le=1024)] = 48
     """side of the rendered views from the share resolution_from on"""
-    resolution_from: Fraction = 0.5
+    resolution_from: Fraction = 0.6
     """share of the run after which views have their final size"""
     checkpoint_every: Count = 100
     """steps between checkpoints"""
@@ -158,7 +158,7 @@ class Config(Section):
 Preset = Literal["quick", "default", "high"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 250, "views": 2, "resolution_end": 48},
+    "quick": {"steps": 150, "resolution_end": 32},
     "default": {},
     "high": {
         "steps": 3000,
