@@ -97,7 +97,7 @@ def test_bad_input_gets_one_line(tmp_path: Path):
     assert "zebra" in unknown
     assert "mushroom" in unknown
     assert "--guidance diffusers --model" in unknown
-    assert "cannot be reached" in refused("generate", "a cat", "--model", "no-such/model", cwd=tmp_path)
+    assert "is not on this machine" in refused("generate", "a cat", "--model", "no-such/model", cwd=tmp_path)
     assert "There is no folder" in refused("generate", "a cat", "--model", "./missing", cwd=tmp_path)
     assert "--model" in refused("generate", "a cat", "--guidance", "diffusers", cwd=tmp_path)
     assert "steps" in refused("generate", "a red car", "--steps", "0", cwd=tmp_path)
