@@ -15,7 +15,7 @@ from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.prompts import VIEWS, validate_prompt, view_prompts
 from dreamfusion.shading import Lights, Shading, headlights
 from dreamfusion.toybox.render import render_toy
-from dreamfusion.toybox.world import COLORS, KINDS
+from dreamfusion.toybox.world import COLORS, KINDS, article
 
 _AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 20.0)
 _ELEVATIONS_DEG = (10.0, 10.0, 10.0, 10.0, 10.0, 75.0)
@@ -78,7 +78,7 @@ def toybox_sheet(names: Sequence[str], *, size: int = 96, shading: Shading = "la
 
 
 def save_samples(guidance: PixelGuidance, path: Path, *, steps: int = 25) -> None:
-    """Write the sample grid that shows how far a training has come: one toy per colour, every kind once or so."""
+    """Write the sample grid that shows how far a training has come: every kind once, in turning colours."""
     colors = list(COLORS)
-    prompts = [f"a {colors[(3 * i) % len(colors)]} {kind}" for i, kind in enumerate(KINDS)]
-    save_png(sample_grid(guidance, [p.replace("a orange", "an orange") for p in prompts], steps=steps), path)
+    toys = [(colors[(3 * i) % len(colors)], kind) for i, kind in enumerate(KINDS)]
+    save_png(sample_grid(guidance, [f"{article(color)} {color} {kind}" for color, kind in toys], steps=steps), path)

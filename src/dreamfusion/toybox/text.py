@@ -39,6 +39,14 @@ def all_captions() -> tuple[list[str], Tensor]:
     return captions, torch.stack(codes)
 
 
+def hidden_states(tokenizer: Any, text_encoder: Any, texts: list[str]) -> Tensor:
+    """Return the text encoder's output [n, L, D] for texts padded to the tokenizer's limit L."""
+    tokens = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").to(
+        text_encoder.device
+    )
+    return text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+
+
 @torch.no_grad()
 def spread_text(tokenizer: Any, text_encoder: Any, unet: Any) -> None:
     """Set the UNet's projection of the pooled text such that all attributes of a caption show, and freeze the text.
@@ -50,13 +58,7 @@ def spread_text(tokenizer: Any, text_encoder: Any, unet: Any) -> None:
     embedding = unet.add_embedding
     pooled = []
     for start in range(0, len(captions), 256):
-        tokens = tokenizer(
-            captions[start : start + 256],
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        ).to(text_encoder.device)
-        hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        hidden = hidden_states(tokenizer, text_encoder, captions[start : start + 256])
         pooled.append(embedding.pool(embedding.norm1(hidden)))
     x = torch.cat(pooled).double()
     x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)

@@ -29,7 +29,7 @@ from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import build_pipeline
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
 from dreamfusion.toybox.samples import save_samples
-from dreamfusion.toybox.text import spread_text
+from dreamfusion.toybox.text import hidden_states, spread_text
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,7 @@ class Prior(nn.Module):
 
     def embed(self, captions: list[str], weights: Tensor) -> Tensor:
         """Return text embeddings [B, L, D] of 4 B captions, mixed by view weights [B, 4]."""
-        tokens = self.pipe.tokenizer(
-            captions, padding="max_length", max_length=self.pipe.tokenizer.model_max_length, return_tensors="pt"
-        ).to(weights.device)
-        hidden = self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        hidden = hidden_states(self.pipe.tokenizer, self.text_encoder, captions)
         return torch.einsum("bv,bvld->bld", weights, hidden.unflatten(0, (-1, 4)))
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
