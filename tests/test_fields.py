@@ -83,13 +83,10 @@ def test_huge_logits_neither_overflow_nor_lose_their_gradient():
     assert bias.item() > 0
 
 
-def test_albedo_is_between_zero_and_one_and_agrees_between_calls():
-    field, x = rough_field(), points_in_ball(200)
-    density, albedo = field.density_and_albedo(x)
+def test_albedo_is_between_zero_and_one_and_varies():
+    albedo = rough_field().albedo(points_in_ball(200))
     assert ((albedo > 0) & (albedo < 1)).all()
     assert albedo.std() > 0.01
-    torch.testing.assert_close(albedo, field.albedo(x))
-    torch.testing.assert_close(density, field.density(x))
 
 
 def test_evaluate_agrees_with_the_single_calls():

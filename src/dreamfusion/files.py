@@ -160,16 +160,6 @@ def free_disk_bytes(path: Path | str) -> int:
     return shutil.disk_usage(existing).free
 
 
-def require_free_disk(path: Path | str, needed_bytes: int) -> None:
-    """Raise `DreamFusionError` if the disk that holds ``path`` has less than ``needed_bytes`` free."""
-    free = free_disk_bytes(path)
-    if free < needed_bytes:
-        raise DreamFusionError(
-            f"The disk of {path} has {free / 1e6:.0f} MB free and {needed_bytes / 1e6:.0f} MB are needed: "
-            "free some space or choose another folder with --output."
-        )
-
-
 def explain(error: OSError, path: Path | str) -> Exception:
     """Return the one-line `DreamFusionError` for what the user can put right, else the error itself."""
     reasons = {

@@ -152,11 +152,6 @@ class NerfField(nn.Module):
         """Return the albedo [N, 3] in (0, 1) at points ``x`` [N, 3]."""
         return torch.sigmoid(self.albedo_network(self._encode(x)))
 
-    def density_and_albedo(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return density [N] and albedo [N, 3] at points ``x`` [N, 3], from one encoding."""
-        density, albedo, _ = self.evaluate(x, x.new_empty(0, dtype=torch.long))
-        return density, albedo
-
     def normal(self, x: Tensor, method: NormalMethod | None = None) -> Tensor:
         """Return unit normals [N, 3] at points ``x`` [N, 3] (zero where the density is constant).
 
