@@ -49,7 +49,7 @@ class GuidanceConfig(Section):
     """lower end of the diffusion times drawn, as a fraction of all timesteps"""
     t_max: Fraction = 0.98
     """upper end of the diffusion times at the first step"""
-    t_max_end: Fraction = 0.5
+    t_max_end: Fraction = 0.35
     """upper end of the diffusion times at the last step"""
     anneal: Literal["none", "linear", "sqrt"] = "sqrt"
     """how t_max moves to t_max_end over the run"""
@@ -115,7 +115,7 @@ class OptimConfig(Section):
     """learning rate of the hash grid"""
     network_lr: Positive = 2e-3
     """learning rate of the small networks"""
-    final_lr: Positive = 0.1
+    final_lr: Positive = 0.03
     """factor on the learning rates at the last step (cosine decay)"""
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     """steps over which the learning rates rise linearly"""
@@ -132,7 +132,7 @@ class Config(Section):
     """same seed, same machine, same result"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
-    steps: Count = 400
+    steps: Count = 300
     """optimisation steps"""
     views: Count = 4
     """views rendered and judged per step"""

@@ -27,7 +27,7 @@ class HashGridConfig:
     features: int = 4
     log2_size: int = 16
     base_resolution: int = 8
-    max_resolution: int = 256
+    max_resolution: int = 96
     interpolation: Literal["linear", "smoothstep"] = "smoothstep"
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class NerfConfig:
     blob_density: float = 8.0
     blob_std: float = 0.55
     normal_method: NormalMethod = "forward"
-    normal_epsilon: float = 0.02
+    normal_epsilon: float = 0.03
 
     def __post_init__(self) -> None:
         if self.hidden_width < 1 or self.hidden_layers < 1:
