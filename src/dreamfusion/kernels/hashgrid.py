@@ -82,7 +82,7 @@ _Weights = wp.types.vector(length=8, dtype=wp.float32)
 
 @wp.func
 def _entries(c: wp.vec3i, offset: int, resolution: int, size: int, dense: bool):
-    """The table entries of the eight corners of a cell, x fastest. Written out: loops recompute the products."""
+    """Return the table entries of the eight corners of a cell, x fastest. Written out: loops recompute products."""
     entries = _Corners()
     if dense:
         row = resolution + 1
@@ -112,7 +112,7 @@ def _entries(c: wp.vec3i, offset: int, resolution: int, size: int, dense: bool):
 
 @wp.func
 def _weights(w: wp.vec3):
-    """The trilinear weights of the same corners, from the fractions along the axes."""
+    """Return the trilinear weights of the same corners, from the fractions along the axes."""
     w11 = w[1] * w[2]
     w10, w01 = w[1] - w11, w[2] - w11
     w00 = 1.0 - w[1] - w01
