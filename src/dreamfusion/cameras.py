@@ -73,8 +73,8 @@ class CameraRange:
 
     The paper's scene has half of our size, so its radius of 1 to 1.5 is 2 to 3 here. The default is a narrow part of
     it, in which an object of radius 0.8 fills the picture: the small prior is trained with these cameras, and every
-    size that an object may have in the picture takes a share of what it can learn. Jitter is half of the paper's or
-    less for the same reason.
+    size that an object may have in the picture takes a share of what it can learn. Position and look-at point are
+    jittered less than in the paper for the same reason.
     """
 
     radius_min: float = 2.4

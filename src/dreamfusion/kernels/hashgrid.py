@@ -83,31 +83,28 @@ _Weights = wp.types.vector(length=8, dtype=wp.float32)
 @wp.func
 def _entries(c: wp.vec3i, offset: int, resolution: int, size: int, dense: bool):
     """Return the table entries of the eight corners of a cell, x fastest. Written out: loops recompute products."""
-    entries = _Corners()
     if dense:
         row = resolution + 1
         e00 = offset + c[0] + row * (c[1] + row * c[2])
         e10 = e00 + row
         e01 = e00 + row * row
         e11 = e01 + row
-        entries = _Corners(e00, e00 + 1, e10, e10 + 1, e01, e01 + 1, e11, e11 + 1)
-    else:
-        mask = wp.uint32(size - 1)
-        x0, x1 = wp.uint32(c[0]), wp.uint32(c[0] + 1)
-        y0, z0 = wp.uint32(c[1]) * _PRIME_Y_WARP, wp.uint32(c[2]) * _PRIME_Z_WARP
-        y1, z1 = y0 + _PRIME_Y_WARP, z0 + _PRIME_Z_WARP
-        h00, h10, h01, h11 = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
-        entries = _Corners(
-            offset + int((x0 ^ h00) & mask),
-            offset + int((x1 ^ h00) & mask),
-            offset + int((x0 ^ h10) & mask),
-            offset + int((x1 ^ h10) & mask),
-            offset + int((x0 ^ h01) & mask),
-            offset + int((x1 ^ h01) & mask),
-            offset + int((x0 ^ h11) & mask),
-            offset + int((x1 ^ h11) & mask),
-        )
-    return entries
+        return _Corners(e00, e00 + 1, e10, e10 + 1, e01, e01 + 1, e11, e11 + 1)
+    mask = wp.uint32(size - 1)
+    x0, x1 = wp.uint32(c[0]), wp.uint32(c[0] + 1)
+    y0, z0 = wp.uint32(c[1]) * _PRIME_Y_WARP, wp.uint32(c[2]) * _PRIME_Z_WARP
+    y1, z1 = y0 + _PRIME_Y_WARP, z0 + _PRIME_Z_WARP
+    h00, h10, h01, h11 = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
+    return _Corners(
+        offset + int((x0 ^ h00) & mask),
+        offset + int((x1 ^ h00) & mask),
+        offset + int((x0 ^ h10) & mask),
+        offset + int((x1 ^ h10) & mask),
+        offset + int((x0 ^ h01) & mask),
+        offset + int((x1 ^ h01) & mask),
+        offset + int((x0 ^ h11) & mask),
+        offset + int((x1 ^ h11) & mask),
+    )
 
 
 @wp.func
@@ -146,7 +143,7 @@ def _kernels(features: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel]:
     """Build (encode, clear, scatter) for ``features`` per entry, so that an entry is one vector load.
 
     They hold encodings as [L, N, F]: a thread works on one level at a time and so walks through memory in order. From
-    [N, L, F], two threads were no faster than one at scattering, and the transposing copy costs a tenth of the gain.
+    [N, L, F], two threads were no faster than one at scattering, and the transposing copy costs an eighth of the gain.
     """
     vec: Any = wp.types.vector(length=features, dtype=wp.float32)
     module = wp.get_module(f"dreamfusion_hashgrid_{features}")
