@@ -6,6 +6,7 @@ from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.optimize import State, optimize, refuse_collapse, sample_shading
 from dreamfusion.toybox.render import signed_distance
+from dreamfusion.toybox.world import Toy
 from worlds import toy_config, toy_prior
 
 CPU = torch.device("cpu")
@@ -16,7 +17,7 @@ def volume_iou(state: State, kind: str, resolution: int = 48) -> float:
     density = sample_density(state.scene.field, resolution)
     axis = torch.linspace(-1, 1, resolution)
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-    truth = (signed_distance(kind, points) < 0).reshape(density.shape).numpy()
+    truth = (signed_distance(Toy(kind), points) < 0).reshape(density.shape).numpy()
     solid = density > surface_level(density, 2 / (resolution - 1))
     return (solid & truth).sum() / (solid | truth).sum()
 

@@ -11,7 +11,7 @@ from dreamfusion.guidance.analytic import AnalyticGuidance
 from dreamfusion.prompts import view_weights
 from dreamfusion.shading import Lights
 from dreamfusion.toybox.render import render_toy
-from dreamfusion.toybox.world import COLORS
+from dreamfusion.toybox.world import Toy
 
 BACKDROP = (0.3, 0.5, 0.7)
 STILL = {
@@ -30,7 +30,7 @@ def toy_prior(kind: str, *, views: int = 400, size: int = 32) -> AnalyticGuidanc
     """Return the prior whose images are albedo views of a red toy, known by camera."""
     cameras = sample_cameras(views, CameraRange(**STILL), torch.Generator().manual_seed(7))
     lights = Lights(torch.full((views, 3), 3.0), torch.zeros(views), torch.ones(views))
-    images = render_toy(kind, COLORS["red"], cameras, lights, size, torch.tensor(BACKDROP))
+    images = render_toy(Toy(kind, "red"), cameras, lights, size, torch.tensor(BACKDROP))
     weights = view_weights(cameras.azimuth_deg, cameras.elevation_deg)
     # A width well below the spacing of the views picks the nearest one, whatever the rendering looks like.
     return AnalyticGuidance(images, weights, cameras=cameras, pose_width_deg=1.0)

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 
 from dreamfusion.assets.images import save_png
 from dreamfusion.files import write_text
-from dreamfusion.toybox.world import COLORS, KINDS, held_out
+from dreamfusion.toybox.kinds import KINDS
+from dreamfusion.toybox.world import COLORS, held_out, part_held_out
 
 _WIDTH, _HEIGHT, _MARGIN = 560, 260, 40
 
@@ -51,7 +52,8 @@ def write_card(folder: Path, settings: Mapping[str, Any], seconds: float, log: P
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items() if name in _OPTIONS)
     command = f"dreamfusion prior train {options}" + (f" --start-from {started_from}" if started_from else "")
     size = settings["image_size"]
-    pairs = ", ".join(f"{color} {kind}" for kind in KINDS for color in COLORS if held_out(kind, color))
+    pairs = [f"{color} {kind}" for kind in KINDS for color in COLORS if held_out(kind, color)]
+    pairs += [f"{kind} with {c} {toy.part}" for kind, toy in KINDS.items() for c in COLORS if part_held_out(kind, c)]
     table = "\n".join(f"| {row['step']:.0f} | {row['loss']:.4f} |" for row in rows[:: max(1, len(rows) // 12)])
     write_text(
         folder / "README.md",
@@ -59,7 +61,7 @@ def write_card(folder: Path, settings: Mapping[str, Any], seconds: float, log: P
 
 A text-conditional diffusion model of {size} x {size} pixels in diffusers' folder format (IFPipeline: T5 encoder, UNet,
 DDPM scheduler with a cosine schedule and v-prediction). It knows {len(KINDS)} kinds of toys in {len(COLORS)} colours,
-and no other words.
+their patterns, sizes and parts, and no other words.
 
 | | |
 |---|---|
@@ -69,7 +71,7 @@ and no other words.
 | images seen | {steps * settings["batch_size"]:,} |
 | time | {seconds / 60:.0f} minutes |
 | weights | moving average ({settings["ema"]}), half precision |
-| never shown in training | {pairs} |
+| never shown in training | {", ".join(pairs)} |
 
 | step | loss |
 |---|---|

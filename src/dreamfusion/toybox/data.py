@@ -6,7 +6,7 @@ Batch ``step`` is a pure function of the seed and the step, so training can be s
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,11 +14,15 @@ from torch import Tensor
 from dreamfusion.cameras import CameraRange, Cameras, sample_cameras
 from dreamfusion.prompts import ViewTexts, view_prompts, view_weights
 from dreamfusion.shading import LightRange, Lights, sample_lights
-from dreamfusion.toybox.render import GeometryBuffers, compose, palettes, trace
-from dreamfusion.toybox.world import COLORS, KINDS, PLAIN_TEMPLATES, TEMPLATES, article, held_out
+from dreamfusion.toybox.captions import PHRASINGS, caption
+from dreamfusion.toybox.kinds import KINDS
+from dreamfusion.toybox.render import GeometryBuffers, compose, paint_toys, trace
+from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, part_held_out
 
 _SUPERSAMPLE = 2
-_PLAIN = 0.06  # share of captions that name no colour
+_UNSAID = 0.06  # share of captions that name no colour though the toy has one
+_SIZED, _PATTERNED, _PARTED = 0.2, 0.25, 0.35  # shares of toys with a size, a pattern, a part of another colour
+_PLAINEST = 0.5  # share of captions in the plainest of all phrasings
 _FLAT = 0.3  # share of images in plain albedo, as the first phase of distillation renders them
 
 
@@ -36,7 +40,7 @@ class _Pool:
     """Traced views that many batches recolour and relight."""
 
     index: int
-    kinds: list[str]
+    toys: list[Toy]  # kind and size; batches choose the rest
     cameras: Cameras
     material: Tensor
     normal: Tensor  # int8, 127 = 1
@@ -74,41 +78,48 @@ class ToyboxData:
         choose = random.Random(self.seed * 1_000_003 + step)
         count = self.batch_size
         picks = torch.randint(self.pool_size, (count,), generator=generator)
-        kinds = [pool.kinds[i] for i in picks.tolist()]
-        colors = [self._pick_color(kind, choose) for kind in kinds]
+        toys = [self._dress(pool.toys[i], choose) for i in picks.tolist()]
 
         cameras = Cameras(**{name: value[picks] for name, value in vars(pool.cameras).items()})
-        images = self._paint(pool, picks, cameras, colors, generator)
+        images = self._paint(pool, picks, cameras, toys, generator)
         mode_nearest = torch.rand(count, generator=generator) < 0.5
         weights = torch.where(
             mode_nearest[:, None],
             view_weights(cameras.azimuth_deg, cameras.elevation_deg, "nearest"),
             view_weights(cameras.azimuth_deg, cameras.elevation_deg, "interpolated"),
         )
-        captions = [c for kind, color in zip(kinds, colors, strict=True) for c in self._captions(kind, color, choose)]
+        captions = [text for toy in toys for text in self._captions(toy, choose)]
         return Batch(images, captions, weights.to(self.device))
 
-    def _pick_color(self, kind: str, choose: random.Random) -> str:
-        return choose.choice([c for c in COLORS if held_out(kind, c) == self.only_held_out])
+    def _dress(self, toy: Toy, choose: random.Random) -> Toy:
+        """Return the toy with colours and pattern; its pairs are all shown in training, or its colour is held out."""
+        color = choose.choice([c for c in COLORS if held_out(toy.kind, c) == self.only_held_out])
+        part_color = choose.choice([c for c in COLORS if not part_held_out(toy.kind, c)])
+        pattern = choose.choice(PATTERNS)
+        return replace(
+            toy,
+            color=color,
+            pattern=pattern if choose.random() < _PATTERNED else None,
+            part_color=part_color if choose.random() < _PARTED else None,
+        )
 
-    def _captions(self, kind: str, color: str, choose: random.Random) -> list[str]:
+    def _captions(self, toy: Toy, choose: random.Random) -> list[str]:
         if choose.random() < self.caption_dropout:
             return [""] * 4
-        if choose.random() < _PLAIN:
-            template = choose.choice(PLAIN_TEMPLATES)
-        else:
-            template = TEMPLATES[0] if choose.random() < 0.6 else choose.choice(TEMPLATES)
-        return view_prompts(template.format(a=article(color), color=color, kind=kind), ViewTexts())
+        if choose.random() < _UNSAID:
+            toy = replace(toy, color=None)
+        phrase = caption if choose.random() < _PLAINEST else choose.choice(PHRASINGS)
+        return view_prompts(phrase(toy), ViewTexts())
 
     def _paint(
-        self, pool: _Pool, picks: Tensor, cameras: Cameras, colors: list[str], generator: torch.Generator
+        self, pool: _Pool, picks: Tensor, cameras: Cameras, toys: list[Toy], generator: torch.Generator
     ) -> Tensor:
         count = len(picks)
         lights = sample_lights(cameras, LightRange(), generator)
         ambient = 0.1 + 0.4 * torch.rand(count, generator=generator)
         ambient = torch.where(torch.rand(count, generator=generator) < _FLAT, 1.0, ambient)
         lights = Lights(lights.position, 1.0 - ambient, ambient)
-        body = torch.tensor([COLORS[c] for c in colors])
+        body = torch.tensor([COLORS[str(toy.color)] for toy in toys])
         body = (body + 0.03 * torch.randn(count, 3, generator=generator)).clamp(0, 1)
         background = torch.rand(count, 3, generator=generator)
         gray = torch.rand(count, generator=generator) < 0.3
@@ -118,9 +129,9 @@ class ToyboxData:
         cameras, lights = cameras.to(self.device), lights.to(self.device)
         picks = picks.to(self.device)
         buffers = GeometryBuffers(pool.material[picks], pool.normal[picks].float() / 127, pool.depth[picks].float())
-        palette = palettes(body.to(self.device))
+        paint = paint_toys(toys, self.device, body.tolist())
         rays = cameras.rays(size, size)
-        return compose(buffers, rays, palette, lights, background.to(self.device), supersample=_SUPERSAMPLE)
+        return compose(buffers, rays, paint, lights, background.to(self.device), supersample=_SUPERSAMPLE)
 
     def _pool_of(self, index: int) -> _Pool:
         if self._pool is None or self._pool.index != index:
@@ -131,13 +142,14 @@ class ToyboxData:
         generator = torch.Generator().manual_seed(self.seed * 7_919 + index)
         choose = random.Random(self.seed * 7_919 + index)
         kinds = [choose.choice(list(KINDS)) for _ in range(self.pool_size)]
+        toys = [Toy(kind, size=choose.choice(list(SIZES)) if choose.random() < _SIZED else None) for kind in kinds]
         cameras = sample_cameras(self.pool_size, CameraRange(), generator)
         size, chunk = self.image_size * _SUPERSAMPLE, 64
         material, normal, depth = [], [], []
         for start in range(0, self.pool_size, chunk):
             part = slice(start, start + chunk)
-            buffers = trace(kinds[part], cameras[part].to(self.device).rays(size, size))
+            buffers = trace(toys[part], cameras[part].to(self.device).rays(size, size))
             material.append(buffers.material)
             normal.append((buffers.normal * 127).round().to(torch.int8))
             depth.append(buffers.depth.half())
-        return _Pool(index, kinds, cameras, torch.cat(material), torch.cat(normal), torch.cat(depth))
+        return _Pool(index, toys, cameras, torch.cat(material), torch.cat(normal), torch.cat(depth))

@@ -7,12 +7,12 @@ for any point, so that geometry scores know the truth.
 
 # Kernels are written in Warp's dialect: annotations are values, and float(0) declares a variable where 0 is a constant.
 # ruff: noqa: UP018
-# mypy: disable-error-code="valid-type, misc, no-untyped-def, attr-defined, operator, index, call-overload"
+# mypy: disable-error-code="valid-type, misc, arg-type, no-untyped-def, attr-defined, operator, index, call-overload"
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -23,7 +23,8 @@ from dreamfusion.cameras import Cameras, Rays
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.backend import array, in_parallel, launch, uses_warp
 from dreamfusion.shading import Lights, shade
-from dreamfusion.toybox.world import KINDS, MATERIALS
+from dreamfusion.toybox.kinds import ACCENT, BODY, KINDS, MATERIALS, PART
+from dreamfusion.toybox.world import COLORS, PATTERNS, Toy
 
 _SHAPES = ("ellipsoid", "box", "cylinder", "cone", "torus", "prism")
 NOTHING = 255  # the material of pixels that hit nothing
@@ -113,15 +114,17 @@ def _scene(program: _Program, kind: int, p: wp.vec3) -> wp.vec2:
 
 
 @wp.func
-def _distance(program: _Program, kind: int, p: wp.vec3) -> float:
-    hit = _scene(program, kind, p)
-    return hit[0]
+def _distance(program: _Program, kind: int, scale: wp.vec3, p: wp.vec3) -> float:
+    # Of a toy shrunk along the axes: a bound on the distance, exact in sign.
+    hit = _scene(program, kind, wp.cw_div(p, scale))
+    return hit[0] * wp.min(scale[0], wp.min(scale[1], scale[2]))
 
 
 @wp.kernel(enable_backward=False)
 def _trace_kernel(
     program: _Program,
     kinds: wp.array(dtype=int),
+    scales: wp.array(dtype=wp.vec3),
     origins: wp.array(dtype=wp.vec3),
     directions: wp.array(dtype=wp.vec3),
     pixels_per_image: int,
@@ -132,6 +135,7 @@ def _trace_kernel(
 ):
     pixel = first_pixel + wp.tid()
     kind = kinds[pixel / pixels_per_image]
+    scale = scales[pixel / pixels_per_image]
     o = origins[pixel]
     v = directions[pixel]
     out_material[pixel] = wp.uint8(255)
@@ -147,14 +151,14 @@ def _trace_kernel(
     t = wp.max(-b - wp.sqrt(inside), 0.0)
     end = -b + wp.sqrt(inside)
     for _step in range(128):
-        d = _distance(program, kind, o + v * t)
+        d = _distance(program, kind, scale, o + v * t)
         if d < 5.0e-4:
             break
         t += 0.9 * d  # ellipsoids and carving give bounds rather than distances: step a little short
         if t > end:
             return
     p = o + v * t
-    hit = _scene(program, kind, p)
+    hit = _scene(program, kind, wp.cw_div(p, scale))
     if hit[0] > 5.0e-3:
         return
     # Four evaluations at the corners of a tetrahedron give the gradient.
@@ -164,10 +168,10 @@ def _trace_kernel(
     k2 = wp.vec3(-1.0, 1.0, -1.0)
     k3 = wp.vec3(1.0, 1.0, 1.0)
     n = (
-        k0 * _distance(program, kind, p + k0 * h)
-        + k1 * _distance(program, kind, p + k1 * h)
-        + k2 * _distance(program, kind, p + k2 * h)
-        + k3 * _distance(program, kind, p + k3 * h)
+        k0 * _distance(program, kind, scale, p + k0 * h)
+        + k1 * _distance(program, kind, scale, p + k1 * h)
+        + k2 * _distance(program, kind, scale, p + k2 * h)
+        + k3 * _distance(program, kind, scale, p + k3 * h)
     )
     out_material[pixel] = wp.uint8(int(hit[1]))
     out_normal[pixel] = wp.normalize(n)
@@ -175,15 +179,17 @@ def _trace_kernel(
 
 
 @wp.kernel(enable_backward=False)
-def _distance_kernel(program: _Program, kind: int, points: wp.array(dtype=wp.vec3), out: wp.array(dtype=float)):
+def _distance_kernel(
+    program: _Program, kind: int, scale: wp.vec3, points: wp.array(dtype=wp.vec3), out: wp.array(dtype=float)
+):
     i = wp.tid()
-    out[i] = _distance(program, kind, points[i])
+    out[i] = _distance(program, kind, scale, points[i])
 
 
 @lru_cache(maxsize=4)
 def _program(device: str) -> _Program:
-    parts = [p for kind in KINDS.values() for p in kind]
-    ends = torch.tensor([0] + [len(kind) for kind in KINDS.values()]).cumsum(0)
+    parts = [p for kind in KINDS.values() for p in kind.primitives]
+    ends = torch.tensor([0] + [len(kind.primitives) for kind in KINDS.values()]).cumsum(0)
     program = _Program()
     program.first = wp.array(ends.tolist(), dtype=int, device=device)
     program.shape = wp.array([_SHAPES.index(p.shape) for p in parts], dtype=int, device=device)
@@ -210,8 +216,8 @@ class GeometryBuffers:
     depth: Tensor
 
 
-def trace(kinds: Sequence[str], rays: Rays) -> GeometryBuffers:
-    """Trace one toy per image: ``kinds[b]`` along the rays of image b. Runs on the device of the rays."""
+def trace(toys: Sequence[Toy], rays: Rays) -> GeometryBuffers:
+    """Trace one toy per image: ``toys[b]`` along the rays of image b. Runs on the device of the rays."""
     device = _warp_device(rays.origins.device)
     batch, height, width, _ = rays.origins.shape
     count = batch * height * width
@@ -219,8 +225,16 @@ def trace(kinds: Sequence[str], rays: Rays) -> GeometryBuffers:
     material = torch.empty(count, dtype=torch.uint8, device=device)
     normal = torch.empty(count, 3, device=device)
     depth = torch.empty(count, device=device)
-    index = torch.tensor([list(KINDS).index(k) for k in kinds], dtype=torch.int32, device=device)
-    inputs = [_program(str(device)), array(index), array(origins, wp.vec3), array(directions, wp.vec3), height * width]
+    kinds = torch.tensor([list(KINDS).index(toy.kind) for toy in toys], dtype=torch.int32, device=device)
+    scales = torch.tensor([toy.scale for toy in toys], device=device)
+    inputs = [
+        _program(str(device)),
+        array(kinds),
+        array(scales, wp.vec3),
+        array(origins, wp.vec3),
+        array(directions, wp.vec3),
+        height * width,
+    ]
     outputs = [array(material), array(normal, wp.vec3), array(depth)]
 
     def work(part: int, parts: int) -> None:
@@ -238,29 +252,83 @@ def _warp_device(device: torch.device) -> torch.device:
     return device
 
 
-def signed_distance(kind: str, points: Tensor) -> Tensor:
+def signed_distance(toy: Toy, points: Tensor) -> Tensor:
     """Return the signed distance [N] of points [N, 3] to a toy: negative inside, exact or a lower bound outside."""
     device = _warp_device(points.device)
     points = points.float().contiguous()
     out = torch.empty(len(points), device=device)
-    inputs = [_program(str(device)), list(KINDS).index(kind), array(points, wp.vec3), array(out)]
-    launch(_distance_kernel, len(points), inputs, device)
+    kind, scale = list(KINDS).index(toy.kind), wp.vec3(*toy.scale)
+    launch(
+        _distance_kernel, len(points), [_program(str(device)), kind, scale, array(points, wp.vec3), array(out)], device
+    )
     return out
 
 
+@dataclass(frozen=True)
+class Paint:
+    """What toys are painted with, one per image.
+
+    ``palette`` [B, M, 3]: the colour of every material; ``pattern`` [B]: 0 = plain, i = ``PATTERNS[i - 1]``, whose
+    marks on the body have the colour of the material ``ACCENT``; ``scale`` [B, 3]: the toys' sizes along the axes.
+    """
+
+    palette: Tensor
+    pattern: Tensor
+    scale: Tensor
+
+
+def paint_toys(
+    toys: Sequence[Toy],
+    device: torch.device | str = "cpu",
+    colors: Sequence[tuple[float, float, float]] | None = None,
+) -> Paint:
+    """Return the paint of one toy per image; ``colors`` are the shades of their named colours, if not exactly these."""
+    shades = colors if colors is not None else [COLORS[toy.color] if toy.color else None for toy in toys]
+    palette = torch.tensor(list(MATERIALS.values())).repeat(len(toys), 1, 1)
+    painted = [list(MATERIALS).index(name) for name in (BODY, PART, ACCENT)]
+    palette[:, painted] = torch.tensor([toy.paint(shade) for toy, shade in zip(toys, shades, strict=True)])
+    pattern = torch.tensor([PATTERNS.index(toy.pattern) + 1 if toy.pattern else 0 for toy in toys])
+    scale = torch.tensor([toy.scale for toy in toys])
+    return Paint(palette.to(device), pattern.to(device), scale.to(device))
+
+
+def pattern_marks(points: Tensor, pattern: Tensor) -> Tensor:
+    """Return where the pattern [B] of a toy shows its second colour, bool [B, ...], at points [B, ..., 3] of the toy.
+
+    Stripes are rings about z, checks are cubes, and spots are balls around the points of a body-centred lattice: solid
+    textures, mirror images in y like the toys themselves.
+    """
+    x, y, z = points.unbind(-1)
+    stripes = (z / _STRIPE).floor() % 2 == 0
+    checks = ((x / _CHECK).floor() + (y.abs() / _CHECK + 0.5).floor() + (z / _CHECK).floor()) % 2 == 0
+    spots = torch.zeros_like(stripes)
+    for shift in (0.0, 0.5):
+        nearest = ((points / _SPOT_SPACING - shift).round() + shift) * _SPOT_SPACING
+        spots |= (points - nearest).square().sum(-1) < _SPOT_RADIUS**2
+    choice = pattern.reshape(-1, *[1] * (points.ndim - 2))
+    return ((choice == 1) & stripes) | ((choice == 2) & spots) | ((choice == 3) & checks)
+
+
+# In units of the toy, before it is shrunk: 3 to 4 pixels of a picture of 32.
+_STRIPE, _CHECK, _SPOT_SPACING, _SPOT_RADIUS = 0.19, 0.26, 0.44, 0.15
+
+
 def compose(
-    buffers: GeometryBuffers, rays: Rays, palette: Tensor, lights: Lights, background: Tensor, *, supersample: int = 1
+    buffers: GeometryBuffers, rays: Rays, paint: Paint, lights: Lights, background: Tensor, *, supersample: int = 1
 ) -> Tensor:
     """Paint and light traced views; return images [B, 3, H / supersample, W / supersample] in [0, 1].
 
-    ``palette`` [B, M, 3] holds the colour of every material, ``background`` [B, 3] the plain backdrop.
+    ``background`` [B, 3] is the colour of the plain backdrop.
     """
     hit = (buffers.material != NOTHING)[..., None]
     index = torch.where(hit[..., 0], buffers.material, 0).long()
-    images = torch.arange(len(palette), device=palette.device)[:, None, None]
+    images = torch.arange(len(index), device=index.device)[:, None, None]
     point = rays.origins + rays.directions * buffers.depth[..., None]
+    if paint.pattern.any():
+        marks = pattern_marks(point / paint.scale[:, None, None, :], paint.pattern)
+        index = torch.where(marks & (index == list(MATERIALS).index(BODY)), list(MATERIALS).index(ACCENT), index)
     color = shade(
-        palette[images, index],
+        paint.palette[images, index],
         buffers.normal,
         point,
         lights.position[:, None, None, :],
@@ -271,27 +339,13 @@ def compose(
     return torch.nn.functional.avg_pool2d(image, supersample) if supersample > 1 else image
 
 
-def palettes(colors: Tensor) -> Tensor:
-    """Return palettes [B, M, 3]: all materials, with ``BODY`` painted in ``colors`` [B, 3]."""
-    palette = torch.tensor(list(MATERIALS.values()), device=colors.device).repeat(len(colors), 1, 1)
-    palette[:, list(MATERIALS).index("body")] = colors
-    return palette
-
-
 def render_toy(
-    kind: str,
-    color: tuple[float, float, float],
-    cameras: Cameras,
-    lights: Lights,
-    size: int,
-    background: Tensor,
-    *,
-    textureless: bool = False,
+    toy: Toy, cameras: Cameras, lights: Lights, size: int, background: Tensor, *, textureless: bool = False
 ) -> Tensor:
     """Render one toy from several cameras with 2 x 2 anti-aliasing; return images [B, 3, size, size] in [0, 1]."""
     rays = cameras.rays(2 * size, 2 * size)
-    buffers = trace([kind] * len(cameras), rays)
-    palette = palettes(torch.tensor(color, device=rays.origins.device).expand(len(cameras), 3))
+    toys = [toy] * len(cameras)
+    paint = paint_toys(toys, rays.origins.device)
     if textureless:
-        palette = torch.ones_like(palette)
-    return compose(buffers, rays, palette, lights, background.expand(len(cameras), 3), supersample=2)
+        paint = replace(paint, palette=torch.ones_like(paint.palette))
+    return compose(trace(toys, rays), rays, paint, lights, background.expand(len(cameras), 3), supersample=2)

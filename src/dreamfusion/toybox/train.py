@@ -29,7 +29,10 @@ from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import build_pipeline
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
 from dreamfusion.toybox.samples import save_samples
-from dreamfusion.toybox.text import hidden_states, spread_text
+from dreamfusion.toybox.text import hidden_states, train_text
+
+_TIMESTEP_POWER = 0.7
+"""Below 1, high noise is trained more often than low: distillation finds shapes there, and details are easy to learn."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class TrainSettings:
     warmup_steps: int = 100
     decay_steps: int = 2000
     ema: float = 0.998
+    text_steps: int = 1000
     seed: int = 0
 
     def lr_factor(self, step: int) -> float:
@@ -61,13 +65,20 @@ class TrainStep:
 
 
 class Prior(nn.Module):
-    """The parts of the prior that have weights: the text encoder, which stays as it is drawn, and the UNet."""
+    """The parts of the prior that have weights: the text encoder, trained and frozen by `learn_text`, and the UNet."""
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
         self.pipe = build_pipeline(image_size)
         self.text_encoder, self.unet = self.pipe.text_encoder, self.pipe.unet
-        spread_text(self.pipe.tokenizer, self.text_encoder, self.unet)
+        self.text_encoder.requires_grad_(False)
+        self.unet.add_embedding.requires_grad_(False)
+
+    def learn_text(self, steps: int, seed: int) -> None:
+        """Train and freeze the part that reads captions, before anything is shown."""
+        self.text_encoder.requires_grad_(True)
+        self.unet.add_embedding.requires_grad_(True)
+        train_text(self.pipe.tokenizer, self.text_encoder, self.unet, steps=steps, seed=seed)
 
     def embed(self, captions: list[str], weights: Tensor) -> Tensor:
         """Return text embeddings [B, L, D] of 4 B captions, mixed by view weights [B, 4]."""
@@ -81,7 +92,7 @@ class Prior(nn.Module):
         alphas_cumprod = self.pipe.scheduler.alphas_cumprod.to(x.device)
         # Evenly spread timesteps in each batch (one random offset) make the loss less noisy than independent ones.
         u = (torch.arange(count) / count + torch.rand(1, generator=generator)) % 1.0
-        t = (u * len(alphas_cumprod)).long().to(x.device)
+        t = (u**_TIMESTEP_POWER * len(alphas_cumprod)).long().to(x.device)
         noise = torch.randn(x.shape, generator=generator).to(x.device)
         a, s = alphas_cumprod[t].sqrt()[:, None, None, None], (1 - alphas_cumprod[t]).sqrt()[:, None, None, None]
         z = (a * x + s * noise).contiguous(memory_format=torch.channels_last)
@@ -130,6 +141,13 @@ class Trainer:
             for name, p in self.parameters.items():
                 p.copy_(weights[name])
                 self.ema[name].copy_(weights[name])
+
+    def begin(self) -> None:
+        """Train the text encoder, with which a training from random weights begins."""
+        self.prior.learn_text(self.settings.text_steps, self.settings.seed)
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                self.ema[name].copy_(p)
 
     def train_step(self) -> float:
         """Take one step and return its loss; DreamFusionError if the loss is not finite."""
@@ -212,6 +230,8 @@ def train(
         _drop_later_rows(folder / "log.jsonl", trainer.step)
     elif start_from is not None:
         trainer.start_from(start_from)
+    else:
+        trainer.begin()
     begun, first_step, mean = time.monotonic(), trainer.step, 0.0
     earlier, losses = trainer.seconds, []
     while trainer.step < settings.steps:
