@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -16,17 +16,21 @@ from tyro.conf import Positional
 
 from dreamfusion.errors import DreamFusionError
 
+if TYPE_CHECKING:
+    from dreamfusion.evaluate.prompts import PromptList
+
 # torch, diffusers and warp take seconds to import: each command imports what it needs, so that --help is at once.
 
 console = Console(stderr=True)
 
 Shading = Literal["albedo", "lambertian", "textureless"]
+PresetName = Literal["quick", "default", "high"]
 
 
 def generate(
     prompt: Positional[str | None] = None,
     *,
-    preset: Literal["quick", "default", "high"] = "default",
+    preset: PresetName = "default",
     steps: int | None = None,
     seed: int | None = None,
     output: Path | None = None,
@@ -155,7 +159,7 @@ def prior_train(
     image_size: int = 32,
     lr: float = 1e-3,
     muon_lr: float = 2e-2,
-    decay_steps: int = 1500,
+    decay_steps: int = 2000,
     seed: int = 0,
     device: str = "auto",
     start_from: Path | None = None,
@@ -274,6 +278,126 @@ def toybox_render(
     print(output)
 
 
+def evaluate(
+    *,
+    prompts: Path | None = None,
+    seeds: int = 1,
+    preset: PresetName = "default",
+    output: Path = Path("runs/evaluation"),
+    steps: int | None = None,
+    judge: str | None = None,
+    jobs: int | None = None,
+) -> None:
+    """Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.
+
+    Args:
+        prompts: file with one prompt per line (forty prompts that nobody picked if not given)
+        seeds: runs per prompt, with seeds 0 to SEEDS - 1
+        preset: quick, default or high
+        output: folder for all runs, evaluation.json, report.md and report.html; call again to go on
+        steps: optimisation steps of every run, in place of the preset's
+        judge: folder or hub name of a CLIP model, in place of the toybox judge
+        jobs: runs side by side (one per two CPU cores, or one on a GPU, if not given)
+
+    """
+    from dreamfusion.evaluate.evaluation import evaluate as run
+    from dreamfusion.evaluate.judge import Judge
+    from dreamfusion.evaluate.report import markdown, write_reports
+    from dreamfusion.progress import EvaluationProgress
+
+    chosen = _prompt_list(prompts)
+    with EvaluationProgress(console) as progress:
+        changes = {"steps": steps} if steps else {}
+        evaluation = run(
+            output,
+            chosen,
+            seeds=seeds,
+            preset=preset,
+            changes=changes,
+            judge=Judge(judge) if judge else Judge(),
+            jobs=jobs,
+            on_progress=progress.update,
+        )
+    write_reports(evaluation, output)
+    print(markdown(evaluation))
+    print(output / "report.html")
+
+
+def ablate(
+    study: Positional[Literal["parts", "guidance"]] = "parts",
+    *,
+    prompts: Path | None = None,
+    seeds: int = 1,
+    preset: PresetName = "default",
+    output: Path = Path("runs/ablation"),
+    steps: int | None = None,
+    judge: str | None = None,
+    jobs: int | None = None,
+) -> None:
+    """Measure what each part of the method contributes, or what the guidance scale does.
+
+    Args:
+        study: parts (views, view prompts, lighting, textureless; paper Figure 6) or guidance (scale x seed; Figure 9)
+        prompts: file with one prompt per line (forty prompts that nobody picked if not given)
+        seeds: runs per prompt and variant
+        preset: quick, default or high
+        output: folder for all runs, ablation.json, ablation.md and ablation.svg; call again to go on
+        steps: optimisation steps of every run, in place of the preset's
+        judge: folder or hub name of a CLIP model, in place of the toybox judge
+        jobs: runs side by side (one per two CPU cores, or one on a GPU, if not given)
+
+    """
+    from dreamfusion.evaluate.ablation import ablate as run
+    from dreamfusion.evaluate.judge import Judge
+    from dreamfusion.progress import EvaluationProgress
+
+    chosen = _prompt_list(prompts)
+    with EvaluationProgress(console) as progress:
+        run(
+            output,
+            chosen,
+            study,
+            seeds=seeds,
+            preset=preset,
+            changes={"steps": steps} if steps else {},
+            judge=Judge(judge) if judge else Judge(),
+            jobs=jobs,
+            on_progress=progress.update,
+        )
+    print((output / "ablation.md").read_text(encoding="utf-8"))
+
+
+def _prompt_list(file: Path | None) -> PromptList:
+    """Return the prompts of a file, saying what was left out, or the default ones."""
+    from dreamfusion.evaluate.prompts import default_prompts, read_prompts
+
+    chosen = read_prompts(file) if file else default_prompts()
+    for note in chosen.notes:
+        console.print(f"{file}: {note}; left out", highlight=False)
+    return chosen
+
+
+def judge_train(
+    *, output: Path = Path("runs/judge"), steps: int = 2500, batch_size: int = 96, lr: float = 1e-3, seed: int = 77_000
+) -> None:
+    """Train the toybox judge, which plays CLIP's part in evaluations.
+
+    Args:
+        output: folder for the finished judge
+        steps: training steps
+        batch_size: pictures and captions per step, told apart from each other
+        lr: highest learning rate
+        seed: decides weights, data and noise; the prior's seed should be another
+
+    """
+    from dreamfusion.evaluate.training import JudgeSettings, train_judge
+    from dreamfusion.progress import JudgeProgress
+
+    settings = JudgeSettings(steps=steps, batch_size=batch_size, lr=lr, seed=seed)
+    with JudgeProgress(console, steps) as progress:
+        print(train_judge(output, settings, progress.update))
+
+
 def doctor(*, model: str | None = None, output: Path = Path("runs")) -> None:
     """Say what this machine has, which device and kernels are used, and what to do about what is missing.
 
@@ -301,6 +425,11 @@ def build_app() -> tyro.extras.SubcommandApp:
     app.command(export)
     app.command(prior, name="prior")
     app.command(toybox, name="toybox")
+    judge = tyro.extras.SubcommandApp()
+    judge.command(name="train")(judge_train)
+    app.command(evaluate)
+    app.command(ablate)
+    app.command(judge, name="judge")
     app.command(doctor)
     return app
 

@@ -76,3 +76,27 @@ class TrainProgress(_Bar):
         """Show a finished step."""
         figures = f"loss {row.loss:.4f}  {row.images_per_second:.1f} images/s"
         self.bar.update(self.task, completed=row.step, figures=figures)
+
+
+class EvaluationProgress(_Bar):
+    """Progress of an evaluation, in runs."""
+
+    def __enter__(self) -> Self:
+        self.task = self.bar.add_task("runs", total=None, figures="")
+        return super().__enter__()
+
+    def update(self, done: int, count: int, what: str) -> None:
+        """Show that a run has ended."""
+        self.bar.update(self.task, completed=done, total=count, figures=what)
+
+
+class JudgeProgress(_Bar):
+    """Progress of a training of the judge."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        super().__init__(console)
+        self.task = self.bar.add_task("training", total=steps, figures="")
+
+    def update(self, step: int, loss: float, first: float) -> None:
+        """Show a step, its loss, and the share of pictures whose own caption came first."""
+        self.bar.update(self.task, completed=step, figures=f"loss {loss:.3f}  own caption first {first:.0%}")

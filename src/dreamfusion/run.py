@@ -34,6 +34,7 @@ def generate(
     output: Path | str | None = None,
     resume: Path | str | None = None,
     guidance_model: Guidance | None = None,
+    assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
     **changes: Any,
@@ -43,7 +44,8 @@ def generate(
     ``preset``, then the YAML of ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as
     ``steps=300`` or ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
     run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
-    the configured one is. ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress.
+    the configured one is. Without ``assets``, contact sheet, turntable and mesh are left out.
+    ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
     """
     if resume is not None:
@@ -65,7 +67,8 @@ def generate(
         on_start(folder, config, state.step)
     _optimize_and_save(config, guidance, state, folder, on_step)
     result = Result(folder, config, state.scene)
-    write_assets(result)
+    if assets:
+        write_assets(result)
     return result
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +53,8 @@ class ToyboxData:
 
     ``caption_dropout`` of the captions are empty, which trains the unconditional branch of classifier-free
     guidance. Half of the captions name the nearest view, half mix the embeddings of neighbouring views by azimuth.
+    ``pairs`` "training" leaves out the held-out combinations of kind and colour, "all" does not. A share
+    ``textureless`` of the toys is white all over, with captions that name kind and size only.
     """
 
     def __init__(
@@ -63,12 +66,13 @@ class ToyboxData:
         pool_size: int = 2048,
         pool_steps: int = 512,
         caption_dropout: float = 0.1,
-        only_held_out: bool = False,
+        pairs: Literal["training", "all"] = "training",
+        textureless: float = 0.0,
         device: str = "cpu",
     ) -> None:
         self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
         self.pool_size, self.pool_steps = pool_size, pool_steps
-        self.caption_dropout, self.only_held_out, self.device = caption_dropout, only_held_out, device
+        self.caption_dropout, self.pairs, self.textureless, self.device = caption_dropout, pairs, textureless, device
         self._pool: _Pool | None = None
 
     def batch(self, step: int) -> Batch:
@@ -92,9 +96,12 @@ class ToyboxData:
         return Batch(images, captions, weights.to(self.device))
 
     def _dress(self, toy: Toy, choose: random.Random) -> Toy:
-        """Return the toy with colours and pattern; its pairs are all shown in training, or its colour is held out."""
-        color = choose.choice([c for c in COLORS if held_out(toy.kind, c) == self.only_held_out])
-        part_color = choose.choice([c for c in COLORS if not part_held_out(toy.kind, c)])
+        """Return the toy with colours and pattern, or as it is if it is to be textureless."""
+        if self.textureless and choose.random() < self.textureless:
+            return toy
+        everything = self.pairs == "all"
+        color = choose.choice([c for c in COLORS if everything or not held_out(toy.kind, c)])
+        part_color = choose.choice([c for c in COLORS if everything or not part_held_out(toy.kind, c)])
         pattern = choose.choice(PATTERNS)
         return replace(
             toy,
@@ -106,7 +113,7 @@ class ToyboxData:
     def _captions(self, toy: Toy, choose: random.Random) -> list[str]:
         if choose.random() < self.caption_dropout:
             return [""] * 4
-        if choose.random() < _UNSAID:
+        if toy.color is not None and choose.random() < _UNSAID:
             toy = replace(toy, color=None)
         phrase = caption if choose.random() < _PLAINEST else choose.choice(PHRASINGS)
         return view_prompts(phrase(toy), ViewTexts())
@@ -119,7 +126,7 @@ class ToyboxData:
         ambient = 0.1 + 0.4 * torch.rand(count, generator=generator)
         ambient = torch.where(torch.rand(count, generator=generator) < _FLAT, 1.0, ambient)
         lights = Lights(lights.position, 1.0 - ambient, ambient)
-        body = torch.tensor([COLORS[str(toy.color)] for toy in toys])
+        body = torch.tensor([COLORS[toy.color] if toy.color else (1.0, 1.0, 1.0) for toy in toys])
         body = (body + 0.03 * torch.randn(count, 3, generator=generator)).clamp(0, 1)
         background = torch.rand(count, 3, generator=generator)
         gray = torch.rand(count, generator=generator) < 0.3
@@ -130,6 +137,7 @@ class ToyboxData:
         picks = picks.to(self.device)
         buffers = GeometryBuffers(pool.material[picks], pool.normal[picks].float() / 127, pool.depth[picks].float())
         paint = paint_toys(toys, self.device, body.tolist())
+        paint.palette[[toy.color is None for toy in toys]] = 1.0
         rays = cameras.rays(size, size)
         return compose(buffers, rays, paint, lights, background.to(self.device), supersample=_SUPERSAMPLE)
 

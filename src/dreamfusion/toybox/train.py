@@ -32,7 +32,7 @@ from dreamfusion.toybox.samples import save_samples
 from dreamfusion.toybox.text import hidden_states, train_text
 
 _TIMESTEP_POWER = 0.7
-"""Below 1, high noise is trained more often than low: distillation finds shapes there, and details are easy to learn."""
+"""Below 1, high noise is trained more often than low: distillation finds shapes there, and details come easily."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Scores: an independent judge, geometry against the truth, and the reports of whole evaluations."""
