@@ -12,7 +12,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import LearnedBackground, StaticBackground
 from dreamfusion.fields.nerf import HashGridConfig, NerfConfig, NerfField
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
-from dreamfusion.renderers.volume import RenderSettings, render, render_in_rows
+from dreamfusion.renderers.volume import RenderSettings, render, render_pictures
 from dreamfusion.shading import Lights
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -209,17 +209,18 @@ def test_jitter_moves_samples_and_its_absence_does_not():
     assert (first - other).abs().max() < 0.05
 
 
-def test_rendering_in_rows_is_the_same_picture():
+def test_pictures_in_rows_and_all_shadings_are_what_render_gives():
     field, background = rough_field(), LearnedBackground(generator=seeded())
-    modes, settings, rays = ["lambertian", "albedo"], RenderSettings(), views(2, 20)
-    whole = render(field, background, full_grid(), rays, lights(2), modes, settings, with_normals=True)
-    strips = render_in_rows(
+    settings, rays, modes = RenderSettings(), views(2, 20), ["lambertian", "albedo", "textureless"]
+    pictures = render_pictures(
         field, background, full_grid(), rays, lights(2), modes, settings, with_normals=True, rays_per_call=300
     )
-    assert whole.samples == strips.samples
-    assert not strips.rgb.requires_grad
-    for name in ("rgb", "opacity", "depth", "normal", "orientation"):
-        torch.testing.assert_close(getattr(strips, name), getattr(whole, name), atol=1e-5, rtol=1e-4)
+    for mode, strips in zip(modes, pictures, strict=True):
+        whole = render(field, background, full_grid(), rays, lights(2), [mode] * 2, settings, with_normals=True)
+        assert whole.samples == strips.samples
+        assert not strips.rgb.requires_grad
+        for name in ("rgb", "opacity", "depth", "normal", "orientation"):
+            torch.testing.assert_close(getattr(strips, name), getattr(whole, name), atol=1e-5, rtol=1e-4)
 
 
 def test_mismatched_lights_and_impossible_settings_are_refused():

@@ -34,6 +34,7 @@ from dreamfusion.shading import Lights, Shading, headlights
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
 SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 _LIGHT_DISTANCE = 4.0
+_PREVIEW_SIZE = 72
 SHEET_SIZE = 112
 TURNTABLE_SIZE, TURNTABLE_FRAMES = 144, 30
 MESH_RESOLUTION = 128
@@ -90,16 +91,16 @@ def write_assets(result: Result) -> None:
     scene = result.scene
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
-    rows: dict[str, Tensor] = {shading: scene.picture(cameras, shading, SHEET_SIZE).rgb for shading in SHADINGS}
-    save_png(contact_sheet(rows, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
-    turning = scene.picture(orbit_cameras(TURNTABLE_FRAMES), "lambertian", TURNTABLE_SIZE).rgb
-    save_mp4(turning, result.turntable, fps=_FPS)
+    sheet = {str(shading): images for shading, images in scene.pictures(cameras, SHADINGS, SHEET_SIZE).items()}
+    save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
+    turning = scene.pictures(orbit_cameras(TURNTABLE_FRAMES), ["lambertian"], TURNTABLE_SIZE)
+    save_mp4(turning["lambertian"], result.turntable, fps=_FPS)
     save_glb(extract_mesh(scene.field, MESH_RESOLUTION), result.mesh)
 
 
 def preview(scene: Scene) -> Tensor:
     """Return a small picture [3, H, W] of the scene from four sides, shaded."""
-    return torch.cat(list(scene.picture(orbit_cameras(4), "lambertian", 96).rgb), dim=2)
+    return torch.cat(list(scene.pictures(orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
 
 
 def render_run(
@@ -139,7 +140,7 @@ def render_run(
         azimuth = torch.arange(turntable_frames) * (360.0 / turntable_frames) + azimuths_deg[0]
     cameras = fixed_cameras(azimuth, elevation_deg, radius=radius, focal=focal)
     lights = _lights(cameras, light_azimuth_deg, light_elevation_deg, ambient)
-    images = result.scene.picture(cameras, shading, size, lights=lights, backdrop=backdrop).rgb
+    images = result.scene.pictures(cameras, [shading], size, lights=lights, backdrop=backdrop)[shading]
     if turntable_frames is None:
         path = output or result.folder / "render.png"
         save_png(torch.cat(list(images), dim=2), path)

@@ -13,7 +13,7 @@ from dreamfusion.config import OptimConfig, SceneConfig
 from dreamfusion.fields.background import LearnedBackground, StaticBackground
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
-from dreamfusion.renderers.volume import RenderOutput, RenderSettings, render, render_in_rows
+from dreamfusion.renderers.volume import RenderOutput, RenderSettings, render, render_pictures
 from dreamfusion.shading import Lights, Shading, headlights
 
 PICTURE_BACKDROP = (0.80, 0.81, 0.84)
@@ -78,24 +78,27 @@ class Scene(nn.Module):
         """Find anew which cells are occupied, for finished pictures: the grid of a run lags behind its field."""
         self.occupancy.refresh(self.field, torch.Generator().manual_seed(0))
 
-    def picture(
+    def pictures(
         self,
         cameras: Cameras,
-        shading: Shading,
+        shadings: Sequence[Shading],
         size: int,
         *,
         lights: Lights | None = None,
         backdrop: Sequence[float] = PICTURE_BACKDROP,
-    ) -> RenderOutput:
-        """Render finished square pictures, without gradients, on a plain backdrop and under a light by the camera."""
-        lights = (lights or headlights(cameras)).to(self.device)
-        return render_in_rows(
+    ) -> dict[Shading, Tensor]:
+        """Render finished square pictures [B, 3, size, size] in every shading, without gradients.
+
+        The backdrop is plain; without ``lights``, a light goes with the camera.
+        """
+        outputs = render_pictures(
             self.field,
             self.background,
             self.occupancy,
             cameras.to(self.device).rays(size, size),
-            lights,
-            [shading] * len(cameras),
+            (lights or headlights(cameras)).to(self.device),
+            shadings,
             self.settings,
             background_color=torch.tensor(backdrop, device=self.device).expand(len(cameras), 3),
         )
+        return {shading: output.rgb for shading, output in zip(shadings, outputs, strict=True)}

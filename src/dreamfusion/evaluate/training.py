@@ -28,7 +28,7 @@ from dreamfusion.files import replace_folder, write_text
 from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer
 
-IMAGE_SIZE = 64
+IMAGE_SIZE = 48
 _END = "</s>"
 
 
@@ -62,7 +62,7 @@ def build_judge(vocabulary_size: int, eos_token_id: int) -> CLIPModel:
         "bos_token_id": eos_token_id,
         "pad_token_id": 0,
     }
-    vision = common | {"num_hidden_layers": 4, "image_size": IMAGE_SIZE, "patch_size": 8}
+    vision = common | {"num_hidden_layers": 4, "image_size": IMAGE_SIZE, "patch_size": 6}
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
 
 

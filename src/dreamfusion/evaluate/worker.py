@@ -66,8 +66,8 @@ def evaluation_views(scene: Scene) -> dict[str, Tensor]:
     """Return the renderings that are judged, [8, 3, S, S] in [0, 1] per shading, all around at one elevation."""
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
-    views = {shading: scene.picture(cameras, shading, VIEW_SIZE).rgb for shading in SHADINGS}
-    return {shading: images.half().contiguous() for shading, images in views.items()}
+    views = scene.pictures(cameras, SHADINGS, VIEW_SIZE)
+    return {str(shading): images.half().contiguous() for shading, images in views.items()}
 
 
 if __name__ == "__main__":

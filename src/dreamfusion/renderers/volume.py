@@ -82,19 +82,64 @@ def render(
     along each ray; without it they are centred. ``background_color`` [B, 3] replaces the background. Normals cost
     several evaluations per sample, so images with "albedo" shading do without unless ``with_normals`` is set.
     """
-    batch, height, width, _ = rays.origins.shape
+    batch = len(rays.origins)
     if len(shading) != batch or len(lights.diffuse) != batch:
         raise DreamFusionError(f"Rendering {batch} images takes {batch} lights and {batch} shadings, one per image.")
+    needs_normals = torch.tensor([with_normals or s != "albedo" for s in shading], device=rays.origins.device)
+    surface = _find_surface(field, occupancy, rays, settings, generator, needs_normals)
+    return _show(surface, rays, background, lights, shading, background_color, with_normals)
+
+
+@dataclass(frozen=True)
+class _Surface:
+    """What the rays of a batch meet, before it is lit.
+
+    ``samples`` [S], their ``points`` [S, 3], ``image`` [S] of the batch, compositing ``weights`` [S], ``albedo``
+    [S, 3], and the ``normal`` [K, 3] of the samples ``normal_at`` [K].
+    """
+
+    samples: PackedSamples
+    points: Tensor
+    image: Tensor
+    weights: Tensor
+    albedo: Tensor
+    normal: Tensor
+    normal_at: Tensor
+
+
+def _find_surface(
+    field: NerfField,
+    occupancy: OccupancyGrid,
+    rays: Rays,
+    settings: RenderSettings,
+    generator: torch.Generator | None,
+    needs_normals: Tensor,
+) -> _Surface:
+    """March the rays and evaluate the field, with normals for the images [B] that need them."""
+    _, height, width, _ = rays.origins.shape
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
     samples = _visible_samples(field, occupancy, origins, directions, settings, generator)
     points = samples.points(origins, directions)
     image = samples.ray_index // (height * width)
-
-    normal_at = _samples_with_normals(image, shading, with_normals)
+    normal_at = needs_normals[image].nonzero()[:, 0]
     density, albedo, normal = field.evaluate(points, normal_at)
     weights, _ = ray_weights(density, settings.step_length, samples.offsets)
-    color = _shaded(albedo, normal, normal_at, points, image, lights, shading)
-    channels = [color, samples.t[:, None], torch.ones_like(samples.t)[:, None]]
+    return _Surface(samples, points, image, weights, albedo, normal, normal_at)
+
+
+def _show(
+    surface: _Surface,
+    rays: Rays,
+    background: Background,
+    lights: Lights,
+    shading: Sequence[Shading],
+    background_color: Tensor | None,
+    with_normals: bool,
+) -> RenderOutput:
+    """Light what the rays meet and composite it over the background."""
+    batch, height, width, _ = rays.origins.shape
+    samples, weights, normal, normal_at = surface.samples, surface.weights, surface.normal, surface.normal_at
+    channels = [_shaded(surface, lights, shading), samples.t[:, None], torch.ones_like(samples.t)[:, None]]
     if with_normals:
         channels.append(normal)
     sums = ray_sum(weights, torch.cat(channels, dim=1), samples.ray_index, samples.offsets)
@@ -105,9 +150,10 @@ def render(
         behind = background(rays.directions).permute(0, 3, 1, 2)
     else:
         behind = background_color[:, :, None, None]
+    directions = rays.directions.reshape(-1, 3)
     facing = (normal * directions[samples.ray_index[normal_at]]).sum(dim=-1).clamp(min=0).square()
-    turned_away = torch.zeros(batch, device=points.device).index_add(
-        0, image[normal_at], weights.detach()[normal_at] * facing
+    turned_away = torch.zeros(batch, device=weights.device).index_add(
+        0, surface.image[normal_at], weights.detach()[normal_at] * facing
     )
     return RenderOutput(
         rgb=sums[:, :3] + (1 - opacity) * behind,
@@ -137,76 +183,64 @@ def _visible_samples(
     return samples.select((weights >= settings.min_weight) & (transmittance >= settings.min_transmittance))
 
 
-def _samples_with_normals(image: Tensor, shading: Sequence[Shading], with_normals: bool) -> Tensor:
-    """Return the indices of the samples [K] whose image [S] needs normals."""
-    needed = torch.tensor([with_normals or s != "albedo" for s in shading], device=image.device)
-    return needed[image].nonzero()[:, 0]
-
-
-def _shaded(
-    albedo: Tensor,
-    normal: Tensor,
-    normal_at: Tensor,
-    points: Tensor,
-    image: Tensor,
-    lights: Lights,
-    shading: Sequence[Shading],
-) -> Tensor:
+def _shaded(surface: _Surface, lights: Lights, shading: Sequence[Shading]) -> Tensor:
     """Return colours [S, 3]: the albedo in "albedo" images, else Lambertian, on white if "textureless"."""
+    albedo, normal, normal_at = surface.albedo, surface.normal, surface.normal_at
     if len(normal_at) == 0:
         return albedo
-    of = image[normal_at]
+    of = surface.image[normal_at]
     device = albedo.device
     white = torch.tensor([s == "textureless" for s in shading], device=device)[of, None]
     flat = torch.tensor([s == "albedo" for s in shading], device=device)[of, None]
-    surface = torch.where(white, torch.ones_like(normal), albedo[normal_at])
+    color = torch.where(white, torch.ones_like(normal), albedo[normal_at])
     diffuse = torch.where(flat, torch.zeros_like(lights.diffuse[of, None]), lights.diffuse[of, None])
     ambient = torch.where(flat, torch.ones_like(diffuse), lights.ambient[of, None])
-    lit = shade(surface, normal, points[normal_at], lights.position[of], diffuse, ambient)
+    lit = shade(color, normal, surface.points[normal_at], lights.position[of], diffuse, ambient)
     return lit if len(normal_at) == len(albedo) else albedo.index_copy(0, normal_at, lit)
 
 
 @torch.no_grad()
-def render_in_rows(
+def render_pictures(
     field: NerfField,
     background: Background,
     occupancy: OccupancyGrid,
     rays: Rays,
     lights: Lights,
-    shading: Sequence[Shading],
+    shadings: Sequence[Shading],
     settings: RenderSettings,
     *,
     background_color: Tensor | None = None,
     with_normals: bool = False,
     rays_per_call: int = 2**14,
-) -> RenderOutput:
-    """Render finished pictures of any size: what ``render`` gives without jitter, some rows at a time, no gradient.
+) -> list[RenderOutput]:
+    """Render finished pictures of any size in each of ``shadings``: as ``render`` does, but without jitter or gradient.
 
-    Memory is bounded by ``rays_per_call``, of which one row of all images is the least.
+    All shadings show the same samples of the field, which cost far more than the light. Some rows are rendered at a
+    time: memory is bounded by ``rays_per_call``, of which one row of all images is the least.
     """
     batch, height, width, _ = rays.origins.shape
     rows = max(1, rays_per_call // (batch * width))
-    parts = []
+    lit = with_normals or any(shading != "albedo" for shading in shadings)
+    needs_normals = torch.full((batch,), lit, device=rays.origins.device)
+    strips: list[list[RenderOutput]] = [[] for _ in shadings]
     for top in range(0, height, rows):
         strip = Rays(rays.origins[:, top : top + rows], rays.directions[:, top : top + rows])
-        part = render(
-            field,
-            background,
-            occupancy,
-            strip,
-            lights,
-            shading,
-            settings,
-            background_color=background_color,
-            with_normals=with_normals,
-        )
-        parts.append(part)
-    normals = [part.normal for part in parts if part.normal is not None]
+        surface = _find_surface(field, occupancy, strip, settings, None, needs_normals)
+        for parts, shading in zip(strips, shadings, strict=True):
+            parts.append(_show(surface, strip, background, lights, [shading] * batch, background_color, with_normals))
+    return [_stacked(parts) for parts in strips]
+
+
+def _stacked(strips: Sequence[RenderOutput]) -> RenderOutput:
+    """Return the images of which these are the strips, from top to bottom."""
+    normals = [strip.normal for strip in strips if strip.normal is not None]
+    rows = [strip.rgb.shape[2] for strip in strips]
     return RenderOutput(
-        rgb=torch.cat([part.rgb for part in parts], dim=2),
-        opacity=torch.cat([part.opacity for part in parts], dim=2),
-        depth=torch.cat([part.depth for part in parts], dim=2),
+        rgb=torch.cat([strip.rgb for strip in strips], dim=2),
+        opacity=torch.cat([strip.opacity for strip in strips], dim=2),
+        depth=torch.cat([strip.depth for strip in strips], dim=2),
         normal=torch.cat(normals, dim=2) if normals else None,
-        orientation=torch.stack([part.orientation * part.rgb.shape[2] for part in parts]).sum(0) / height,
-        samples=sum(part.samples for part in parts),
+        orientation=torch.stack([s.orientation * count for s, count in zip(strips, rows, strict=True)]).sum(0)
+        / sum(rows),
+        samples=sum(strip.samples for strip in strips),
     )

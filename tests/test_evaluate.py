@@ -1,0 +1,362 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.evaluate import ablation
+from dreamfusion.evaluate.evaluation import Evaluation, Record, evaluate, from_json, judge_views, summarize, to_json
+from dreamfusion.evaluate.geometry import best_alignment, compare_surfaces, iou, score_geometry, toy_volume
+from dreamfusion.evaluate.judge import Judge, preprocess
+from dreamfusion.evaluate.prompts import PromptList, default_prompts, distinct_shapes, read_prompts
+from dreamfusion.evaluate.report import markdown, show, web_page, write_reports
+from dreamfusion.evaluate.statistics import Estimate, bootstrap, share
+from dreamfusion.evaluate.training import JudgeSettings, roughen, train_judge
+from dreamfusion.evaluate.worker import AZIMUTHS_DEG
+from dreamfusion.toybox.captions import caption, parse_toy
+from dreamfusion.toybox.render import signed_distance
+from dreamfusion.toybox.world import Toy, is_held_out
+
+
+class SolidToy:
+    """A field that is a toy: dense inside, moved and scaled as asked."""
+
+    def __init__(self, toy: Toy, scale: float = 1.0, shift: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
+        self.toy, self.scale, self.shift = toy, scale, torch.tensor(shift)
+
+    def density(self, x: torch.Tensor) -> torch.Tensor:
+        inside = signed_distance(self.toy, (x - self.shift) / self.scale) < 0
+        return 200.0 * inside
+
+    def albedo(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(x, 0.5)
+
+
+class Oracle:
+    """Stands in for a judge: it sees the number that the pictures hold, the index of their caption."""
+
+    name = "oracle"
+
+    def first(self, images: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        return (images.mean(dim=(1, 2, 3)) * 100).round().long().clamp(max=len(texts) - 1)
+
+
+# Geometry
+
+
+def test_overlap_by_hand():
+    a, b = np.zeros((4, 4, 4), bool), np.zeros((4, 4, 4), bool)
+    a[:2], b[1:3] = True, True
+    assert iou(a, b) == pytest.approx(1 / 3)
+    assert iou(np.zeros_like(a), np.zeros_like(a)) == 0
+
+
+def test_the_true_shape_scores_nearly_one():
+    score = score_geometry(SolidToy(Toy("duck")), Toy("duck"))
+    assert score.iou > 0.97
+    assert score.scale == pytest.approx(1.0)
+    assert score.chamfer < 0.02
+    assert score.normal_error_deg < 15  # a hard-edged field has steps of one voxel on its surface
+
+
+def test_alignment_undoes_scale_and_shift():
+    toy = Toy("duck")
+    moved = score_geometry(SolidToy(toy, scale=0.8, shift=(0.1, -0.08, 0.05)), toy)
+    assert moved.iou > 0.88
+    assert moved.iou_unaligned < 0.6
+    assert moved.scale == pytest.approx(1.25, rel=0.04)
+    assert moved.chamfer < 0.03
+
+
+def test_alignment_does_not_turn_a_car_around():
+    truth = toy_volume(Toy("duck"))
+    assert best_alignment(truth[::-1], truth).iou < 0.75
+    assert best_alignment(truth, truth).iou == pytest.approx(1.0)
+
+
+def test_a_wrong_shape_scores_low():
+    assert score_geometry(SolidToy(Toy("chair")), Toy("car")).iou < 0.45
+
+
+def test_surfaces_by_hand():
+    """Two parallel planes 0.1 apart, one with normals turned by 60 degrees."""
+    axis = np.linspace(0, 1, 11)
+    plane = np.stack(np.meshgrid(axis, axis, [0.0], indexing="ij"), -1).reshape(-1, 3)
+    up = np.tile([0.0, 0, 1], (len(plane), 1))
+    tilted = np.tile([math.sin(math.radians(60)), 0, math.cos(math.radians(60))], (len(plane), 1))
+    distance, angle = compare_surfaces(plane, up, plane + [0, 0, 0.1], tilted)
+    assert distance == pytest.approx(0.1)
+    assert angle == pytest.approx(60)
+
+
+# Statistics
+
+
+def test_shares_by_hand():
+    none = share(0, 40)
+    assert none is not None
+    assert none.value == none.low == 0
+    assert none.high == pytest.approx(0.0876, abs=1e-3)  # z^2 / (n + z^2)
+    half = share(5, 10)
+    assert half is not None
+    assert (half.low, half.high) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+    assert share(0, 0) is None
+
+
+def test_bootstrap_covers_the_mean():
+    values = np.random.default_rng(0).normal(2.0, 1.0, 400).tolist()
+    estimate = bootstrap(values)
+    assert estimate is not None
+    assert estimate.value == pytest.approx(np.mean(values))
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(1.96 / 20, rel=0.15)
+    assert bootstrap([]) is None
+    constant = bootstrap([0.7] * 5, np.median)
+    assert constant == Estimate(0.7, 0.7, 0.7, 5)
+
+
+# Prompts
+
+
+def test_the_default_prompts_are_forty_half_of_them_held_out():
+    toys = default_prompts().toys
+    assert len(toys) == 40
+    assert sum(is_held_out(toy) for toy in toys.values()) == 20
+    assert len({toy.kind for toy in toys.values()}) == 20
+    assert all(caption(toy) == prompt for prompt, toy in toys.items())
+    assert default_prompts() == default_prompts()
+
+
+def test_a_prompt_file_is_read_with_notes(tmp_path: Path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red car\n\n  a  red car \na small duck\n", encoding="utf-8")
+    prompts = read_prompts(file)
+    assert prompts.toys == {"a red car": Toy("car", "red"), "a small duck": Toy("duck", size="small")}
+    assert prompts.notes == ("line 2 is empty", "line 3 repeats 'a red car'")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a red car\na red zebra\na mauve car\n", r"line 2: .*zebra.*\(1 more such lines\)"),
+        (b"\n\n", "holds no prompt"),
+        ("ein rötes car".encode("latin-1"), "not UTF-8"),
+    ],
+)
+def test_bad_prompt_files(tmp_path: Path, content: bytes, message: str):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    with pytest.raises(DreamFusionError, match=message):
+        read_prompts(file)
+    with pytest.raises(DreamFusionError, match="Cannot read"):
+        read_prompts(tmp_path / "missing.txt")
+
+
+def test_shapes_leave_out_colours():
+    toys = [parse_toy(p) for p in ("a red car", "a blue striped car with white wheels", "a small red car")]
+    assert distinct_shapes(toys) == ["a car", "a small car"]
+
+
+# The judge
+
+
+@pytest.fixture(scope="module")
+def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A judge that has hardly learned anything, made by the training itself."""
+    folder = tmp_path_factory.mktemp("judge") / "judge"
+    torch.set_num_threads(1)
+    return train_judge(folder, JudgeSettings(steps=2, batch_size=4, warmup_steps=1))
+
+
+@pytest.fixture(autouse=True)
+def few_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace few toys for the judge's training: what is tested is the code."""
+    from dreamfusion.toybox.data import ToyboxData
+
+    monkeypatch.setattr("dreamfusion.toybox.data._SUPERSAMPLE", 1)
+    monkeypatch.setattr(ToyboxData, "_trace_pool", _small(ToyboxData._trace_pool))
+
+
+def _small(trace_pool):
+    def small(self, index):
+        self.pool_size = min(self.pool_size, 8)
+        return trace_pool(self, index)
+
+    return small
+
+
+def test_a_judge_ranks_by_cosine_of_unit_embeddings(tiny_judge: Path):
+    judge = Judge(tiny_judge)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    texts = ["a red car", "a blue duck, front view"]
+    similarity = judge.similarity(images, texts)
+    assert similarity.shape == (3, 2)
+    torch.testing.assert_close(judge.embed_images(images).norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(judge.embed_texts(texts).norm(dim=1), torch.ones(2))
+    assert torch.equal(judge.first(images, texts), similarity.argmax(1))
+    # A text is read to its end, not just its first word, and padding does not matter.
+    alone = judge.embed_texts(texts[:1])
+    torch.testing.assert_close(alone, judge.embed_texts(texts)[:1], atol=1e-5, rtol=0)
+    assert (alone - judge.embed_texts(["a red duck"])).abs().max() > 1e-4
+
+
+def test_the_judge_equals_clip_itself(tiny_judge: Path):
+    """The logits of transformers' own forward pass, with the tokens and pixels that CLIP expects."""
+    from transformers import AutoTokenizer, CLIPModel
+
+    model = CLIPModel.from_pretrained(tiny_judge, torch_dtype=torch.float32).eval()
+    images, texts = torch.rand(2, 3, 48, 48), ["a red car", "a blue duck"]
+    tokens = AutoTokenizer.from_pretrained(tiny_judge)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model(tokens.input_ids, preprocess(images, 48), tokens.attention_mask)
+    similarity = Judge(tiny_judge).similarity(images, texts)
+    torch.testing.assert_close(similarity * model.logit_scale.exp(), out.logits_per_image, atol=1e-4, rtol=1e-4)
+
+
+def test_a_missing_judge_is_named(tmp_path: Path):
+    with pytest.raises(DreamFusionError, match="judge train"):
+        Judge(tmp_path / "nothing")
+
+
+def test_roughened_pictures_stay_pictures():
+    images = torch.rand(4, 3, 24, 24)
+    rough = roughen(images, torch.Generator().manual_seed(0))
+    assert rough.shape == images.shape
+    assert rough.min() >= 0
+    assert rough.max() <= 1
+    assert not torch.equal(rough, images)
+
+
+# Scores
+
+
+def test_views_are_judged_by_hand():
+    """The oracle reads the answer from the picture's grey level, in hundredths."""
+    prompts = PromptList({p: parse_toy(p) for p in ("a red car", "a blue car", "a small duck")})
+    right, wrong = torch.full((8, 3, 4, 4), 0.01), torch.full((8, 3, 4, 4), 0.02)
+    mixed = torch.cat([right[:6], wrong[:2]])
+    views = {"albedo": right, "lambertian": mixed, "textureless": torch.zeros(8, 3, 4, 4)}
+    scores = judge_views(views, "a blue car", prompts.toys["a blue car"], Oracle(), prompts)
+    assert scores["albedo_precision"] == 1.0
+    assert scores["color_precision"] == 0.75
+    assert scores["geo_precision"] == 1.0  # shapes: "a car", "a small duck"
+    # Asked for front or back, it says back (index 1) of every view.
+    assert scores["janus"] is False
+    faced = judge_views({**views, "lambertian": torch.zeros(8, 3, 4, 4)}, "a red car", Toy("car"), Oracle(), prompts)
+    assert faced["janus"] is True
+    assert sum(180 - abs(a) <= 45 for a in AZIMUTHS_DEG) == 3
+
+
+def test_failed_runs_count_as_zero_and_are_not_dropped():
+    records = [
+        Record("a", 0, False, color_precision=1.0, geo_precision=0.5, janus=False, iou=0.8, chamfer=0.1),
+        Record("b", 0, True, error="The scene is empty"),
+    ]
+    summary = summarize(records)
+    value = lambda name: summary[name].value  # noqa: E731
+    assert value("color_precision") == 0.5
+    assert value("geo_precision") == 0.25
+    assert value("iou_median") == 0.4
+    assert value("failed") == 0.5
+    assert value("janus_rate") == 0.0
+    assert summary["janus_rate"].count == 1
+    assert summary["chamfer"].count == 1
+
+
+def test_reports_come_from_the_json_alone(tmp_path: Path):
+    settings = {"preset": "quick", "seeds": 1, "changes": {}, "judge": "x", "prompts": 2}
+    records = [
+        Record("a red car", 0, False, color_precision=1.0, geo_precision=1.0, janus=True, iou=0.8),
+        Record("a <b> duck", 0, True, error="The scene is <empty>"),
+    ]
+    evaluation = from_json(to_json(Evaluation(settings, records, [])))
+    assert evaluation.records == records
+    table = markdown(evaluation)
+    assert "| R-Precision, color | 50 % (0 to 100) | 100 % (100 to 100) | 0 % (0 to 0) | – | at least 95 % |" in table
+    assert "failed: The scene is <empty>" in table
+    folder = tmp_path / "runs" / "a-red-car" / "0"
+    folder.mkdir(parents=True)
+    save_file({"albedo": torch.rand(8, 3, 4, 4).half()}, folder / "views.safetensors")
+    page = web_page(evaluation, tmp_path)
+    assert page.count("data:image/png;base64,") == 4
+    assert "&lt;empty&gt;" in page
+    assert "<empty>" not in page
+    write_reports(evaluation, tmp_path)
+    assert (tmp_path / "report.html").read_text() == page
+    assert show(Estimate(12.4, 10, 15, 3), "°") == "12° (10 to 15)"
+
+
+# Whole evaluations, with real processes
+
+TINY = {"steps": 2, "views": 1, "resolution": 16, "resolution_end": 16, "device": "cpu"}
+
+
+@pytest.mark.slow
+def test_a_small_evaluation_resumes_and_counts_failures(tmp_path: Path, tiny_judge: Path):
+    prompts = PromptList({p: parse_toy(p) for p in ("a red mushroom", "a green tree")})
+    seen: list[int] = []
+    judge = Judge(tiny_judge)
+    first = evaluate(
+        tmp_path, prompts, changes=TINY, judge=judge, jobs=1, on_progress=lambda done, count, what: seen.append(done)
+    )
+    assert seen == [1, 2]
+    assert [record.error for record in first.records] == [None, None]
+    for record in first.records:
+        assert 0 < record.iou < 1
+        assert record.iou >= record.iou_unaligned
+        assert record.opacity is not None
+        assert 0 < record.opacity < 1
+    values = json.loads((tmp_path / "evaluation.json").read_text())
+    assert values["summary"]["all"]["failed"]["value"] == 0
+    assert len(values["runs"]) == len(values["truth"]) == 2
+    write_reports(first, tmp_path)
+    assert "a red mushroom" in (tmp_path / "report.html").read_text()
+
+    # Called again: the finished run is kept, the one that lost its score is done again, to the same result.
+    run = tmp_path / "runs" / "a-red-mushroom" / "0"
+    kept, again = run / "score.json", tmp_path / "runs" / "a-green-tree" / "0" / "score.json"
+    before, score = kept.stat().st_mtime_ns, json.loads(again.read_text())
+    again.unlink()
+    second = evaluate(tmp_path, prompts, changes=TINY, judge=judge, jobs=1)
+    assert kept.stat().st_mtime_ns == before
+    assert second.records[1].iou == pytest.approx(score["iou"])
+
+    with pytest.raises(DreamFusionError, match="other settings"):
+        evaluate(tmp_path, prompts, changes=TINY | {"steps": 3}, judge=judge, jobs=1)
+
+    # A run that fails is counted: its checkpoint and its score are damaged here.
+    kept.unlink()
+    for file in (run / "run" / "checkpoints").rglob("*.safetensors"):
+        file.write_bytes(b"damaged")
+    third = evaluate(tmp_path, prompts, changes=TINY, judge=judge, jobs=1)
+    assert third.records[0].error
+    assert third.summary()["all"]["failed"].value == 0.5
+    assert third.records[1].error is None
+
+
+@pytest.mark.slow
+def test_a_small_ablation(tmp_path: Path, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch):
+    prompts = PromptList({"a red mushroom": Toy("mushroom", "red")})
+    two = {name: ablation.PARTS[name] for name in ("base", "+ textureless")}
+    monkeypatch.setattr(ablation, "PARTS", two)
+    judge = Judge(tiny_judge)
+    results = ablation.ablate(tmp_path, prompts, changes=TINY, judge=judge, jobs=1)
+    assert list(results) == ["base", "+ textureless"]
+    table = (tmp_path / "ablation.md").read_text()
+    assert table.splitlines()[0] == "| | albedo | shaded | textureless | IoU |"
+    assert set(json.loads((tmp_path / "ablation.json").read_text())) == set(two)
+    assert (tmp_path / "ablation.svg").read_text().count("<rect") >= 1 + 4 + 4
+    config = (tmp_path / "base/runs/a-red-mushroom/0/run/config.yaml").read_text()
+    assert "azimuth_max_deg: 60.0" in config
+    with pytest.raises(DreamFusionError, match="guidance cannot be changed"):
+        ablation.ablate(tmp_path / "x", prompts, "guidance", changes={"guidance": {"t_max": 0.9}}, judge=judge)
+
+
+def test_the_guidance_sheet_has_a_row_per_scale_and_a_column_per_seed(tmp_path: Path):
+    one = ablation.guidance_sheet(tmp_path, "a red mushroom", 1)
+    two = ablation.guidance_sheet(tmp_path, "a red mushroom", 2)
+    assert two.shape[1] == one.shape[1]
+    assert two.shape[2] > one.shape[2]
