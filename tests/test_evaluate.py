@@ -88,7 +88,7 @@ def test_surfaces_by_hand():
     plane = np.stack(np.meshgrid(axis, axis, [0.0], indexing="ij"), -1).reshape(-1, 3)
     up = np.tile([0.0, 0, 1], (len(plane), 1))
     tilted = np.tile([math.sin(math.radians(60)), 0, math.cos(math.radians(60))], (len(plane), 1))
-    distance, angle = compare_surfaces(plane, up, plane + [0, 0, 0.1], tilted)
+    distance, angle = compare_surfaces(plane, up, plane + 0.1 * up, tilted)
     assert distance == pytest.approx(0.1)
     assert angle == pytest.approx(60)
 
@@ -360,3 +360,21 @@ def test_the_guidance_sheet_has_a_row_per_scale_and_a_column_per_seed(tmp_path: 
     two = ablation.guidance_sheet(tmp_path, "a red mushroom", 2)
     assert two.shape[1] == one.shape[1]
     assert two.shape[2] > one.shape[2]
+
+
+def test_the_command_line_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from dreamfusion.cli import main
+
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red zebra\n", encoding="utf-8")
+    for arguments, message in [
+        (["evaluate", "--prompts", str(tmp_path / "missing.txt")], "Cannot read"),
+        (["evaluate", "--prompts", str(file)], "zebra"),
+        (["evaluate", "--judge", str(tmp_path / "nothing")], "judge train"),
+        (["ablate", "--prompts", str(file)], "zebra"),
+    ]:
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, "--output", str(tmp_path / "out")])
+        assert stop.value.code == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

@@ -234,13 +234,12 @@ def render_pictures(
 def _stacked(strips: Sequence[RenderOutput]) -> RenderOutput:
     """Return the images of which these are the strips, from top to bottom."""
     normals = [strip.normal for strip in strips if strip.normal is not None]
-    rows = [strip.rgb.shape[2] for strip in strips]
+    by_rows = torch.stack([strip.orientation * strip.rgb.shape[2] for strip in strips])
     return RenderOutput(
         rgb=torch.cat([strip.rgb for strip in strips], dim=2),
         opacity=torch.cat([strip.opacity for strip in strips], dim=2),
         depth=torch.cat([strip.depth for strip in strips], dim=2),
         normal=torch.cat(normals, dim=2) if normals else None,
-        orientation=torch.stack([s.orientation * count for s, count in zip(strips, rows, strict=True)]).sum(0)
-        / sum(rows),
+        orientation=by_rows.sum(0) / sum(strip.rgb.shape[2] for strip in strips),
         samples=sum(strip.samples for strip in strips),
     )
