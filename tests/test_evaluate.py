@@ -6,16 +6,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate import ablation
-from dreamfusion.evaluate.evaluation import Evaluation, Record, evaluate, from_json, judge_views, summarize, to_json
+from dreamfusion.evaluate.evaluation import (
+    Evaluation,
+    Record,
+    evaluate,
+    from_json,
+    judge_truth,
+    judge_views,
+    summarize,
+    to_json,
+)
 from dreamfusion.evaluate.geometry import best_alignment, compare_surfaces, iou, score_geometry, toy_volume
 from dreamfusion.evaluate.judge import Judge, preprocess
 from dreamfusion.evaluate.prompts import PromptList, default_prompts, distinct_shapes, read_prompts
 from dreamfusion.evaluate.report import markdown, show, web_page, write_reports
 from dreamfusion.evaluate.statistics import Estimate, bootstrap, share
-from dreamfusion.evaluate.training import JudgeSettings, roughen, train_judge
+from dreamfusion.evaluate.training import JudgeSettings, build_judge_tokenizer, is_true, roughen, train_judge
 from dreamfusion.evaluate.worker import AZIMUTHS_DEG
 from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.render import signed_distance
@@ -203,17 +213,64 @@ def test_a_judge_ranks_by_cosine_of_unit_embeddings(tiny_judge: Path):
     assert (alone - judge.embed_texts(["a red duck"])).abs().max() > 1e-4
 
 
-def test_the_judge_equals_clip_itself(tiny_judge: Path):
-    """The logits of transformers' own forward pass, with the tokens and pixels that CLIP expects."""
-    from transformers import AutoTokenizer, CLIPModel
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real CLIP model, as OpenAI's are stored, tiny and random."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = build_judge_tokenizer()
+    common = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    end = tokenizer.eos_token_id
+    text = common | {"vocab_size": len(tokenizer), "max_position_embeddings": 20, "eos_token_id": end}
+    vision = common | {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
-    model = CLIPModel.from_pretrained(tiny_judge, torch_dtype=torch.float32).eval()
-    images, texts = torch.rand(2, 3, 48, 48), ["a red car", "a blue duck"]
-    tokens = AutoTokenizer.from_pretrained(tiny_judge)(texts, padding=True, return_tensors="pt")
+
+@pytest.mark.parametrize("folder", ["tiny_judge", "tiny_clip"])
+def test_the_judge_gives_the_logits_of_the_model_itself(folder: str, request: pytest.FixtureRequest):
+    """Those of transformers' own forward pass, with the tokens and pixels that CLIP expects."""
+    path = request.getfixturevalue(folder)
+    model = AutoModel.from_pretrained(path, torch_dtype=torch.float32).eval()
+    size = model.config.vision_config.image_size
+    images, texts = torch.rand(2, 3, size, size), ["a red car", "a blue duck"]
+    tokens = AutoTokenizer.from_pretrained(path)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
-        out = model(tokens.input_ids, preprocess(images, 48), tokens.attention_mask)
-    similarity = Judge(tiny_judge).similarity(images, texts)
+        out = model(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            pixel_values=preprocess(images, size),
+        )
+    similarity = Judge(path).similarity(images, texts)
     torch.testing.assert_close(similarity * model.logit_scale.exp(), out.logits_per_image, atol=1e-4, rtol=1e-4)
+
+
+def test_which_captions_are_true_by_hand():
+    toy = Toy("car", "red", "striped", part_color="blue")
+    assert is_true(toy, None, toy, "side")
+    assert is_true(toy, "side", toy, "side")
+    assert not is_true(toy, "front", toy, "side")
+    assert is_true(Toy("car", None, "striped", part_color="blue"), None, toy, "side")  # colour left open
+    for wrong in (Toy("car", "red"), Toy("car", "red", "striped"), Toy("bus", "red", "striped", part_color="blue")):
+        assert not is_true(wrong, None, toy, "side")
+
+
+def test_preprocessing_by_hand():
+    image = torch.full((1, 3, 10, 10), 0.5)
+    pixels = preprocess(image, 4)
+    assert pixels.shape == (1, 3, 4, 4)
+    torch.testing.assert_close(pixels[0, 0], torch.full((4, 4), (0.5 - 0.48145466) / 0.26862954))
+
+
+@pytest.mark.slow
+def test_the_shipped_judge_knows_the_toybox():
+    prompts = default_prompts()
+    judge = Judge()
+    records = [judge_truth(prompt, toy, judge, prompts) for prompt, toy in list(prompts.toys.items())[::4]]
+    summary = summarize(records)
+    assert summary["color_precision"].value > 0.7
+    assert summary["geo_precision"].value > 0.6
 
 
 def test_a_missing_judge_is_named(tmp_path: Path):

@@ -1,7 +1,7 @@
 """The judge: which of many captions does a picture show? CLIP's part in R-Precision (paper section 4).
 
-A judge is a CLIP model in transformers' own format. The one that ships with the package is tiny and was trained on the
-toybox apart from the prior (`training.py`); OpenAI's B/32, B/16 and L/14 load by the same code.
+A judge is a dual encoder in transformers' own format: CLIP itself, such as OpenAI's B/32, B/16 and L/14, or the tiny
+one that ships with the package, which was trained on the toybox apart from the prior (`training.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
@@ -28,7 +28,7 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Judge:
-    """A CLIP model that ranks captions.
+    """A dual encoder of pictures and captions, which ranks captions.
 
     ``model`` is a folder or a hub name such as "openai/clip-vit-base-patch32". Raises DreamFusionError if it cannot be
     loaded.
@@ -39,7 +39,7 @@ class Judge:
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()
         try:
-            self._clip: Any = CLIPModel.from_pretrained(str(model), torch_dtype=torch.float32)
+            self._model: Any = AutoModel.from_pretrained(str(model), torch_dtype=torch.float32)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model))
         except Exception as error:  # a hub's HTTP library raises what it likes
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -49,22 +49,22 @@ class Judge:
             ) from None
         finally:
             transformers_logging.set_verbosity(verbosity)
-        self._clip.eval().requires_grad_(False).to(self.device)
+        self._model.eval().requires_grad_(False).to(self.device)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return unit embeddings [n, D] of captions."""
         tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
-        hidden = self._clip.text_model(**{k: tokens[k] for k in ("input_ids", "attention_mask")}).pooler_output
-        return normalize(self._clip.text_projection(hidden), dim=-1)
+        hidden = self._model.text_model(**{k: tokens[k] for k in ("input_ids", "attention_mask")}).pooler_output
+        return normalize(self._model.text_projection(hidden), dim=-1)
 
     @torch.no_grad()
     def embed_images(self, images: Tensor) -> Tensor:
         """Return unit embeddings [n, D] of images [n, 3, H, W] in [0, 1]."""
         parts = []
         for part in images.to(self.device).split(_BATCH):
-            pixels = preprocess(part, self._clip.config.vision_config.image_size)
-            parts.append(self._clip.visual_projection(self._clip.vision_model(pixels).pooler_output))
+            pixels = preprocess(part, self._model.config.vision_config.image_size)
+            parts.append(self._model.visual_projection(self._model.vision_model(pixels).pooler_output))
         return normalize(torch.cat(parts), dim=-1)
 
     def similarity(self, images: Tensor, texts: Sequence[str]) -> Tensor:

@@ -29,9 +29,10 @@ _FLAT = 0.3  # share of images in plain albedo, as the first phase of distillati
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` [B, 3, S, S] in [0, 1]; ``captions``: 4 B strings, one per view; ``weights`` [B, 4] of the views."""
+    """``images`` [B, 3, S, S] in [0, 1] of ``toys``; ``captions``: 4 B strings, one per view; their weights [B, 4]."""
 
     images: Tensor
+    toys: list[Toy]
     captions: list[str]
     weights: Tensor
 
@@ -93,7 +94,7 @@ class ToyboxData:
             view_weights(cameras.azimuth_deg, cameras.elevation_deg, "interpolated"),
         )
         captions = [text for toy in toys for text in self._captions(toy, choose)]
-        return Batch(images, captions, weights.to(self.device))
+        return Batch(images, toys, captions, weights.to(self.device))
 
     def _dress(self, toy: Toy, choose: random.Random) -> Toy:
         """Return the toy with colours and pattern, or as it is if it is to be textureless."""
