@@ -22,7 +22,7 @@ from dreamfusion.optimizers import build_optimizer, learning_rate_factor
 from dreamfusion.prompts import view_prompts, view_weights
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.scene import Scene
-from dreamfusion.shading import Shading, sample_lights
+from dreamfusion.shading import Shading, sample_backdrops, sample_lights
 
 PURPOSES = ("camera", "light", "shading", "background", "jitter", "timestep", "noise", "occupancy")
 """One random generator each, so that a change to one draw does not change the others."""
@@ -168,7 +168,7 @@ def optimize(config: Config, guidance: Guidance, state: State) -> Iterator[Step]
         cameras = sample_cameras(config.views, config.cameras, random["camera"])
         lights = sample_lights(cameras, config.lights, random["light"])
         shading = sample_shading(config.views, progress, config, random["shading"])
-        backdrop = torch.rand(config.views, 3, generator=random["background"])
+        backdrop = sample_backdrops(config.views, random["background"])
 
         # 2. Render.
         size = config.resolution if progress < config.resolution_from else config.resolution_end

@@ -1,9 +1,9 @@
 """Training of the toybox judge: ``dreamfusion judge train``.
 
-A contrastive model (Radford et al. 2021) of toybox pictures and captions of other seeds than the prior's, all
-combinations included. A third of the pictures are textureless and named by kind and size alone, so that geometry can
-be judged without colour. Pictures are blurred, made noisy and recoloured at random: renderings of a NeRF are not
-as crisp as the toybox's own.
+A contrastive model (Radford et al. 2021) of toybox pictures and captions, apart from the prior: other seeds, other
+pictures, no shared weights. The pictures are what evaluations look at: albedo, shaded and textureless views from all
+sides before the backdrop of finished pictures, made rough at random, since renderings of a NeRF are not as crisp as the
+toybox's own. Captions of textureless pictures name kind and size alone, so that geometry is judged without colour.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,24 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
+from dreamfusion.cameras import CameraRange, sample_cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.judge import preprocess
 from dreamfusion.files import replace_folder, write_text
-from dreamfusion.prompts import VIEWS
-from dreamfusion.toybox.captions import parse_toy
-from dreamfusion.toybox.data import Batch, ToyboxData
+from dreamfusion.prompts import VIEWS, view_weights
+from dreamfusion.results import SHADINGS
+from dreamfusion.scene import PICTURE_BACKDROP
+from dreamfusion.shading import Lights, Shading, headlights
+from dreamfusion.toybox.captions import PHRASINGS, caption
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer
+from dreamfusion.toybox.render import compose, paint_toys, trace
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 
 IMAGE_SIZE = 48
 _END = "</s>"
+_CAMERAS = CameraRange(radius_min=2.55, radius_max=2.85, focal_min=1.3, focal_max=1.4, elevation_max_deg=60.0)
+"""Around the cameras of finished pictures, of radius 2.7 and focal length 1.35."""
 
 
 @dataclass(frozen=True)
@@ -126,18 +132,70 @@ def is_true(said: Toy, said_view: str | None, toy: Toy, view: str) -> bool:
 
 
 def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images [n, 3, S, S] at other resolutions, moved, recoloured and noisy, all at random."""
+    """Return images [n, 3, S, S] blurred, moved, recoloured and noisy, all at random."""
     size = images.shape[-1]
-    seen = int(torch.randint(20, size + 1, (1,), generator=generator))
+    seen = int(torch.randint(size // 2, size + 1, (1,), generator=generator))
     if seen < size:
         small = interpolate(images, size=(seen, seen), mode="area")
         images = interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
-    dy, dx = (int(shift) for shift in torch.randint(-4, 5, (2,), generator=generator))
+    dy, dx = (int(shift) for shift in torch.randint(-2, 3, (2,), generator=generator))
     images = images.roll((dy, dx), dims=(2, 3))
     count = len(images)
-    gain = 1 + 0.1 * torch.randn(count, 3, 1, 1, generator=generator)
+    gain = 1 + 0.08 * torch.randn(count, 3, 1, 1, generator=generator)
     noise = 0.04 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(images.shape, generator=generator)
     return (images * gain + noise).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """``images`` [B, 3, S, S] in [0, 1] of ``toys`` from ``views``, and what one caption for each says."""
+
+    images: Tensor
+    toys: list[Toy]
+    views: list[str]
+    said: list[tuple[Toy, str | None]]
+    captions: list[str]
+
+
+def random_toy(choose: random.Random, textureless: bool) -> Toy:
+    """Return any toy of the world; a textureless one has no colours."""
+
+    def maybe(names: Iterable[str], probability: float) -> str | None:
+        return choose.choice(list(names)) if choose.random() < probability else None
+
+    kind, size = choose.choice(list(KINDS)), maybe(SIZES, 0.25)
+    if textureless:
+        return Toy(kind, size=size)
+    return Toy(kind, choose.choice(list(COLORS)), maybe(PATTERNS, 0.3), size, maybe(COLORS, 0.4))
+
+
+def examples(settings: JudgeSettings, step: int) -> Examples:
+    """Return the examples of a training step, a function of seed and step."""
+    seed = settings.seed * 1_000_003 + step
+    choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    count = settings.batch_size
+    shadings: list[Shading] = [SHADINGS[i % 3] for i in range(count)]
+    toys = [random_toy(choose, shading == "textureless") for shading in shadings]
+    cameras = sample_cameras(count, _CAMERAS, generator)
+    lit = headlights(cameras, ambient=0.2 + 0.2 * choose.random(), side_deg=45 * choose.random())
+    flat = torch.tensor([shading == "albedo" for shading in shadings])
+    lights = Lights(lit.position, lit.diffuse.masked_fill(flat, 0.0), lit.ambient.masked_fill(flat, 1.0))
+    paint = paint_toys(toys)
+    paint.palette[[shading == "textureless" for shading in shadings]] = 1.0
+    backdrop = torch.tensor(PICTURE_BACKDROP) + 0.03 * torch.randn(count, 3, generator=generator)
+    rays = cameras.rays(IMAGE_SIZE, IMAGE_SIZE)
+    images = roughen(compose(trace(toys, rays), rays, paint, lights, backdrop), generator)
+
+    views = [VIEWS[i] for i in view_weights(cameras.azimuth_deg, cameras.elevation_deg).argmax(dim=1).tolist()]
+    said: list[tuple[Toy, str | None]] = []
+    captions = []
+    for toy, view in zip(toys, views, strict=True):
+        claim = replace(toy, color=None) if choose.random() < 0.05 else toy
+        shown = view if choose.random() < 0.5 else None
+        phrase = caption if choose.random() < 0.6 else choose.choice(PHRASINGS)
+        said.append((claim, shown))
+        captions.append(f"{phrase(claim)}, {shown} view" if shown else phrase(claim))
+    return Examples(images, toys, views, said, captions)
 
 
 class _Training:
@@ -149,58 +207,29 @@ class _Training:
         config: Any = self.model.config
         self.image_heads = AttributeHeads(config.vision_config.hidden_size)
         self.text_heads = AttributeHeads(config.text_config.hidden_size)
-        self.data = ToyboxData(
-            settings.seed,
-            settings.batch_size,
-            image_size=IMAGE_SIZE,
-            caption_dropout=0.0,
-            pairs="all",
-            textureless=0.35,
-            pool_size=1024,
-            pool_steps=150,
-        )
 
     def parameters(self) -> list[nn.Parameter]:
         """Return everything that is trained."""
         return [p for part in (self.model, self.image_heads, self.text_heads) for p in part.parameters()]
 
-    def tokens(self, captions: list[str]) -> Any:
-        return self.tokenizer(captions, padding=True, return_tensors="pt")
-
-    def captions(
-        self, batch: Batch, views: Sequence[str], choose: random.Random
-    ) -> tuple[list[str], list[tuple[Toy, str | None]]]:
-        """Return one caption per picture, half of them with the view, and what each says."""
-        texts, said = [], []
-        for i, view in enumerate(views):
-            text, _ = batch.captions[4 * i].rsplit(",", 1)
-            shown = view if choose.random() < 0.5 else None
-            texts.append(f"{text}, {shown} view" if shown else text)
-            said.append((parse_toy(text), shown))
-        return texts, said
-
     def loss(self, step: int) -> tuple[Tensor, float]:
-        """Return the contrastive loss of a step and the share of pictures for which a true caption came first."""
-        batch = self.data.batch(step)
-        seed = self.settings.seed * 1_000_003 + step
-        images = roughen(batch.images, torch.Generator().manual_seed(seed))
-        views = [VIEWS[i] for i in batch.weights.argmax(dim=1).tolist()]
-        texts, said = self.captions(batch, views, random.Random(seed))
-        pictures = list(zip(batch.toys, views, strict=True))
-        true = torch.tensor([[is_true(*claim, *picture) for claim in said] for picture in pictures])
-        tokens = self.tokens(texts)
+        """Return the loss of a step and the share of pictures for which a true caption came first."""
+        batch = examples(self.settings, step)
+        pictures = list(zip(batch.toys, batch.views, strict=True))
+        true = torch.tensor([[is_true(*claim, *picture) for claim in batch.said] for picture in pictures])
+        tokens = self.tokenizer(batch.captions, padding=True, return_tensors="pt")
         out = self.model(
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
-            pixel_values=preprocess(images, IMAGE_SIZE),
+            pixel_values=preprocess(batch.images, IMAGE_SIZE),
         )
         logits = out.logits_per_image
         # Several captions may be true of a picture, and a caption of several pictures: all of them count alike.
         by_image, by_text = (part.float() / part.sum(1, keepdim=True) for part in (true, true.T))
         loss = (cross_entropy(logits, by_image) + cross_entropy(logits.T, by_text)) / 2
-        loss = loss + self.image_heads.loss(out.vision_model_output.pooler_output, batch.toys, views)
-        loss = loss + self.text_heads.loss(out.text_model_output.pooler_output, *zip(*said, strict=True))
-        return loss, true[torch.arange(len(images)), logits.argmax(dim=1)].float().mean().item()
+        loss = loss + self.image_heads.loss(out.vision_model_output.pooler_output, batch.toys, batch.views)
+        loss = loss + self.text_heads.loss(out.text_model_output.pooler_output, *zip(*batch.said, strict=True))
+        return loss, true[torch.arange(len(true)), logits.argmax(dim=1)].float().mean().item()
 
 
 def train_judge(

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dreamfusion.cameras import CameraRange, Cameras, sample_cameras
 from dreamfusion.prompts import ViewTexts, view_prompts, view_weights
-from dreamfusion.shading import LightRange, Lights, sample_lights
+from dreamfusion.shading import LightRange, Lights, sample_backdrops, sample_lights
 from dreamfusion.toybox.captions import PHRASINGS, caption
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.render import GeometryBuffers, compose, paint_toys, trace
@@ -29,10 +28,9 @@ _FLAT = 0.3  # share of images in plain albedo, as the first phase of distillati
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` [B, 3, S, S] in [0, 1] of ``toys``; ``captions``: 4 B strings, one per view; their weights [B, 4]."""
+    """``images`` [B, 3, S, S] in [0, 1]; ``captions``: 4 B strings, one per view; ``weights`` [B, 4] of the views."""
 
     images: Tensor
-    toys: list[Toy]
     captions: list[str]
     weights: Tensor
 
@@ -54,8 +52,6 @@ class ToyboxData:
 
     ``caption_dropout`` of the captions are empty, which trains the unconditional branch of classifier-free
     guidance. Half of the captions name the nearest view, half mix the embeddings of neighbouring views by azimuth.
-    ``pairs`` "training" leaves out the held-out combinations of kind and colour, "all" does not. A share
-    ``textureless`` of the toys is white all over, with captions that name kind and size only.
     """
 
     def __init__(
@@ -67,13 +63,12 @@ class ToyboxData:
         pool_size: int = 2048,
         pool_steps: int = 512,
         caption_dropout: float = 0.1,
-        pairs: Literal["training", "all"] = "training",
-        textureless: float = 0.0,
+        only_held_out: bool = False,
         device: str = "cpu",
     ) -> None:
         self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
         self.pool_size, self.pool_steps = pool_size, pool_steps
-        self.caption_dropout, self.pairs, self.textureless, self.device = caption_dropout, pairs, textureless, device
+        self.caption_dropout, self.only_held_out, self.device = caption_dropout, only_held_out, device
         self._pool: _Pool | None = None
 
     def batch(self, step: int) -> Batch:
@@ -94,15 +89,12 @@ class ToyboxData:
             view_weights(cameras.azimuth_deg, cameras.elevation_deg, "interpolated"),
         )
         captions = [text for toy in toys for text in self._captions(toy, choose)]
-        return Batch(images, toys, captions, weights.to(self.device))
+        return Batch(images, captions, weights.to(self.device))
 
     def _dress(self, toy: Toy, choose: random.Random) -> Toy:
-        """Return the toy with colours and pattern, or as it is if it is to be textureless."""
-        if self.textureless and choose.random() < self.textureless:
-            return toy
-        everything = self.pairs == "all"
-        color = choose.choice([c for c in COLORS if everything or not held_out(toy.kind, c)])
-        part_color = choose.choice([c for c in COLORS if everything or not part_held_out(toy.kind, c)])
+        """Return the toy with colours and pattern; its pairs are all shown in training, or its colour is held out."""
+        color = choose.choice([c for c in COLORS if held_out(toy.kind, c) == self.only_held_out])
+        part_color = choose.choice([c for c in COLORS if not part_held_out(toy.kind, c)])
         pattern = choose.choice(PATTERNS)
         return replace(
             toy,
@@ -114,7 +106,7 @@ class ToyboxData:
     def _captions(self, toy: Toy, choose: random.Random) -> list[str]:
         if choose.random() < self.caption_dropout:
             return [""] * 4
-        if toy.color is not None and choose.random() < _UNSAID:
+        if choose.random() < _UNSAID:
             toy = replace(toy, color=None)
         phrase = caption if choose.random() < _PLAINEST else choose.choice(PHRASINGS)
         return view_prompts(phrase(toy), ViewTexts())
@@ -124,21 +116,18 @@ class ToyboxData:
     ) -> Tensor:
         count = len(picks)
         lights = sample_lights(cameras, LightRange(), generator)
-        ambient = 0.1 + 0.4 * torch.rand(count, generator=generator)
+        ambient = 0.2 + 0.3 * torch.rand(count, generator=generator)
         ambient = torch.where(torch.rand(count, generator=generator) < _FLAT, 1.0, ambient)
         lights = Lights(lights.position, 1.0 - ambient, ambient)
-        body = torch.tensor([COLORS[toy.color] if toy.color else (1.0, 1.0, 1.0) for toy in toys])
+        body = torch.tensor([COLORS[str(toy.color)] for toy in toys])
         body = (body + 0.03 * torch.randn(count, 3, generator=generator)).clamp(0, 1)
-        background = torch.rand(count, 3, generator=generator)
-        gray = torch.rand(count, generator=generator) < 0.3
-        background = torch.where(gray[:, None], background[:, :1].expand(-1, 3), background)
+        background = sample_backdrops(count, generator)
 
         size = self.image_size * _SUPERSAMPLE
         cameras, lights = cameras.to(self.device), lights.to(self.device)
         picks = picks.to(self.device)
         buffers = GeometryBuffers(pool.material[picks], pool.normal[picks].float() / 127, pool.depth[picks].float())
         paint = paint_toys(toys, self.device, body.tolist())
-        paint.palette[[toy.color is None for toy in toys]] = 1.0
         rays = cameras.rays(size, size)
         return compose(buffers, rays, paint, lights, background.to(self.device), supersample=_SUPERSAMPLE)
 
