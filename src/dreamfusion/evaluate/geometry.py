@@ -134,7 +134,8 @@ def compare_surfaces(points: Vector, normals: Vector, others: Vector, other_norm
 def _toy_surface(toy: Toy) -> tuple[Vector, Vector]:
     """Return points and normals of a toy's surface."""
     resolution = 2 * RESOLUTION
-    vertices, faces, _, _ = measure.marching_cubes(toy_distances(toy, resolution), 0.0, gradient_direction="ascent")
+    # scikit-image counts axes z, y, x, a mirror image of ours: with "descent" faces turn outwards here.
+    vertices, faces, _, _ = measure.marching_cubes(toy_distances(toy, resolution), 0.0, gradient_direction="descent")
     return _surface_samples(vertices * (2.0 / (resolution - 1)) - 1.0, faces)
 
 

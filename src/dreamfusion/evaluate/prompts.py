@@ -40,6 +40,7 @@ def default_prompts() -> PromptList:
             part_color = choose.choice(part_seen) if choose.random() < 0.5 else None
             if part_new:
                 part_color = next(c for c in COLORS if part_held_out(kind, c))
+                color = choose.choice([c for c in seen if c != part_color])
             pattern = choose.choice(PATTERNS) if choose.random() < 1 / 3 else None
             size = choose.choice(list(SIZES)) if choose.random() < 0.2 else None
             toy = Toy(kind, color, pattern, size, part_color if part_color != color else None)
