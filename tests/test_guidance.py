@@ -334,7 +334,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_file_instead_of_folder(copy):
-    assert "is a file" in refusal(copy / "model_index.json")
+    assert "a file of an unknown kind" in refusal(copy / "model_index.json")
 
 
 def test_damaged_index(copy):

@@ -19,7 +19,7 @@ from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.losses import sds_loss, timestep_weight
 from dreamfusion.prompts import view_prompts
 from dreamfusion.run import generate
-from families import MAX_TOKENS, SIZE, save_flux, save_sd, save_sd3, save_sdxl
+from families import MAX_TOKENS, SIZE, original_layout, save_flux, save_sd, save_sd3, save_sdxl, save_single_file
 from test_run import SHORT
 
 SAVE = {
@@ -299,6 +299,99 @@ def test_three_steps_of_a_run(saved, name, tmp_path):
     assert [step.number for step in steps] == [1, 2, 3]
     assert all(step.metrics["sds_gradient"] > 0 and step.metrics["grad_norm"] > 0 for step in steps)
     assert "image_size: 16" in (tmp_path / "run/config.yaml").read_text()
+
+
+# --- single files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("name", ["sd-eps", "sd-v", "sdxl"])
+def test_a_single_file_is_the_same_model_as_its_folder(saved, tmp_path, name, suffix):
+    file = save_single_file(saved[name], tmp_path / f"model{suffix}")
+    one, whole = opened(file), opened(saved[name])
+    assert type(one) is type(whole)
+    z_t, t, prompts = noisy(whole), torch.tensor([30, 700]), ["a red mushroom", "a view"]
+    torch.testing.assert_close(one.encode(picture()), whole.encode(picture()))
+    torch.testing.assert_close(
+        one.predict_noise(z_t, t, one.embed(prompts)), whole.predict_noise(z_t, t, whole.embed(prompts))
+    )
+
+
+def test_a_run_from_a_single_file(saved, tmp_path):
+    file = save_single_file(saved["sd-eps"], tmp_path / "model.safetensors")
+    steps = []
+    guidance = {"kind": "sd", "model": str(file)}
+    generate(
+        "a red mushroom",
+        output=tmp_path / "run",
+        assets=False,
+        on_step=steps.append,
+        **SHORT | {"steps": 3, "guidance": guidance},
+    )
+    assert len(steps) == 3
+
+
+def test_a_checkpoint_runs_no_code(tmp_path, saved):
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "sprung",)
+
+    file = save_single_file(saved["sd-eps"], tmp_path / "model.ckpt")
+    torch.save({"state_dict": original_layout(saved["sd-eps"]), "callbacks": Trap()}, file)
+    assert "cannot be read" in refusal(file)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("kept", [0, 100, 50_000])
+def test_truncated_single_files(saved, tmp_path, suffix, kept, beside):
+    file = save_single_file(saved["sd-eps"], tmp_path / f"model{suffix}")
+    file.write_bytes(file.read_bytes()[:kept])
+    if not beside:
+        (tmp_path / "model_index.json").unlink()
+    assert "cannot be read" in refusal(file)
+
+
+@pytest.mark.parametrize("absent", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."])
+def test_single_files_without_a_part(saved, tmp_path, absent):
+    file = save_single_file(saved["sd-eps"], tmp_path / "model.safetensors")
+    save_file({name: value for name, value in load_file(file).items() if not name.startswith(absent)}, file)
+    assert "Weights for this component appear to be missing" in refusal(file)
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        "model.diffusion_model.out.2.bias",
+        "first_stage_model.encoder.conv_in.bias",
+        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+    ],
+)
+def test_single_files_without_a_weight(saved, tmp_path, absent):
+    file = save_single_file(saved["sd-eps"], tmp_path / "model.safetensors")
+    save_file({name: value for name, value in load_file(file).items() if name != absent}, file)
+    assert "lacks weights" in refusal(file)
+
+
+def test_single_files_without_a_configuration(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    file = tmp_path / "model.safetensors"
+    save_file(original_layout(saved["sd-eps"]), file)
+    message = refusal(file)
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in message
+    assert "cannot be had from the hub" in message
+    # A file of Stable Diffusion 2 does not tell what it predicts.
+    save_file(
+        {"model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(1, 1024)}, file
+    )
+    assert "does not say whether it predicts noise or velocity" in refusal(file)
+    save_file({"lora.weight": torch.zeros(1)}, file)
+    assert "no text-to-image model" in refusal(file)
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    assert "list.ckpt" in refusal(tmp_path / "list.ckpt")
+    assert "unknown kind" in refusal(saved["sd-eps"] / "model_index.json")
+    assert "There is no file" in refusal("missing.safetensors")
 
 
 # --- what does not load -----------------------------------------------------------------------------------------------

@@ -123,9 +123,8 @@ def load_pipeline(
     except _UNREADABLE as error:
         if is_out_of_memory(error):
             raise _too_little_memory(model) from None
-        raise DreamFusionError(
-            f"The model {model} cannot be read ({_first_line(error)}): copy or download it again."
-        ) from None
+        reason = "it lacks weights" if "meta tensor" in str(error) else _first_line(error)
+        raise DreamFusionError(f"The model {model} cannot be read ({reason}): copy or download it again.") from None
     _refuse_incomplete(pipeline, found, model)
     return pipeline
 
@@ -223,9 +222,10 @@ def _config_folder(file: Path) -> Path:
             weights = load_single_file_checkpoint(str(file))
             kind = infer_diffusers_model_type(weights)
             name = fetch_diffusers_config(weights)["pretrained_model_name_or_path"]
+            has_unet = any("input_blocks.0.0.weight" in str(key) for key in weights)
     except _UNREADABLE as error:
         raise DreamFusionError(f"The file {file} cannot be read ({_first_line(error)}).") from None
-    if kind == "v1" and not any("input_blocks.0.0.weight" in key for key in weights):
+    if kind == "v1" and not has_unet:  # what diffusers calls everything that it does not recognise
         raise DreamFusionError(f"{file} holds no text-to-image model, or one of an unknown family.")
     if kind == "v2" or "v_pred" in weights:
         # The original files of Stable Diffusion 2 and 2-base differ in nothing but the values of their weights.
