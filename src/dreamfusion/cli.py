@@ -226,7 +226,7 @@ def prior_sample(
     Args:
         prompts: one or more prompts, a row of pictures each
         output: picture to write
-        model: folder or hub name of a diffusers pipeline; the embedded prior if not given
+        model: folder or hub name of a pixel-space diffusers pipeline; the embedded prior if not given
         steps: denoising steps
         guidance_scale: how strongly the words count
         negative_prompt: what the pictures must not show
@@ -402,7 +402,7 @@ def doctor(*, model: str | None = None, output: Path = Path("runs")) -> None:
     """Say what this machine has, which device and kernels are used, and what to do about what is missing.
 
     Args:
-        model: also check this diffusers pipeline, a folder or hub name
+        model: also check this diffusers pipeline, a folder, a .safetensors or .ckpt file, or a hub name
         output: folder that runs will be written to
 
     """

@@ -85,7 +85,10 @@ class Guidance(ABC):
         return alpha * z + sigma * noise
 
     def predicted_data(self, z_t: Tensor, t: Tensor, eps_hat: Tensor) -> Tensor:
-        """Return the z that ``eps_hat`` implies, (z_t - sigma_t eps_hat) / alpha_t, for timesteps [B]."""
+        """Return the z that ``eps_hat`` implies, (z_t - sigma_t eps_hat) / alpha_t, for timesteps [B].
+
+        Where alpha_t is near 0 it magnifies the error of ``eps_hat``; at pure noise it is not finite.
+        """
         alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
         return (z_t - sigma * eps_hat) / alpha
 

