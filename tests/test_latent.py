@@ -365,7 +365,9 @@ def test_a_checkpoint_runs_no_code(tmp_path, saved):
 
     file = save_single_file(saved["sd-eps"], tmp_path / "model.ckpt")
     torch.save({"state_dict": original_layout(saved["sd-eps"]), "callbacks": Trap()}, file)
-    assert "cannot be read" in refusal(file)
+    message = refusal(file)
+    assert "cannot be read" in message
+    assert "take the .safetensors file" in message
     assert not (tmp_path / "sprung").exists()
 
 

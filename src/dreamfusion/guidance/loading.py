@@ -98,10 +98,7 @@ def load_pipeline(
         with _quiet():
             pipeline = _from_file(file, found, dtype) if file else _from_folder(folder, dtype, variant)
     except _UNREADABLE as error:
-        if is_out_of_memory(error):
-            raise _too_little_memory(model) from None
-        reason = "it lacks weights" if "meta tensor" in str(error) else _first_line(error)
-        raise DreamFusionError(f"The model {model} cannot be read ({reason}): copy or download it again.") from None
+        raise _unreadable(model, error) from None
     _refuse_incomplete(pipeline, found, model)
     return pipeline
 
@@ -171,6 +168,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
+def _unreadable(model: str | Path, error: BaseException) -> DreamFusionError:
+    if is_out_of_memory(error):
+        return _too_little_memory(model)
+    reason = "it lacks weights" if "meta tensor" in str(error) else _first_line(error)
+    remedy = "copy or download it again"
+    if str(model).endswith(".ckpt"):
+        remedy += ", or take the .safetensors file of the same model, for of a .ckpt only plain tensors are read"
+    return DreamFusionError(f"The model {model} cannot be read ({reason}): {remedy}.")
+
+
 def _too_little_memory(model: str | Path) -> DreamFusionError:
     return DreamFusionError(
         f"Not enough memory for the model {model}: use a smaller model, guidance.precision bf16, or another --device."
@@ -201,7 +208,7 @@ def _config_folder(file: Path) -> Path:
             name = fetch_diffusers_config(weights)["pretrained_model_name_or_path"]
             has_unet = any("input_blocks.0.0.weight" in str(key) for key in weights)
     except _UNREADABLE as error:
-        raise DreamFusionError(f"The file {file} cannot be read ({_first_line(error)}).") from None
+        raise _unreadable(file, error) from None
     if kind == "v1" and not has_unet:  # what diffusers calls everything that it does not recognise
         raise DreamFusionError(f"{file} holds no text-to-image model, or one of an unknown family.")
     if kind == "v2" or "v_pred" in weights:
@@ -210,9 +217,7 @@ def _config_folder(file: Path) -> Path:
             f"{file} does not say whether it predicts noise or velocity: put the configuration of its diffusers model "
             f"({_INDEX}, and the folders of its parts, without weights) beside it."
         )
-    folder = _hub_index(name).parent
-    if (folder / "scheduler").is_dir():
-        return folder
+    _hub_index(name)  # which says what is wrong with the name or the connection
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model"]))
     except Exception as error:  # see _hub_index
