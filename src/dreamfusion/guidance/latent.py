@@ -54,7 +54,7 @@ class LatentGuidance(Guidance):
         self._schedule = read_schedule(pipeline.scheduler, model, self.device)
         self.alphas_cumprod = self._schedule.alphas_cumprod
         self.sample_size = image_size or _native_size(pipeline, self._denoiser)
-        self._check_channels(model)
+        self._check(model)
         for module in pipeline.components.values():
             if isinstance(module, torch.nn.Module):
                 move_to(module.eval().requires_grad_(False), self.device, model)
@@ -62,11 +62,11 @@ class LatentGuidance(Guidance):
             # The activations of this VAE (Stable Diffusion XL's) are larger than a float16 can be.
             self._vae.float()
 
-        multiple = 2 * pipeline.vae_scale_factor
+    def _check(self, model: str | Path) -> None:
+        """Raise DreamFusionError if the size does not divide, or the denoiser takes more than latents."""
+        multiple = 2 * self._pipeline.vae_scale_factor
         if self.sample_size % multiple:
             raise DreamFusionError(f"guidance.image_size must be a multiple of {multiple} for {model}.")
-
-    def _check_channels(self, model: str | Path) -> None:
         channels, latents = self._denoiser.config.in_channels, self._vae.config.latent_channels
         if channels != latents * self.packing:
             raise DreamFusionError(
