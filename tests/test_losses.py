@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.guidance.analytic import AnalyticGuidance
-from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.losses import (
     annealed_t_max,
     entropy_loss,
@@ -28,24 +28,24 @@ class LinearGuidance(Guidance):
         self.device = torch.device(device)
         self.calls: list[tuple[int, ...]] = []
 
-    def embed(self, prompts) -> Tensor:
-        return torch.tensor([[[float(len(p))]] for p in prompts], dtype=torch.float64, device=self.device)
+    def embed(self, prompts) -> Embeddings:
+        return Embeddings(torch.tensor([[[float(len(p))]] for p in prompts], dtype=torch.float64, device=self.device))
 
     def encode(self, image: Tensor) -> Tensor:
         return 2 * image - 1
 
-    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         self.calls.append(tuple(z_t.shape))
         assert len(t) == len(embeddings) == len(z_t)
-        return 0.5 * z_t + embeddings[:, :, :, None]
+        return 0.5 * z_t + embeddings.tokens[:, :, :, None]
 
 
 def problem(device: str, count: int = 2):
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(count, 3, 4, 4, generator=generator, dtype=torch.float64).to(device)
     noise = torch.randn(count, 3, 4, 4, generator=generator, dtype=torch.float64).to(device)
-    text = torch.full((count, 1, 1), 0.3, dtype=torch.float64, device=device)
-    uncond = torch.full((count, 1, 1), 0.1, dtype=torch.float64, device=device)
+    text = Embeddings(torch.full((count, 1, 1), 0.3, dtype=torch.float64, device=device))
+    uncond = Embeddings(torch.full((count, 1, 1), 0.1, dtype=torch.float64, device=device))
     return z, noise, text, uncond, torch.tensor([1, 2])[:count]
 
 

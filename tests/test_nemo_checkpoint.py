@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -22,6 +23,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance import nemo_archive, nemo_checkpoint
+from dreamfusion.guidance.families import open_prior
+from dreamfusion.guidance.latent import StableDiffusion
 from dreamfusion.guidance.nemo_checkpoint import PaddedCLIPTextModel, load_ldm_checkpoint, load_nemo
 
 Weights = dict[str, Tensor]
@@ -424,6 +427,24 @@ def test_nemo_archive_equals_the_modules(tmp_path, tokenizer, linear, newer, com
     pipeline = load_nemo(path, tokenizer=tokenizer)
     assert_same_modules(pipeline, models)
     assert_same_predictions(pipeline, models, padded=True)
+
+
+@pytest.mark.parametrize("name", ["sd.nemo", "sd.ckpt"])
+def test_the_guidance_of_such_a_file_predicts_what_the_modules_do(tmp_path, tokenizer, models, weights, name):
+    """Through `open_prior`, as `--model FILE` does, with the tokenizer in the folder beside the file."""
+    shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    if name == "sd.nemo":
+        path = write_nemo(tmp_path / name, nemo_config(), nemo_weights(weights))
+    else:
+        path = tmp_path / name
+        torch.save(weights, path)
+        path.with_suffix(".yaml").write_text(yaml.safe_dump(compvis_config(nemo_config())))
+    guidance = open_prior(str(path), image_size=32)
+    assert isinstance(guidance, StableDiffusion)
+    embeddings = guidance.embed(["a b c"])
+    z, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
+    expected = models.unet(z, t, embeddings.tokens).sample
+    torch.testing.assert_close(guidance.predict_noise(z, t, embeddings), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("nested", [False, True])

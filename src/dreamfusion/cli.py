@@ -36,7 +36,7 @@ def generate(
     output: Path | None = None,
     resume: Path | None = None,
     device: str | None = None,
-    guidance: Literal["toybox", "diffusers"] | None = None,
+    guidance: Literal["toybox", "sd", "diffusers"] | None = None,
     model: str | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
@@ -52,8 +52,8 @@ def generate(
         output: folder for the results (runs/<prompt> if not given)
         resume: folder of a stopped run to continue exactly where it was
         device: auto, cpu, cuda, cuda:N or mps
-        guidance: toybox (the embedded prior) or diffusers (needs --model)
-        model: folder or hub name of a pixel-space diffusers pipeline
+        guidance: toybox (the embedded prior), sd (Stable Diffusion 2.1 if no --model) or diffusers (needs --model)
+        model: diffusers pipeline as a folder, a .safetensors or .ckpt file, or a hub name; its family is read from it
         guidance_scale: how strongly the words count, eps_uncond + SCALE * (eps_text - eps_uncond)
         negative_prompt: what the result must not look like
         config: YAML file with any of the settings of a run's config.yaml; other options override it
@@ -226,7 +226,7 @@ def prior_sample(
     Args:
         prompts: one or more prompts, a row of pictures each
         output: picture to write
-        model: folder or hub name of a diffusers pipeline; the embedded prior if not given
+        model: folder or hub name of a pixel-space diffusers pipeline; the embedded prior if not given
         steps: denoising steps
         guidance_scale: how strongly the words count
         negative_prompt: what the pictures must not show
@@ -402,7 +402,7 @@ def doctor(*, model: str | None = None, output: Path = Path("runs")) -> None:
     """Say what this machine has, which device and kernels are used, and what to do about what is missing.
 
     Args:
-        model: also check this diffusers pipeline, a folder or hub name
+        model: also check this diffusers pipeline, a folder, a .safetensors or .ckpt file, or a hub name
         output: folder that runs will be written to
 
     """

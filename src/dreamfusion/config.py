@@ -33,10 +33,12 @@ class Section(BaseModel):
 class GuidanceConfig(Section):
     """The diffusion prior and how it is asked."""
 
-    kind: Literal["toybox", "diffusers"] = "toybox"
-    """toybox: the embedded prior; diffusers: a pixel-space pipeline from a folder or the hub, named by model"""
+    kind: Literal["toybox", "sd", "diffusers"] = "toybox"
+    """toybox: the embedded prior; diffusers: the pipeline named by model; sd: the same, Stable Diffusion 2.1 if none"""
     model: str | None = None
-    """folder or hub name of a diffusers pipeline"""
+    """folder, .safetensors or .ckpt file, or hub name of a diffusers pipeline"""
+    image_size: Count | None = None
+    """side of the pictures shown to a latent prior (null: the model's own); smaller ones need less memory"""
     guidance_scale: NonNegative = 8.0
     """classifier-free guidance: eps_uncond + scale * (eps_text - eps_uncond); the paper's omega is scale - 1"""
     negative_prompt: str = ""

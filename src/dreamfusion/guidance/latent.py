@@ -1,0 +1,164 @@
+"""Latent diffusion priors: Stable Diffusion 1, 2 and XL, whose denoiser is a UNet.
+
+z is what the VAE's encoder makes of an image, so the gradient of score distillation goes back through that encoder. The
+four families, these and those of `dreamfusion.guidance.flow`, share `LatentGuidance` and differ in two functions: what
+they understand of a prompt, and how the denoiser is called.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.base import Embeddings, Guidance, per_image
+from dreamfusion.guidance.loading import load_pipeline, move_to
+from dreamfusion.guidance.pixel_space import image_to_z
+from dreamfusion.guidance.predictions import noise_from
+from dreamfusion.guidance.schedule import read_schedule
+from dreamfusion.guidance.tokens import warn_of_cuts
+
+
+class LatentGuidance(Guidance):
+    """A frozen diffusers pipeline that works on the latents of a VAE.
+
+    ``model`` is a folder, a single file or a hub name. ``image_size`` is the side of the pictures it is shown, by
+    default the model's own; smaller ones need less memory. Weights are held and run in ``dtype``, while everything
+    returned is float32. Raises DreamFusionError for anything that does not load or is of another family.
+    """
+
+    family: ClassVar[str]
+    """the diffusers pipeline that a model must be"""
+    packing: ClassVar[int] = 1
+    """latent pixels that the denoiser takes as channels of one"""
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        variant: str | None = None,
+        image_size: int | None = None,
+    ) -> None:
+        pipeline: Any = load_pipeline(model, dtype, variant, family=self.family)
+        self.device = torch.device(device)
+        self._pipeline = pipeline
+        self._vae = pipeline.vae
+        self._denoiser = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+        self._schedule = read_schedule(pipeline.scheduler, model, self.device)
+        self.alphas_cumprod = self._schedule.alphas_cumprod
+        self.sample_size = image_size or _native_size(pipeline, self._denoiser)
+        self._check(model)
+        for module in pipeline.components.values():
+            if isinstance(module, torch.nn.Module):
+                move_to(module.eval().requires_grad_(False), self.device, model)
+        if dtype == torch.float16 and self._vae.config.force_upcast:
+            # The activations of this VAE (Stable Diffusion XL's) are larger than a float16 can be.
+            self._vae.float()
+
+    def _check(self, model: str | Path) -> None:
+        """Raise DreamFusionError if the size does not divide, or the denoiser takes more than latents."""
+        multiple = 2 * self._pipeline.vae_scale_factor
+        if self.sample_size % multiple:
+            raise DreamFusionError(f"guidance.image_size must be a multiple of {multiple} for {model}.")
+        channels, latents = self._denoiser.config.in_channels, self._vae.config.latent_channels
+        if channels != latents * self.packing:
+            raise DreamFusionError(
+                f"{model} is not a base text-to-image model: its denoiser takes {channels} channels and its VAE has "
+                f"{latents}."
+            )
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Embeddings:
+        """Return what the model's text encoders make of the prompts, in float32."""
+        # Only what the most patient text encoder does not read is lost: T5 goes on where CLIP stops.
+        parts = self._pipeline.components.items()
+        tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part is not None]
+        longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
+        warn_of_cuts(longest, prompts, longest.model_max_length)
+        embeddings = self._embed(list(prompts))
+        pooled = None if embeddings.pooled is None else embeddings.pooled.float()
+        return Embeddings(embeddings.tokens.float(), pooled)
+
+    @abstractmethod
+    def _embed(self, prompts: list[str]) -> Embeddings:
+        """Return the embeddings that the pipeline would make, in any precision."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the latents [B, C, S / 8, S / 8] of images resized to the model's sample size; differentiable.
+
+        It is the mean of the VAE's distribution, which is narrow: a sample of it would only add noise to the noise.
+        """
+        pixels = image_to_z(image, self.sample_size).to(self._vae.dtype)
+        mean = self._vae.encode(pixels).latent_dist.mode().float()
+        return (mean - (self._vae.config.shift_factor or 0.0)) * self._vae.config.scaling_factor
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha_t and sigma_t of the model's own schedule for timesteps [B], both [B]."""
+        return self._schedule.alphas[t], self._schedule.sigmas[t]
+
+    @torch.no_grad()
+    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Return eps_hat, of the shape of ``z_t``, whatever the model itself predicts."""
+        dtype = self._denoiser.dtype
+        pooled = None if embeddings.pooled is None else embeddings.pooled.to(dtype)
+        output = self._model_output(z_t.to(dtype), t, Embeddings(embeddings.tokens.to(dtype), pooled)).float()
+        alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
+        return noise_from(output, z_t, alpha, sigma, self._schedule.prediction)
+
+    @abstractmethod
+    def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Call the denoiser; everything is in its precision already."""
+
+
+def _native_size(pipeline: Any, denoiser: Any) -> int:
+    # Flux keeps no size in its model, only in its pipeline.
+    latents = denoiser.config.get("sample_size") or pipeline.default_sample_size
+    return latents * pipeline.vae_scale_factor
+
+
+class StableDiffusion(LatentGuidance):
+    """Stable Diffusion 1.x and 2.x: one CLIP text encoder, noise or v prediction as the scheduler's config says."""
+
+    family = "StableDiffusionPipeline"
+
+    def _embed(self, prompts: list[str]) -> Embeddings:
+        tokens, _ = self._pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
+        return Embeddings(tokens)
+
+    def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        return self._denoiser(z_t, t, encoder_hidden_states=embeddings.tokens, return_dict=False)[0]
+
+
+class StableDiffusionXL(LatentGuidance):
+    """Stable Diffusion XL: the tokens of two CLIP text encoders, the pooled text of the second, and the picture's size.
+
+    The base model was trained with zeros for the empty prompt, where its configuration says so
+    (``force_zeros_for_empty_prompt``), and gets them here too.
+    """
+
+    family = "StableDiffusionXLPipeline"
+
+    def _embed(self, prompts: list[str]) -> Embeddings:
+        tokens, _, pooled, _ = self._pipeline.encode_prompt(
+            prompts, device=self.device, do_classifier_free_guidance=False
+        )
+        if self._pipeline.config.force_zeros_for_empty_prompt:
+            given = torch.tensor([bool(prompt.strip()) for prompt in prompts], device=self.device)
+            tokens, pooled = tokens * given[:, None, None], pooled * given[:, None]
+        return Embeddings(tokens, pooled)
+
+    def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        size = self.sample_size
+        # Original size, upper left corner of the crop, target size (arXiv 2307.01952, section 2.2).
+        time_ids = torch.tensor([[size, size, 0, 0, size, size]], device=z_t.device, dtype=z_t.dtype)
+        added = {"text_embeds": embeddings.pooled, "time_ids": time_ids.expand(len(z_t), -1)}
+        return self._denoiser(
+            z_t, t, encoder_hidden_states=embeddings.tokens, added_cond_kwargs=added, return_dict=False
+        )[0]

