@@ -165,7 +165,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "high": {
         "steps": 3000,
         "resolution_end": 64,
-        "scene": {"nerf": {"grid": {"log2_size": 18, "max_resolution": 512}}},
+        "scene": {"nerf": {"grid": {"levels": 8, "log2_size": 18, "max_resolution": 512}}},
     },
 }
 """What each preset changes of the defaults above."""
