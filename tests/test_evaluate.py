@@ -19,6 +19,7 @@ from dreamfusion.evaluate.evaluation import (
     judge_views,
     summarize,
     to_json,
+    without_unclear_backs,
 )
 from dreamfusion.evaluate.geometry import best_alignment, compare_surfaces, iou, score_geometry, toy_volume
 from dreamfusion.evaluate.judge import Judge, preprocess
@@ -321,6 +322,14 @@ def test_failed_runs_count_as_zero_and_are_not_dropped():
     assert value("janus_rate") == 0.0
     assert summary["janus_rate"].count == 1
     assert summary["chamfer"].count == 1
+
+
+def test_toys_with_unclear_backs_have_no_janus_verdict():
+    records = [Record("a", 0, False, janus=True), Record("a", 1, False, janus=False), Record("b", 0, False, janus=True)]
+    truth = [Record("a", 0, False, janus=True), Record("b", 0, False, janus=False)]
+    kept = without_unclear_backs(records, truth)
+    assert [record.janus for record in kept] == [None, None, True]
+    assert summarize(kept)["janus_rate"].count == 1
 
 
 def test_reports_come_from_the_json_alone(tmp_path: Path):

@@ -378,7 +378,7 @@ def _prompt_list(file: Path | None) -> PromptList:
 
 
 def judge_train(
-    *, output: Path = Path("runs/judge"), steps: int = 1200, batch_size: int = 96, lr: float = 2e-3, seed: int = 77_000
+    *, output: Path = Path("runs/judge"), steps: int = 1500, batch_size: int = 96, lr: float = 2e-3, seed: int = 77_000
 ) -> None:
     """Train the toybox judge, which plays CLIP's part in evaluations.
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,8 @@ def evaluate(
         for seed in range(seeds)
     ]
     run_tasks(tasks, preset, changes, jobs or default_jobs(), on_progress)
-    records = [judge_task(task, judge, prompts) for task in tasks]
     truth = [judge_truth(prompt, toy, judge, prompts) for prompt, toy in prompts.toys.items()]
+    records = without_unclear_backs([judge_task(task, judge, prompts) for task in tasks], truth)
     settings = {"preset": preset, "seeds": seeds, "changes": changes, "judge": judge.name, "prompts": len(prompts.toys)}
     evaluation = Evaluation(settings, records, truth)
     write_text(output / "evaluation.json", to_json(evaluation))
@@ -241,9 +241,16 @@ def judge_views(
     }
 
 
+def without_unclear_backs(records: Sequence[Record], truth: Sequence[Record]) -> list[Record]:
+    """Return the records without a Janus verdict where the judge takes even the true toy's back for a front."""
+    unclear = {record.prompt for record in truth if record.janus}
+    return [replace(record, janus=None) if record.prompt in unclear else record for record in records]
+
+
 def summarize(records: Sequence[Record]) -> dict[str, Estimate | None]:
     """Return every figure with its 95 % interval over the runs."""
     finished = [r for r in records if r.error is None]
+    faced = [r.janus for r in finished if r.janus is not None]
 
     def mean(name: str) -> Estimate | None:
         return bootstrap([getattr(r, name) for r in finished if getattr(r, name) is not None])
@@ -254,7 +261,7 @@ def summarize(records: Sequence[Record]) -> dict[str, Estimate | None]:
         "geo_precision": bootstrap([r.geo_precision for r in records]),
         "iou_median": bootstrap([r.iou for r in records], np.median),
         "iou_unaligned_median": bootstrap([r.iou_unaligned for r in records], np.median),
-        "janus_rate": share(sum(bool(r.janus) for r in finished), len(finished)),
+        "janus_rate": share(sum(faced), len(faced)),
         "failed": share(len(records) - len(finished), len(records)),
         "chamfer": mean("chamfer"),
         "normal_error_deg": mean("normal_error_deg"),

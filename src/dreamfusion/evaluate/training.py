@@ -52,7 +52,7 @@ _CAMERAS = CameraRange(radius_min=2.55, radius_max=2.85, focal_min=1.3, focal_ma
 class JudgeSettings:
     """Everything that decides the weights."""
 
-    steps: int = 1200
+    steps: int = 1500
     batch_size: int = 96
     lr: float = 2e-3
     warmup_steps: int = 60
