@@ -17,9 +17,18 @@ from dreamfusion.checkpoints import Checkpoint, generator_states, pack, restore_
 from dreamfusion.config import Config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance
-from dreamfusion.losses import annealed_t_max, entropy_loss, opacity_loss, sample_timesteps, sds_loss
+from dreamfusion.guidance.guided import Negatives
+from dreamfusion.losses import (
+    annealed_clip,
+    entropy_loss,
+    ism_loss,
+    opacity_loss,
+    sample_timesteps,
+    sds_loss,
+    timestep_range,
+)
 from dreamfusion.optimizers import build_optimizer, learning_rate_factor
-from dreamfusion.prompts import view_prompts, view_weights
+from dreamfusion.prompts import perp_neg_weights, view_prompts, view_weights
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.scene import Scene
 from dreamfusion.shading import Shading, sample_lights
@@ -83,6 +92,15 @@ class Step:
     image: Tensor = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Texts:
+    """What the prior is asked about B views: B embeddings of each kind."""
+
+    positive: Embeddings
+    negative: Embeddings
+    perp_neg: Negatives | None
+
+
 class ViewPrompts:
     """Text embeddings of the four view prompts and of the negative prompt, made once."""
 
@@ -92,13 +110,20 @@ class ViewPrompts:
         self.views = guidance.embed(texts)  # four
         self.negative = guidance.embed([self.config.negative_prompt])  # one
 
-    def __call__(self, cameras: Cameras) -> tuple[Embeddings, Embeddings]:
-        """Return the embeddings for each camera, positive and negative."""
-        weights = view_weights(
-            cameras.azimuth_deg, cameras.elevation_deg, self.config.view_mode, self.config.view_texts
-        )
+    def __call__(self, cameras: Cameras) -> Texts:
+        """Return the embeddings for each camera: prompt, negative prompt, and the views that it does not show."""
+        azimuth, elevation, texts = cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts
+        weights = view_weights(azimuth, elevation, self.config.view_mode, texts)
         positive = self.guidance.condition(self.views, weights, cameras)
-        return positive, self.negative.expand(len(positive))
+        return Texts(positive, self.negative.expand(len(positive)), self._perp_neg(cameras))
+
+    def _perp_neg(self, cameras: Cameras) -> Negatives | None:
+        if not self.config.perp_neg:
+            return None
+        # By words alone, even for a prior that knows poses: the front and the side are what other cameras see.
+        front, side = (self.views.mix(row[None]).expand(len(cameras)) for row in torch.eye(4)[:2])
+        weights = perp_neg_weights(cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts)
+        return Negatives((front, side), weights.to(self.guidance.device))
 
 
 def sample_shading(count: int, progress: float, config: Config, generator: torch.Generator) -> list[Shading]:
@@ -150,6 +175,37 @@ def refuse_collapse(opacity: float, step: int) -> None:
         )
 
 
+def distill(
+    config: Config, guidance: Guidance, texts: Texts, progress: float, z: Tensor, t: Tensor, noise: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the configured loss of renderings z [B, ...] at timesteps t [B], and figures to log."""
+    g, loss = config.guidance, config.loss
+    asked: Any = {
+        "guidance_scale": g.guidance_scale,
+        "rescale": g.rescale,
+        "negatives": texts.perp_neg,
+        "clip": annealed_clip(progress, loss.clip, loss.clip_end),
+    }
+    match loss.kind:
+        case "sds":
+            weighting = g.weighting or "sds"
+            return sds_loss(guidance, z, texts.positive, texts.negative, t, noise, weighting=weighting, **asked)
+        case "ism":
+            count = len(guidance.alphas_cumprod)
+            return ism_loss(
+                guidance,
+                z,
+                texts.positive,
+                texts.negative,
+                t,
+                noise,
+                delta_t=max(1, round(loss.ism_delta_t * count)),
+                delta_s=max(1, round(loss.ism_delta_s * count)),
+                weighting=g.weighting or "ism",
+                **asked,
+            )
+
+
 def optimize(config: Config, guidance: Guidance, state: State) -> Iterator[Step]:
     """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
 
@@ -176,14 +232,11 @@ def optimize(config: Config, guidance: Guidance, state: State) -> Iterator[Step]
 
         # 3. Ask the prior which way the renderings should change.
         g = config.guidance
-        t_max = annealed_t_max(progress, g.t_max, g.t_max_end, g.anneal)
-        t = sample_timesteps(config.views, g.t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+        t_min, t_max = timestep_range(progress, g.t_min, g.t_max, g.t_max_end, g.anneal)
+        t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         z = guidance.encode(out.rgb)
         noise = torch.randn(z.shape, generator=random["noise"]).to(z)
-        positive, negative = prompts(cameras)
-        distillation, info = sds_loss(
-            guidance, z, positive, negative, t, noise, guidance_scale=g.guidance_scale, weighting=g.weighting
-        )
+        distillation, info = distill(config, guidance, prompts(cameras), progress, z, t, noise)
 
         # 4. Regularise and step.
         terms = regularize(out, progress, config)
