@@ -106,12 +106,17 @@ class ShadingConfig(Section):
 class LossConfig(Section):
     """What is distilled from the prior, and the weights of the terms beside it (paper A.2)."""
 
-    kind: Literal["sds", "ism"] = "sds"
-    """sds: score distillation, the paper's; ism: interval score matching"""
+    kind: Literal["sds", "vsd", "ism"] = "sds"
+    """sds: score distillation, the paper's; vsd: variational, with a critic trained alongside; ism: interval score
+    matching"""
     clip: Positive | None = None
     """each element of the distillation gradient is limited to +-clip (null: not at all)"""
     clip_end: Positive | None = None
     """limit at the last step, reached linearly (null: clip stays)"""
+    vsd_rank: Count = 4
+    """vsd: rank of the critic's LoRA adapters"""
+    vsd_lr: Positive = 1e-4
+    """vsd: learning rate of the critic"""
     ism_delta_t: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """ism: the interval, as a fraction of all timesteps"""
     ism_delta_s: Annotated[float, Field(gt=0, le=1)] = 0.2

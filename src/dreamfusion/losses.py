@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dreamfusion.cameras import Cameras
+from dreamfusion.critic import Critic
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.guided import Negatives, guided_noise
 
@@ -56,6 +58,50 @@ def sds_loss(
     return loss_with_gradient(z, eps_hat - noise, guidance.alphas_cumprod[t], weighting, clip)
 
 
+def vsd_loss(
+    guidance: Guidance,
+    critic: Critic,
+    z: Tensor,
+    text_embeddings: Embeddings,
+    uncond_embeddings: Embeddings,
+    cameras: Cameras,
+    t: Tensor,
+    noise: Tensor,
+    *,
+    guidance_scale: float,
+    weighting: Weighting = "sds",
+    rescale: float = 0.0,
+    negatives: Negatives | None = None,
+    clip: float | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of variational score distillation (ProlificDreamer, arXiv 2305.16213), and figures to log.
+
+    The gradient is g = w(t) (eps_hat - eps_phi), where eps_hat is the prior's guided prediction and
+    eps_phi(z_t, t, text, camera) the unguided one of ``critic``, the model of what the scene looks like now. It takes
+    the place of the noise of `sds_loss`, so that a scene is a sample of the prior and not the mean of its samples, and
+    an ordinary guidance scale is enough: the paper's is 7.5. The paper also optimises several scenes at once
+    ("particles"); this is the case of one.
+
+    The caller trains the critic, a step of `Critic.learn` per step of the scene. ``cameras`` are those of the B views;
+    other arguments, shapes and figures are those of `sds_loss`.
+    """
+    with torch.no_grad():
+        t = t.to(guidance.device)
+        z_t = guidance.add_noise(z, noise, t)
+        eps_hat = guided_noise(
+            guidance,
+            z_t,
+            t,
+            text_embeddings,
+            uncond_embeddings,
+            guidance_scale=guidance_scale,
+            rescale=rescale,
+            negatives=negatives,
+        )
+        eps_phi = critic.predict_noise(z_t, t, text_embeddings, cameras)
+    return loss_with_gradient(z, eps_hat - eps_phi, guidance.alphas_cumprod[t], weighting, clip)
+
+
 def ism_loss(
     guidance: Guidance,
     z: Tensor,
@@ -72,7 +118,7 @@ def ism_loss(
     negatives: Negatives | None = None,
     clip: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of interval score matching (LucidDreamer, arXiv 2311.11284, equation 17), and figures to log.
+    """Return the loss of interval score matching (LucidDreamer, arXiv 2311.11284), and figures to log.
 
     The gradient is g = w(t) (eps_hat(z_t, t, text) - eps(z_s, s, empty)) with s = t - ``delta_t``, at least 0. Both
     z_s and z_t lie on one path, found by `ddim_inversion` of z without words in steps of at most ``delta_s``, so that
@@ -187,7 +233,7 @@ def annealed_t_max(progress: float, t_max: float, t_max_end: float, anneal: Anne
 
     High noise levels settle the shape, low ones the detail, so the range may shrink over a run. "linear" shrinks it
     evenly, "none" not at all, "sqrt" and "hifa" fast at first, t_max - (t_max - t_max_end) sqrt(progress), the formula
-    of HiFA (arXiv 2305.18766, section 3.2). HiFA takes this as the timestep itself; so does "hifa" (see
+    of HiFA (arXiv 2305.18766). HiFA takes this as the timestep itself; so does "hifa" (see
     `timestep_range`), while "sqrt" still draws below it.
     """
     match anneal:
@@ -213,7 +259,7 @@ def timestep_range(
 def annealed_clip(progress: float, clip: float | None, clip_end: float | None) -> float | None:
     """Return the limit of the gradient's elements at ``progress`` in [0, 1], linear from ``clip`` to ``clip_end``.
 
-    Debiased score distillation (arXiv 2303.15413, section 4.1) begins tight, so that one view cannot write its own
+    Debiased score distillation (arXiv 2303.15413) begins tight, so that one view cannot write its own
     face on the object early on. It stays at ``clip`` if ``clip_end`` is None, and is None without ``clip``.
     """
     if clip is None or clip_end is None:

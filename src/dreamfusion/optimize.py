@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dreamfusion.cameras import Cameras, sample_cameras
 from dreamfusion.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
 from dreamfusion.config import Config
+from dreamfusion.critic import Critic
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.guidance.guided import Negatives
@@ -26,6 +27,7 @@ from dreamfusion.losses import (
     sample_timesteps,
     sds_loss,
     timestep_range,
+    vsd_loss,
 )
 from dreamfusion.optimizers import build_optimizer, learning_rate_factor
 from dreamfusion.prompts import perp_neg_weights, view_prompts, view_weights
@@ -49,6 +51,8 @@ class State:
     generators: dict[str, torch.Generator]
     step: int = 0
     opacity: float = 0.3  # running mean over all views
+    critic: Critic | None = None  # of variational score distillation, made when the prior is there
+    saved_critic: dict[str, Any] | None = None  # what a checkpoint holds of it until then
 
     @staticmethod
     def fresh(config: Config, device: torch.device) -> State:
@@ -66,6 +70,7 @@ class State:
             "scene": dict(self.scene.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "opacity": self.opacity,
+            "critic": self.critic.state_dict() if self.critic else self.saved_critic,
         }
         tensors, state = pack(tree, "state")
         return tensors | generator_states(self.generators), state
@@ -81,6 +86,21 @@ class State:
             raise DreamFusionError(f"The checkpoint does not fit this configuration ({reason}).") from None
         restore_generators(self.generators, checkpoint.tensors)
         self.step, self.opacity = checkpoint.step, tree["opacity"]
+        self.critic, self.saved_critic = None, tree.get("critic")
+
+    def open_critic(self, config: Config, guidance: Guidance, width: int) -> Critic:
+        """Return the critic of variational score distillation: this state's, the checkpoint's, or a fresh one.
+
+        ``width`` is that of the prior's text tokens.
+        """
+        if self.critic is None:
+            rank, lr = config.loss.vsd_rank, config.loss.vsd_lr
+            # A seed that none of the other generators can have.
+            self.critic = Critic(guidance, width, rank=rank, lr=lr, seed=-1 - config.seed)
+            if self.saved_critic is not None:
+                self.critic.load_state_dict(self.saved_critic)
+                self.saved_critic = None
+        return self.critic
 
 
 @dataclass(frozen=True)
@@ -176,34 +196,32 @@ def refuse_collapse(opacity: float, step: int) -> None:
 
 
 def distill(
-    config: Config, guidance: Guidance, texts: Texts, progress: float, z: Tensor, t: Tensor, noise: Tensor
+    config: Config, guidance: Guidance, state: State, texts: Texts, cameras: Cameras, z: Tensor, t: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the configured loss of renderings z [B, ...] at timesteps t [B], and figures to log."""
     g, loss = config.guidance, config.loss
-    asked: Any = {
+    noise = torch.randn(z.shape, generator=state.generators["noise"]).to(z)
+    positive, negative = texts.positive, texts.negative
+    options: dict[str, Any] = {
         "guidance_scale": g.guidance_scale,
         "rescale": g.rescale,
         "negatives": texts.perp_neg,
-        "clip": annealed_clip(progress, loss.clip, loss.clip_end),
+        "clip": annealed_clip(state.step / config.steps, loss.clip, loss.clip_end),
     }
+    if g.weighting is not None:
+        options["weighting"] = g.weighting
     match loss.kind:
         case "sds":
-            weighting = g.weighting or "sds"
-            return sds_loss(guidance, z, texts.positive, texts.negative, t, noise, weighting=weighting, **asked)
+            return sds_loss(guidance, z, positive, negative, t, noise, **options)
+        case "vsd":
+            critic = state.open_critic(config, guidance, positive.tokens.shape[-1])
+            value, info = vsd_loss(guidance, critic, z, positive, negative, cameras, t, noise, **options)
+            return value, info | {"critic_loss": critic.learn(z, positive, cameras)}
         case "ism":
-            count = len(guidance.alphas_cumprod)
-            return ism_loss(
-                guidance,
-                z,
-                texts.positive,
-                texts.negative,
-                t,
-                noise,
-                delta_t=max(1, round(loss.ism_delta_t * count)),
-                delta_s=max(1, round(loss.ism_delta_s * count)),
-                weighting=g.weighting or "ism",
-                **asked,
-            )
+            steps = len(guidance.alphas_cumprod)
+            options["delta_t"] = max(1, round(loss.ism_delta_t * steps))
+            options["delta_s"] = max(1, round(loss.ism_delta_s * steps))
+            return ism_loss(guidance, z, positive, negative, t, noise, **options)
 
 
 def optimize(config: Config, guidance: Guidance, state: State) -> Iterator[Step]:
@@ -235,8 +253,7 @@ def optimize(config: Config, guidance: Guidance, state: State) -> Iterator[Step]
         t_min, t_max = timestep_range(progress, g.t_min, g.t_max, g.t_max_end, g.anneal)
         t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         z = guidance.encode(out.rgb)
-        noise = torch.randn(z.shape, generator=random["noise"]).to(z)
-        distillation, info = distill(config, guidance, prompts(cameras), progress, z, t, noise)
+        distillation, info = distill(config, guidance, state, prompts(cameras), cameras, z, t)
 
         # 4. Regularise and step.
         terms = regularize(out, progress, config)

@@ -79,7 +79,7 @@ def view_weights(
 def perp_neg_weights(azimuth_deg: Tensor, elevation_deg: Tensor, texts: ViewTexts = _DEFAULT_TEXTS) -> Tensor:
     """Return how strongly each camera is pushed away from the front and from the side view, [B, 2], at most about 0.
 
-    Perp-Neg (arXiv 2304.04968, section 4.3) takes weights -(a exp(-b r) + c) that vanish where the negative view is
+    Perp-Neg (arXiv 2304.04968) takes weights -(a exp(-b r) + c) that vanish where the negative view is
     the true one. The constants are threestudio's, as is r = 1 - |azimuth| / 90 in the front half, from 0 at the side
     to 1 at the front, and 2 - |azimuth| / 90 in the back half, from 0 at the back to 1 at the side. Above
     ``overhead_deg`` both are 0. Angles are [B], in degrees.

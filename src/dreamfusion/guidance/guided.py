@@ -63,7 +63,7 @@ def perp_neg_guidance(
 
     A negative text shares most of its words with the prompt, so that subtracting all of e_i takes away from the object
     itself. Its part at right angles to e_pos is what it says beyond the prompt, such as another view (Perp-Neg, arXiv
-    2304.04968, section 4). Without negatives it is classifier-free guidance, with the same meaning of ``scale``.
+    2304.04968). Without negatives it is classifier-free guidance, with the same meaning of ``scale``.
     """
     e_pos = eps_text - eps_uncond
     direction = e_pos
