@@ -18,6 +18,7 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.losses import vsd_loss
 from dreamfusion.optimize import State, optimize
+from dreamfusion.run import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
 from test_losses import LinearGuidance, problem
@@ -187,6 +188,18 @@ def test_missing_peft_names_its_install_line(priors, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(DreamFusionError, match=r'pip install "dreamfusion\[vsd\]"'):
         critic_of(priors["toybox"])
+
+
+def test_a_run_that_cannot_have_a_critic_leaves_nothing(tmp_path):
+    with pytest.raises(DreamFusionError, match="needs a network"):
+        generate(
+            "a red mushroom",
+            output=tmp_path / "run",
+            guidance_model=toy_prior("mushroom", views=8, size=16),
+            loss={"kind": "vsd"},
+            device="cpu",
+        )
+    assert not (tmp_path / "run").exists()
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------

@@ -38,16 +38,15 @@ class Critic:
     The camera is a linear layer's reading of its camera-to-world matrix [3, 4], added to every text token; the layer
     begins at zero, so that the critic begins as the prior. The paper adds it to the embedding of the timestep, a place
     that not every family of denoisers offers. The authors' dropping of 10 % of the cameras is left out: it only serves
-    guidance of the critic by the camera, which they do not use in the end.
+    guidance of the critic by the camera, which is left out with it.
 
     Several critics may share a prior; each has adapters of its own, which leave the prior's memory with the critic.
     Raises DreamFusionError if peft is missing, or if the prior has no network that could be trained.
     """
 
     def __init__(self, guidance: Guidance, width: int, *, rank: int = 4, lr: float = 1e-4, seed: int = 0) -> None:
+        check_adaptable(guidance)
         denoiser: Any = guidance.denoiser
-        if denoiser is None:
-            raise DreamFusionError(f'loss.kind "vsd" needs a network to adapt, which {type(guidance).__name__} lacks.')
         self.guidance = guidance
         self.generator = torch.Generator().manual_seed(seed)
         self._denoiser = denoiser
@@ -125,11 +124,19 @@ class Critic:
         self.generator.set_state(state["generator"].cpu())
 
 
-def _add_adapter(denoiser: Any, name: str, rank: int) -> None:
+def check_adaptable(guidance: Guidance) -> None:
+    """Raise DreamFusionError if peft is missing, or the prior has no network that adapters could be added to."""
+    if guidance.denoiser is None:
+        raise DreamFusionError(f'loss.kind "vsd" needs a network to adapt, which {type(guidance).__name__} lacks.')
     try:
-        from peft import LoraConfig
+        import peft  # noqa: F401
     except ImportError:
         raise DreamFusionError('loss.kind "vsd" needs peft: pip install "dreamfusion[vsd]".') from None
+
+
+def _add_adapter(denoiser: Any, name: str, rank: int) -> None:
+    from peft import LoraConfig
+
     # The random first weights are drawn again from the critic's own generator; until then they must not disturb others.
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of several adapters, which is what we want
