@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from dreamfusion.cli import build_app
+from dreamfusion.config import build_config
+from dreamfusion.errors import DreamFusionError
+
 # Few and small views: what is tested is that all parts work together.
 TINY = """
 steps: 3
@@ -115,3 +119,19 @@ def test_an_unknown_option_is_named(tmp_path: Path):
     result = dreamfusion("generate", "a red car", "--stepz", "3", cwd=tmp_path)
     assert result.returncode != 0
     assert "stepz" in result.stdout + result.stderr
+
+
+def test_the_options_of_the_losses_reach_the_configuration(monkeypatch: pytest.MonkeyPatch):
+    asked = {}
+
+    def record(prompt, *, on_start, on_step, resume, output, **options):
+        asked.update(options)
+        raise DreamFusionError("enough")
+
+    monkeypatch.setattr("dreamfusion.run.generate", record)
+    with pytest.raises(DreamFusionError, match="enough"):
+        build_app().cli(args=["generate", "a red car", "--loss", "ism", "--perp-neg"])
+    config = build_config("default", {"prompt": "a", "loss": asked["loss"], "guidance": asked["guidance"]})
+    assert config.loss.kind == "ism"
+    assert config.guidance.perp_neg
+    assert config.guidance.negative_prompt == ""

@@ -32,6 +32,8 @@ def test_later_sources_win(tmp_path: Path):
         ({"guidance": {"t_min": 0.9, "t_max_end": 0.5}}, "t_min must be below"),
         ({"scene": {"nerf": {"blob_std": "wide"}}}, "scene.nerf.blob_std"),
         ({"loss": 3}, "loss"),
+        ({"loss": {"kind": "sdss"}}, "loss.kind"),
+        ({"loss": {"clip_end": 2.0}}, "clip_end needs clip"),
     ],
 )
 def test_wrong_values_name_their_key(changes, message):

@@ -6,13 +6,18 @@ from torch import Tensor
 
 from dreamfusion.guidance.analytic import AnalyticGuidance
 from dreamfusion.guidance.base import Embeddings, Guidance
+from dreamfusion.guidance.guided import Negatives, guided_noise, perp_neg_guidance, perpendicular, rescale_guidance
 from dreamfusion.losses import (
+    annealed_clip,
     annealed_t_max,
+    ddim_inversion,
+    ddim_step,
     entropy_loss,
+    ism_loss,
     opacity_loss,
-    rescale_guidance,
     sample_timesteps,
     sds_loss,
+    timestep_range,
     timestep_weight,
 )
 
@@ -130,6 +135,8 @@ def test_timestep_weight_by_hand():
     torch.testing.assert_close(timestep_weight(abar, "sds"), torch.tensor([0.75, 0.36]))
     torch.testing.assert_close(timestep_weight(abar, "uniform"), torch.ones(2))
     torch.testing.assert_close(timestep_weight(abar, "fantasia3d"), torch.tensor([0.375, 0.288]))
+    torch.testing.assert_close(timestep_weight(abar, "ism"), torch.tensor([math.sqrt(3), 0.75]))
+    assert torch.isfinite(timestep_weight(torch.zeros(1), "ism")).all()
 
 
 def test_rescale_guidance():
@@ -178,10 +185,151 @@ def test_timesteps_follow_the_generator():
         ("sqrt", 0.0, 0.9),
         ("sqrt", 0.25, 0.7),
         ("sqrt", 1.0, 0.5),
+        ("hifa", 0.25, 0.7),
     ],
 )
 def test_annealed_t_max(anneal, progress, expected):
     assert annealed_t_max(progress, 0.9, 0.5, anneal) == pytest.approx(expected)
+
+
+def test_timestep_range_is_one_timestep_for_hifa():
+    assert timestep_range(0.25, 0.02, 0.9, 0.5, "sqrt") == pytest.approx((0.02, 0.7))
+    low, high = timestep_range(0.25, 0.02, 0.9, 0.5, "hifa")
+    assert low == high == pytest.approx(0.7)
+    assert sample_timesteps(3, low, high, 1000, torch.Generator()).tolist() == [700] * 3
+
+
+def test_annealed_clip_by_hand():
+    assert annealed_clip(0.5, None, None) is None
+    assert annealed_clip(0.5, 0.5, None) == 0.5
+    assert [annealed_clip(progress, 0.5, 2.0) for progress in (0.0, 0.5, 1.0)] == [0.5, 1.25, 2.0]
+
+
+# --- Perp-Neg ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_perpendicular_part_by_hand():
+    x = torch.tensor([[3.0, 4.0], [1.0, 1.0], [2.0, 0.0]])
+    y = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    torch.testing.assert_close(perpendicular(x, y), torch.tensor([[0.0, 4.0], [0.0, 0.0], [2.0, 0.0]]))
+
+
+def test_the_perpendicular_part_is_orthogonal_per_image():
+    x, y = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rest = perpendicular(x, y)
+    torch.testing.assert_close((rest * y).flatten(1).sum(dim=1), torch.zeros(5, dtype=torch.float64))
+    # What was taken away is a multiple of y.
+    ratio = ((x - rest) / y).flatten(1)
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
+
+
+def test_perp_neg_guidance_by_hand():
+    """e_pos = (2, 0); the negatives' directions (3, 4) and (-1, 1) have the perpendicular parts (0, 4) and (0, 1)."""
+    uncond = torch.tensor([[1.0, 1.0]])
+    text, first, second = (uncond + torch.tensor([e]) for e in ([2.0, 0.0], [3.0, 4.0], [-1.0, 1.0]))
+    eps_hat = perp_neg_guidance(uncond, text, [first, second], torch.tensor([[-0.5, -1.0]]), 10.0)
+    torch.testing.assert_close(eps_hat, torch.tensor([[1 + 10 * 2.0, 1 + 10 * (-2.0 - 1.0)]]))
+
+
+def test_a_negative_that_says_the_prompt_again_changes_nothing():
+    guidance = LinearGuidance()
+    z, _, text, uncond, t = problem("cpu")
+    asked = {"guidance_scale": 7.0}
+    plain = guided_noise(guidance, z, t, text, uncond, **asked)
+    negatives = Negatives((text, uncond), torch.full((2, 2), -1.0, dtype=torch.float64))
+    torch.testing.assert_close(guided_noise(guidance, z, t, text, uncond, negatives=negatives, **asked), plain)
+    assert guidance.calls == [(4, 3, 4, 4), (8, 3, 4, 4)]  # one call each
+
+
+class FourPixels(LinearGuidance):
+    """Says its text's vector, whatever the picture."""
+
+    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        return embeddings.tokens.expand(len(z_t), -1, -1)[:, :, :, None]
+
+
+def test_every_loss_uses_perp_neg():
+    """uncond 0, text (1, 0), negative (2, 3): eps_hat is s (1, 0) + s w (0, 3)."""
+    guidance = FourPixels()
+    z = torch.zeros(1, 1, 2, 1, dtype=torch.float64, requires_grad=True)
+
+    def says(*values: float) -> Embeddings:
+        return Embeddings(torch.tensor([[values]], dtype=torch.float64))
+
+    negatives = Negatives((says(2, 3),), torch.tensor([[-0.5]], dtype=torch.float64))
+    expected = torch.tensor([10.0, -15.0], dtype=torch.float64).reshape(1, 1, 2, 1)
+    for loss in (sds_loss, ism_loss):
+        value, _ = loss(
+            guidance,
+            z,
+            says(1, 0),
+            says(0, 0),
+            torch.tensor([2]),
+            torch.zeros_like(z),
+            guidance_scale=10.0,
+            negatives=negatives,
+            weighting="uniform",
+        )
+        torch.testing.assert_close(torch.autograd.grad(value, z)[0], expected)
+
+
+# --- interval score matching ------------------------------------------------------------------------------------------
+
+
+def test_a_ddim_step_by_hand():
+    """From abar 0.64 to 0.36: z = 1, eps = 0.5 give the data (1 - 0.6 * 0.5) / 0.8 = 0.875."""
+    guidance = LinearGuidance()
+    z, eps = torch.ones(1, 3, 4, 4, dtype=torch.float64), torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
+    moved = ddim_step(guidance, z, torch.tensor([1]), torch.tensor([2]), eps)
+    torch.testing.assert_close(moved, torch.full_like(z, 0.6 * 0.875 + 0.8 * 0.5))
+    back = ddim_step(guidance, moved, torch.tensor([2]), torch.tensor([1]), eps)
+    torch.testing.assert_close(back, z)
+
+
+def flat_prior(*grays: float, size: int = 4) -> AnalyticGuidance:
+    """A prior of plain grey pictures, the first one for the front view, the second one for the side view."""
+    images = torch.stack([torch.full((3, size, size), gray, dtype=torch.float64) for gray in grays])
+    return AnalyticGuidance(images, torch.eye(len(grays), 4, dtype=torch.float64))
+
+
+def test_inversion_of_a_known_picture_keeps_its_noise():
+    """With one picture, eps_hat is the same everywhere on the path, and all steps are exact."""
+    guidance = flat_prior(0.7)
+    picture = torch.full((2, 3, 4, 4), 0.4, dtype=torch.float64)  # the data of the path as z, without being it
+    noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    end, embeddings = torch.tensor([310, 0]), guidance.embed(["", ""])
+    z_s = ddim_inversion(guidance, picture, embeddings, end, noise, 100)
+    z_0 = guidance.add_noise(picture, noise, torch.zeros(2, dtype=torch.int64))
+    eps = guidance.predict_noise(z_0, torch.zeros(2, dtype=torch.int64), embeddings)
+    torch.testing.assert_close(z_s, guidance.add_noise(torch.full_like(picture, 0.4), eps, end))  # 2 * 0.7 - 1
+    torch.testing.assert_close(z_s[1], z_0[1])
+
+
+def test_the_number_of_calls_of_ism():
+    guidance = LinearGuidance()
+    guidance.alphas_cumprod = torch.linspace(0.99, 0.01, 1000, dtype=torch.float64)
+    z, noise, text, uncond, _ = problem("cpu")
+    ism_loss(guidance, z, text, uncond, torch.tensor([300, 660]), noise, guidance_scale=7.0)
+    # s = 250 and 610: four steps of inversion, one prediction at s, and one under guidance at t.
+    assert guidance.calls == [(2, 3, 4, 4)] * 5 + [(4, 3, 4, 4)]
+
+
+@pytest.mark.parametrize("t", [30, 400, 800])
+def test_ism_points_from_the_picture_of_no_words_to_that_of_the_words(t):
+    """Without words the prior knows B alone, with words A alone: then g = w (alpha / sigma) scale (B - A), exactly.
+
+    The path of inversion is B plus a constant eps, and eps_hat for A differs from it by alpha_t (B - A) / sigma_t.
+    """
+    guidance = flat_prior(0.75, 0.25)
+    text, uncond = guidance.embed([", front view", ", side view"]).tokens.split(1)
+    z = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    noise = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    loss, info = ism_loss(
+        guidance, z, Embeddings(text), Embeddings(uncond), torch.tensor([t]), noise, guidance_scale=7.5
+    )
+    gradient = torch.autograd.grad(loss, z)[0]
+    torch.testing.assert_close(gradient, torch.full_like(z, 7.5 * (-0.5 - 0.5)))  # down it goes towards A
+    assert info["sds_gradient"] == pytest.approx(7.5 * math.sqrt(48))
 
 
 def test_opacity_loss_by_hand():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.prompts import VIEWS, ViewTexts, validate_prompt, view_prompts, view_weights
+from dreamfusion.prompts import VIEWS, ViewTexts, perp_neg_weights, validate_prompt, view_prompts, view_weights
 
 
 def weights(azimuth: float, elevation: float = 0.0, mode: str = "nearest", texts: ViewTexts | None = None):
@@ -93,3 +93,27 @@ def test_prompt_is_tidied():
 def test_overlapping_thresholds_are_refused():
     with pytest.raises(DreamFusionError, match="180"):
         ViewTexts(front_deg=100, back_deg=100)
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "front", "side"),
+    [
+        (0, 0.0, 2.426 - 4),  # r = 1: 4 exp(-0.5) = 2.426, and the side's own r = 0
+        (45, 2.426 - 4 * 0.778801, 2.426 - 4 * 0.778801),  # both at exp(-0.25)
+        (-45, 2.426 - 4 * 0.778801, 2.426 - 4 * 0.778801),
+        (90, 2.426 - 4, 0.0),
+        (90.001, -0.606531 - 0.967, 0.0),  # the back half joins the front half there
+        (135, -0.778801 - 0.967, 0.606 - 0.778801),  # r = 1/2
+        (180, -1.967, 0.606 - 1),
+        (540, -1.967, 0.606 - 1),
+    ],
+)
+def test_perp_neg_weights_by_hand(azimuth, front, side):
+    row = perp_neg_weights(torch.tensor([float(azimuth)]), torch.tensor([30.0]))[0].tolist()
+    assert row == pytest.approx([front, side], abs=1e-3)
+
+
+def test_perp_neg_weights_are_off_overhead_and_never_attract():
+    azimuth = torch.linspace(-180, 180, 361)
+    assert (perp_neg_weights(azimuth, torch.full_like(azimuth, 61.0)) == 0).all()
+    assert perp_neg_weights(azimuth, torch.zeros_like(azimuth)).max() < 1e-3

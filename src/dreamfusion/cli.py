@@ -40,6 +40,8 @@ def generate(
     model: str | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
+    perp_neg: bool = False,
+    loss: Literal["sds", "vsd", "ism"] | None = None,
     config: Path | None = None,
 ) -> None:
     """Make a 3D object from words.
@@ -56,19 +58,24 @@ def generate(
         model: diffusers pipeline as a folder, a .safetensors or .ckpt file, or a hub name; its family is read from it
         guidance_scale: how strongly the words count, eps_uncond + SCALE * (eps_text - eps_uncond)
         negative_prompt: what the result must not look like
+        perp_neg: push away from the views that a camera does not show, against several faces; twice the prior's time
+        loss: sds (score distillation), vsd (variational; trains a critic alongside) or ism (interval score matching)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
 
     """
     from dreamfusion.progress import RunProgress
     from dreamfusion.run import generate as run
 
-    asked = {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "model": model}
+    asked: dict[str, Any] = {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "model": model}
     asked["kind"] = guidance or ("diffusers" if model else None)
+    asked["perp_neg"] = perp_neg or None
     changes: dict[str, Any] = {"steps": steps, "seed": seed, "device": device}
     changes = {key: value for key, value in changes.items() if value is not None}
     prior = {key: value for key, value in asked.items() if value is not None}
     if prior:
         changes["guidance"] = prior
+    if loss:
+        changes["loss"] = {"kind": loss}
     with RunProgress(console) as progress:
         result = run(
             prompt,

@@ -15,6 +15,7 @@ from dreamfusion.cameras import CameraRange
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfConfig
 from dreamfusion.files import write_text
+from dreamfusion.losses import Anneal, Weighting
 from dreamfusion.prompts import ViewMode, ViewTexts
 from dreamfusion.shading import LightRange
 
@@ -43,6 +44,10 @@ class GuidanceConfig(Section):
     """classifier-free guidance: eps_uncond + scale * (eps_text - eps_uncond); the paper's omega is scale - 1"""
     negative_prompt: str = ""
     """what the result must not look like; takes the place of the empty prompt"""
+    perp_neg: bool = False
+    """Perp-Neg: push away from the view texts that a camera does not show; twice the cost of the prior per step"""
+    rescale: Fraction = 0.0
+    """how far the guided prediction is given the deviation of the unguided one; tames high guidance scales"""
     view_mode: ViewMode = "interpolated"
     """nearest: the text of the view the camera is closest to; interpolated: neighbours mixed by azimuth"""
     view_texts: ViewTexts = ViewTexts()
@@ -53,10 +58,11 @@ class GuidanceConfig(Section):
     """upper end of the diffusion times at the first step"""
     t_max_end: Fraction = 0.35
     """upper end of the diffusion times at the last step"""
-    anneal: Literal["none", "linear", "sqrt"] = "sqrt"
-    """how t_max moves to t_max_end over the run"""
-    weighting: Literal["sds", "uniform"] = "sds"
-    """w(t): sds is sigma_t^2 as in the paper, uniform is 1"""
+    anneal: Anneal = "sqrt"
+    """how t_max moves to t_max_end over the run: none, linear, sqrt, or hifa (sqrt, and every time drawn is t_max)"""
+    weighting: Weighting | None = None
+    """w(t) for abar: sds 1 - abar, uniform 1, fantasia3d sqrt(abar) (1 - abar), ism sqrt((1 - abar) / abar); null: the
+    loss's own, ism for ism and sds for the others"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """number format of the prior's weights"""
 
@@ -98,14 +104,35 @@ class ShadingConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the terms beside score distillation (paper A.2)."""
+    """What is distilled from the prior, and the weights of the terms beside it (paper A.2)."""
 
+    kind: Literal["sds", "vsd", "ism"] = "sds"
+    """sds: score distillation, the paper's; vsd: variational, with a critic trained alongside; ism: interval score
+    matching"""
+    clip: Positive | None = None
+    """each element of the distillation gradient is limited to +-clip (null: not at all)"""
+    clip_end: Positive | None = None
+    """limit at the last step, reached linearly (null: clip stays)"""
+    vsd_rank: Count = 4
+    """vsd: rank of the critic's LoRA adapters"""
+    vsd_lr: Positive = 1e-4
+    """vsd: learning rate of the critic"""
+    ism_delta_t: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """ism: the interval, as a fraction of all timesteps"""
+    ism_delta_s: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """ism: longest step of the inversion, as a fraction of all timesteps"""
     opacity: NonNegative = 1e-3
     """keeps the scene from filling space: mean sqrt(opacity^2 + 0.01)"""
     entropy: NonNegative = 1e-3
     """pushes opacity to 0 or 1; grows linearly to this over the first half"""
     orientation: NonNegative = 1e-2
     """forbids normals that face away from the camera; grows from 1 % of this over the first half"""
+
+    @model_validator(mode="after")
+    def _check(self) -> LossConfig:
+        if self.clip_end is not None and self.clip is None:
+            raise ValueError("clip_end needs clip, the limit at the first step")
+        return self
 
 
 class OptimConfig(Section):

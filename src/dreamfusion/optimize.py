@@ -15,11 +15,22 @@ from torch import Tensor, nn
 from dreamfusion.cameras import Cameras, sample_cameras
 from dreamfusion.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
 from dreamfusion.config import Config
+from dreamfusion.critic import Critic
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance
-from dreamfusion.losses import annealed_t_max, entropy_loss, opacity_loss, sample_timesteps, sds_loss
+from dreamfusion.guidance.guided import Negatives
+from dreamfusion.losses import (
+    annealed_clip,
+    entropy_loss,
+    ism_loss,
+    opacity_loss,
+    sample_timesteps,
+    sds_loss,
+    timestep_range,
+    vsd_loss,
+)
 from dreamfusion.optimizers import build_optimizer, learning_rate_factor
-from dreamfusion.prompts import view_prompts, view_weights
+from dreamfusion.prompts import perp_neg_weights, view_prompts, view_weights
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.scene import Scene
 from dreamfusion.shading import Shading, sample_backdrops, sample_lights
@@ -40,6 +51,8 @@ class State:
     generators: dict[str, torch.Generator]
     step: int = 0
     opacity: float = 0.3  # running mean over all views
+    critic: Critic | None = None  # of variational score distillation, made when the prior is there
+    saved_critic: dict[str, Any] | None = None  # what a checkpoint holds of it until then
 
     @staticmethod
     def fresh(config: Config, device: torch.device) -> State:
@@ -57,6 +70,7 @@ class State:
             "scene": dict(self.scene.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "opacity": self.opacity,
+            "critic": self.critic.state_dict() if self.critic else self.saved_critic,
         }
         tensors, state = pack(tree, "state")
         return tensors | generator_states(self.generators), state
@@ -72,6 +86,21 @@ class State:
             raise DreamFusionError(f"The checkpoint does not fit this configuration ({reason}).") from None
         restore_generators(self.generators, checkpoint.tensors)
         self.step, self.opacity = checkpoint.step, tree["opacity"]
+        self.critic, self.saved_critic = None, tree.get("critic")
+
+    def open_critic(self, config: Config, guidance: Guidance, width: int) -> Critic:
+        """Return the critic of variational score distillation: this state's, the checkpoint's, or a fresh one.
+
+        ``width`` is that of the prior's text tokens.
+        """
+        if self.critic is None:
+            rank, lr = config.loss.vsd_rank, config.loss.vsd_lr
+            # A seed that none of the other generators can have.
+            self.critic = Critic(guidance, width, rank=rank, lr=lr, seed=-1 - config.seed)
+            if self.saved_critic is not None:
+                self.critic.load_state_dict(self.saved_critic)
+                self.saved_critic = None
+        return self.critic
 
 
 @dataclass(frozen=True)
@@ -83,6 +112,15 @@ class Step:
     image: Tensor = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Texts:
+    """What the prior is asked about B views: B embeddings of each kind."""
+
+    positive: Embeddings
+    negative: Embeddings
+    perp_neg: Negatives | None
+
+
 class ViewPrompts:
     """Text embeddings of the four view prompts and of the negative prompt, made once."""
 
@@ -92,13 +130,20 @@ class ViewPrompts:
         self.views = guidance.embed(texts)  # four
         self.negative = guidance.embed([self.config.negative_prompt])  # one
 
-    def __call__(self, cameras: Cameras) -> tuple[Embeddings, Embeddings]:
-        """Return the embeddings for each camera, positive and negative."""
-        weights = view_weights(
-            cameras.azimuth_deg, cameras.elevation_deg, self.config.view_mode, self.config.view_texts
-        )
+    def __call__(self, cameras: Cameras) -> Texts:
+        """Return the embeddings for each camera: prompt, negative prompt, and the views that it does not show."""
+        azimuth, elevation, texts = cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts
+        weights = view_weights(azimuth, elevation, self.config.view_mode, texts)
         positive = self.guidance.condition(self.views, weights, cameras)
-        return positive, self.negative.expand(len(positive))
+        return Texts(positive, self.negative.expand(len(positive)), self._perp_neg(cameras))
+
+    def _perp_neg(self, cameras: Cameras) -> Negatives | None:
+        if not self.config.perp_neg:
+            return None
+        # By words alone, even for a prior that knows poses: the front and the side are what other cameras see.
+        front, side = (self.views.mix(row[None]).expand(len(cameras)) for row in torch.eye(4)[:2])
+        weights = perp_neg_weights(cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts)
+        return Negatives((front, side), weights.to(self.guidance.device))
 
 
 def sample_shading(count: int, progress: float, config: Config, generator: torch.Generator) -> list[Shading]:
@@ -150,6 +195,35 @@ def refuse_collapse(opacity: float, step: int) -> None:
         )
 
 
+def distill(
+    config: Config, guidance: Guidance, state: State, texts: Texts, cameras: Cameras, z: Tensor, t: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the configured loss of renderings z [B, ...] at timesteps t [B], and figures to log."""
+    g, loss = config.guidance, config.loss
+    noise = torch.randn(z.shape, generator=state.generators["noise"]).to(z)
+    positive, negative = texts.positive, texts.negative
+    options: dict[str, Any] = {
+        "guidance_scale": g.guidance_scale,
+        "rescale": g.rescale,
+        "negatives": texts.perp_neg,
+        "clip": annealed_clip(state.step / config.steps, loss.clip, loss.clip_end),
+    }
+    if g.weighting is not None:
+        options["weighting"] = g.weighting
+    match loss.kind:
+        case "sds":
+            return sds_loss(guidance, z, positive, negative, t, noise, **options)
+        case "vsd":
+            critic = state.open_critic(config, guidance, positive.tokens.shape[-1])
+            value, info = vsd_loss(guidance, critic, z, positive, negative, cameras, t, noise, **options)
+            return value, info | {"critic_loss": critic.learn(z, positive, cameras)}
+        case "ism":
+            steps = len(guidance.alphas_cumprod)
+            options["delta_t"] = max(1, round(loss.ism_delta_t * steps))
+            options["delta_s"] = max(1, round(loss.ism_delta_s * steps))
+            return ism_loss(guidance, z, positive, negative, t, noise, **options)
+
+
 def optimize(config: Config, guidance: Guidance, state: State) -> Iterator[Step]:
     """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
 
@@ -176,14 +250,10 @@ def optimize(config: Config, guidance: Guidance, state: State) -> Iterator[Step]
 
         # 3. Ask the prior which way the renderings should change.
         g = config.guidance
-        t_max = annealed_t_max(progress, g.t_max, g.t_max_end, g.anneal)
-        t = sample_timesteps(config.views, g.t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+        t_min, t_max = timestep_range(progress, g.t_min, g.t_max, g.t_max_end, g.anneal)
+        t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         z = guidance.encode(out.rgb)
-        noise = torch.randn(z.shape, generator=random["noise"]).to(z)
-        positive, negative = prompts(cameras)
-        distillation, info = sds_loss(
-            guidance, z, positive, negative, t, noise, guidance_scale=g.guidance_scale, weighting=g.weighting
-        )
+        distillation, info = distill(config, guidance, state, prompts(cameras), cameras, z, t)
 
         # 4. Regularise and step.
         terms = regularize(out, progress, config)

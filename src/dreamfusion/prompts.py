@@ -76,6 +76,27 @@ def view_weights(
     return torch.cat([around * (1 - overhead), overhead], dim=-1)
 
 
+def perp_neg_weights(azimuth_deg: Tensor, elevation_deg: Tensor, texts: ViewTexts = _DEFAULT_TEXTS) -> Tensor:
+    """Return how strongly each camera is pushed away from the front and from the side view, [B, 2], at most about 0.
+
+    Perp-Neg (arXiv 2304.04968) takes weights -(a exp(-b r) + c) that vanish where the negative view is
+    the true one. The constants are threestudio's, as is r = 1 - |azimuth| / 90 in the front half, from 0 at the side
+    to 1 at the front, and 2 - |azimuth| / 90 in the back half, from 0 at the back to 1 at the side. Above
+    ``overhead_deg`` both are 0. Angles are [B], in degrees.
+    """
+    turn = (torch.remainder(azimuth_deg + 180.0, 360.0) - 180.0).abs()
+    r = 1.0 - turn / 90.0
+    ahead = r >= 0
+    front = torch.where(ahead, _decay(r, 4.0, -2.426), _decay(r + 1.0, 1.0, 0.967))
+    side = torch.where(ahead, _decay(1.0 - r, 4.0, -2.426), _decay(r + 1.0, 1.0, -0.606))
+    below = (elevation_deg <= texts.overhead_deg).to(turn.dtype)
+    return -torch.stack([front, side], dim=-1) * below[:, None]
+
+
+def _decay(r: Tensor, a: float, c: float, b: float = 0.5) -> Tensor:
+    return a * torch.exp(-b * r) + c
+
+
 def _nearest(turn: Tensor, texts: ViewTexts) -> Tensor:
     """One-hot [B, 3] over front, side, back for the unsigned azimuth ``turn`` in [0, 180]."""
     front = turn <= texts.front_deg

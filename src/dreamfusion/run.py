@@ -12,6 +12,7 @@ import torch
 from dreamfusion.assets.images import save_png
 from dreamfusion.checkpoints import save_checkpoint
 from dreamfusion.config import Config, Preset, build_config, load_config, save_config
+from dreamfusion.critic import check_adaptable
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import explain, prepare_output_dir, slugify, write_text
@@ -62,6 +63,8 @@ def generate(
         config = build_config(preset, given | changes, config_file)
         device = pick_device(config.device)
         guidance = guidance_model or load_guidance(config, device)
+        if config.loss.kind == "vsd":
+            check_adaptable(guidance)  # before there is a folder
         state = State.fresh(config, device)
         folder = _new_folder(config.prompt, output)
     save_config(config, folder / "config.yaml")

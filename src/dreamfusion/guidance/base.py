@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamfusion.cameras import Cameras
 
@@ -56,11 +56,14 @@ class Guidance(ABC):
 
     ``alphas_cumprod`` [T] is abar on ``device``; ``sample_size`` is the side, in pixels, of the images it knows.
     Only `encode` is differentiable: score distillation leaves out the Jacobian of the denoiser (paper equation 3).
+    ``denoiser`` is the network behind `predict_noise`, to which variational score distillation adds adapters
+    (`dreamfusion.critic`); it is None for a prior in closed form.
     """
 
     alphas_cumprod: Tensor
     sample_size: int
     device: torch.device
+    denoiser: nn.Module | None = None
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Embeddings:
@@ -73,6 +76,10 @@ class Guidance(ABC):
     @abstractmethod
     def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         """Return eps_hat, of the shape of ``z_t``, for timesteps [B] and B embeddings; no gradient."""
+
+    def predict_noise_with_graph(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Return what `predict_noise` does, differentiable; only a prior with a ``denoiser`` needs it."""
+        raise NotImplementedError
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha_t and sigma_t for timesteps [B], both [B]; variance-preserving unless a prior overrides it."""

@@ -51,6 +51,7 @@ class LatentGuidance(Guidance):
         self._pipeline = pipeline
         self._vae = pipeline.vae
         self._denoiser = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+        self.denoiser = self._denoiser
         self._schedule = read_schedule(pipeline.scheduler, model, self.device)
         self.alphas_cumprod = self._schedule.alphas_cumprod
         self.sample_size = image_size or _native_size(pipeline, self._denoiser)
@@ -106,6 +107,10 @@ class LatentGuidance(Guidance):
     @torch.no_grad()
     def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         """Return eps_hat, of the shape of ``z_t``, whatever the model itself predicts."""
+        return self.predict_noise_with_graph(z_t, t, embeddings)
+
+    def predict_noise_with_graph(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Return the same, differentiable."""
         dtype = self._denoiser.dtype
         pooled = None if embeddings.pooled is None else embeddings.pooled.to(dtype)
         output = self._model_output(z_t.to(dtype), t, Embeddings(embeddings.tokens.to(dtype), pooled)).float()

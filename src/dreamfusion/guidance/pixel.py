@@ -46,7 +46,7 @@ class PixelGuidance(Guidance):
         self.device = torch.device(device)
         self._tokenizer = pipeline.tokenizer
         self._text_encoder = pipeline.text_encoder
-        self._unet = pipeline.unet
+        self._unet = self.denoiser = pipeline.unet
         self._scheduler = pipeline.scheduler
         self.sample_size = _pixel_unet_size(self._unet, model)
         schedule = read_schedule(self._scheduler, model, self.device)
@@ -83,6 +83,10 @@ class PixelGuidance(Guidance):
     @torch.no_grad()
     def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         """Return eps_hat [B, 3, S, S], whatever the model itself predicts."""
+        return self.predict_noise_with_graph(z_t, t, embeddings)
+
+    def predict_noise_with_graph(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Return the same, differentiable."""
         output = self._model_output(z_t, t, embeddings.tokens)
         alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
         return noise_from(output, z_t, alpha, sigma, self._prediction)
