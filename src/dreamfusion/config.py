@@ -15,6 +15,7 @@ from dreamfusion.cameras import CameraRange
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfConfig
 from dreamfusion.files import write_text
+from dreamfusion.guidance.execution import Execution, Precision
 from dreamfusion.prompts import ViewMode, ViewTexts
 from dreamfusion.shading import LightRange
 
@@ -57,8 +58,10 @@ class GuidanceConfig(Section):
     """how t_max moves to t_max_end over the run"""
     weighting: Literal["sds", "uniform"] = "sds"
     """w(t): sds is sigma_t^2 as in the paper, uniform is 1"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """number format of the prior's weights"""
+    precision: Precision = "fp32"
+    """number format of the prior's weights; tf32: fp32, with products rounded to TF32 on a GPU, which is faster"""
+    execution: Execution = Execution()
+    """switches for the prior's memory and speed"""
 
     @model_validator(mode="after")
     def _check(self) -> GuidanceConfig:

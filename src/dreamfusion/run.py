@@ -19,6 +19,7 @@ from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.loading import STABLE_DIFFUSION
 from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.guidance.prepare import set_precision
 from dreamfusion.optimize import State, Step, optimize
 from dreamfusion.prompts import validate_prompt
 from dreamfusion.results import Result, open_state, preview, write_assets
@@ -76,7 +77,6 @@ def generate(
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:
     """Load the configured prior; DreamFusionError if it cannot be loaded or does not know the prompt's words."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.guidance.precision]
     match config.guidance.kind:
         case "toybox":
             model: Path | str = EMBEDDED_PRIOR
@@ -84,7 +84,13 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
             model = config.guidance.model or STABLE_DIFFUSION
         case "diffusers":
             model = str(config.guidance.model)
-    guidance = open_prior(model, device=device, dtype=dtype, image_size=config.guidance.image_size)
+    guidance = open_prior(
+        model,
+        device=device,
+        dtype=set_precision(config.guidance.precision, device),
+        image_size=config.guidance.image_size,
+        execution=config.guidance.execution,
+    )
     if isinstance(guidance, PixelGuidance):
         guidance.check_vocabulary(config.prompt)
         guidance.check_vocabulary(config.guidance.negative_prompt)

@@ -66,6 +66,9 @@ class Guidance(ABC):
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Return what the prior understands of n prompts."""
 
+    def release_text_encoders(self) -> None:  # noqa: B027 - most simply have none
+        """Free the memory of what reads prompts; `embed` is over after this. A prior without any does nothing."""
+
     @abstractmethod
     def encode(self, image: Tensor) -> Tensor:
         """Return z for images [B, 3, H, W] in [0, 1] of any size; differentiable."""

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
-from dreamfusion.guidance.loading import load_pipeline, move_to
+from dreamfusion.guidance.execution import Execution
+from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
+from dreamfusion.guidance.prepare import denoiser_of, prepare, release_text_encoders
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import warn_of_cuts
 
@@ -29,7 +32,8 @@ class LatentGuidance(Guidance):
 
     ``model`` is a folder, a single file or a hub name. ``image_size`` is the side of the pictures it is shown, by
     default the model's own; smaller ones need less memory. Weights are held and run in ``dtype``, while everything
-    returned is float32. Raises DreamFusionError for anything that does not load or is of another family.
+    returned is float32; ``execution`` holds the switches for memory and speed. Raises DreamFusionError for anything
+    that does not load, is of another family, or has no use for a switch that is given.
     """
 
     family: ClassVar[str]
@@ -45,19 +49,20 @@ class LatentGuidance(Guidance):
         dtype: torch.dtype = torch.float32,
         variant: str | None = None,
         image_size: int | None = None,
+        execution: Execution | None = None,
     ) -> None:
         pipeline: Any = load_pipeline(model, dtype, variant, family=self.family)
         self.device = torch.device(device)
         self._pipeline = pipeline
+        self._released = False
         self._vae = pipeline.vae
-        self._denoiser = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+        self._denoiser = denoiser_of(pipeline)
         self._schedule = read_schedule(pipeline.scheduler, model, self.device)
         self.alphas_cumprod = self._schedule.alphas_cumprod
         self.sample_size = image_size or _native_size(pipeline, self._denoiser)
         self._check(model)
-        for module in pipeline.components.values():
-            if isinstance(module, torch.nn.Module):
-                move_to(module.eval().requires_grad_(False), self.device, model)
+        prepare(pipeline, execution or Execution(), self.device, model)
+        self._vae = pipeline.vae  # it may be a tiny one now
         if dtype == torch.float16 and self._vae.config.force_upcast:
             # The activations of this VAE (Stable Diffusion XL's) are larger than a float16 can be.
             self._vae.float()
@@ -77,6 +82,8 @@ class LatentGuidance(Guidance):
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Return what the model's text encoders make of the prompts, in float32."""
+        if self._released:
+            raise RuntimeError("embed was called after release_text_encoders")
         # Only what the most patient text encoder does not read is lost: T5 goes on where CLIP stops.
         parts = self._pipeline.components.items()
         tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part is not None]
@@ -85,6 +92,11 @@ class LatentGuidance(Guidance):
         embeddings = self._embed(list(prompts))
         pooled = None if embeddings.pooled is None else embeddings.pooled.float()
         return Embeddings(embeddings.tokens.float(), pooled)
+
+    def release_text_encoders(self) -> None:
+        """Free the memory of the text encoders, T5 being by far the largest; `embed` is over after this."""
+        release_text_encoders(self._pipeline)
+        self._released = True
 
     @abstractmethod
     def _embed(self, prompts: list[str]) -> Embeddings:
@@ -96,7 +108,9 @@ class LatentGuidance(Guidance):
         It is the mean of the VAE's distribution, which is narrow: a sample of it would only add noise to the noise.
         """
         pixels = image_to_z(image, self.sample_size).to(self._vae.dtype)
-        mean = self._vae.encode(pixels).latent_dist.mode().float()
+        output = self._vae.encode(pixels)
+        # A tiny VAE gives latents as they are, scaled already: its own factor is 1.
+        mean = (output.latents if isinstance(self._vae, AutoencoderTiny) else output.latent_dist.mode()).float()
         return (mean - (self._vae.config.shift_factor or 0.0)) * self._vae.config.scaling_factor
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

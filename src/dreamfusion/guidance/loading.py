@@ -13,7 +13,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderTiny, DiffusionPipeline
 from diffusers.loaders.single_file_utils import (
     SingleFileComponentError,
     fetch_diffusers_config,
@@ -163,20 +163,44 @@ def _refuse_incomplete(pipeline: DiffusionPipeline, family: str, model: str | Pa
         if module is None:
             raise DreamFusionError(f"The model {model} is not complete: it has no {part}.")
         if isinstance(module, torch.nn.Module):
-            absent = [name for name, weights in module.named_parameters() if weights.is_meta]
-            if absent:
-                raise DreamFusionError(
-                    f"The model {model} is not complete: its {part} lacks weights such as {absent[0]}."
-                )
+            _refuse_absent_weights(module, part, model)
         elif part.startswith("tokenizer") and len(module) <= len(set(module.all_special_tokens)):
             # Without its files a tokenizer is made all the same, knowing nothing.
             raise DreamFusionError(f"The model {model} is not complete: its {part} has no words.")
 
 
-def move_to(module: torch.nn.Module, device: torch.device, model: str | Path) -> None:
-    """Move the weights of ``model`` to the device; DreamFusionError if they do not fit."""
+def _refuse_absent_weights(module: torch.nn.Module, part: str, model: str | Path) -> None:
+    absent = [name for name, weights in module.named_parameters() if weights.is_meta]
+    if absent:
+        raise DreamFusionError(f"The model {model} is not complete: its {part} lacks weights such as {absent[0]}.")
+
+
+def load_tiny_vae(name: str, dtype: torch.dtype) -> AutoencoderTiny:
+    """Return the AutoencoderTiny of a folder or hub name (cached files come first).
+
+    Raises DreamFusionError for a folder or name without one, no hub access, and missing or truncated weights.
+    """
+    folder = Path(name).expanduser()
+    config = folder / "config.json" if folder.is_dir() else _hub_file(name, "config.json")
+    kind = _read_index(config, name).get("_class_name")
+    if kind != "AutoencoderTiny":
+        raise DreamFusionError(f"{name} is of the kind {kind}, where the tiny VAE must be an AutoencoderTiny.")
     try:
-        module.to(device)
+        with _quiet():
+            vae = AutoencoderTiny.from_pretrained(
+                str(folder) if folder.is_dir() else name, torch_dtype=dtype, use_safetensors=True
+            )
+    except _UNREADABLE as error:
+        raise _unreadable(name, error) from None
+    _refuse_absent_weights(vae, "tiny VAE", name)
+    return vae
+
+
+@contextmanager
+def too_little_memory(model: str | Path) -> Iterator[None]:
+    """Raise DreamFusionError where the weights of ``model`` do not fit into the memory of the CPU or accelerator."""
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise _too_little_memory(model) from None
@@ -263,13 +287,18 @@ def _local_folder(model: str | Path) -> Path | None:
 
 def _hub_index(name: str) -> Path:
     """Return the pipeline's index, downloaded unless cached: it says what a model is before gigabytes are fetched."""
+    return _hub_file(name, _INDEX)
+
+
+def _hub_file(name: str, file: str) -> Path:
+    """Return one file of a hub model, downloaded unless cached; DreamFusionError if it cannot be had."""
     try:
-        cached = try_to_load_from_cache(name, _INDEX)
+        cached = try_to_load_from_cache(name, file)
         if isinstance(cached, str):
             return Path(cached)
         # Fails at once without a connection, where a download would be tried again for half a minute.
         model_info(name, timeout=10)
-        return Path(hf_hub_download(name, _INDEX))
+        return Path(hf_hub_download(name, file))
     except GatedRepoError:
         raise _gated(name) from None
     except (RepositoryNotFoundError, HFValidationError):
@@ -279,7 +308,7 @@ def _hub_index(name: str) -> Path:
             f"use {_substitutes(name)}, {_INSTEAD}."
         ) from None
     except EntryNotFoundError:
-        raise DreamFusionError(f"{name} is not a diffusers model: it has no {_INDEX}.") from None
+        raise DreamFusionError(f"{name} is not a diffusers model: it has no {file}.") from None
     except Exception as error:
         # A lost connection raises what the hub's HTTP library raises, and that library changes between versions.
         raise _no_hub_access(name, error) from None
