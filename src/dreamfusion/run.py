@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,9 @@ def generate(
     save_config(config, folder / "config.yaml")
     if on_start is not None:
         on_start(folder, config, state.step)
-    _optimize_and_save(config, guidance, state, folder, on_step)
+    # A prior that the caller brought along may be asked about other prompts later, so it stays whole.
+    steps = optimize(config, guidance, state, release_text_encoders=guidance_model is None)
+    _save_on_the_way(config, steps, state, folder, on_step)
     result = Result(folder, config, state.scene)
     if assets:
         write_assets(result)
@@ -97,8 +99,8 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
     return guidance
 
 
-def _optimize_and_save(
-    config: Config, guidance: Guidance, state: State, folder: Path, on_step: Callable[[Step], None] | None
+def _save_on_the_way(
+    config: Config, steps: Iterator[Step], state: State, folder: Path, on_step: Callable[[Step], None] | None
 ) -> None:
     """Optimise to the end, writing metrics, previews and checkpoints; a stop by the user leaves a checkpoint."""
     saved = state.step
@@ -111,7 +113,7 @@ def _optimize_and_save(
 
     try:
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-            for step in optimize(config, guidance, state):
+            for step in steps:
                 metrics.write(json.dumps(step.metrics) + "\n")
                 if step.number % config.checkpoint_every == 0 or step.number == config.steps:
                     metrics.flush()  # before the checkpoint: rows may run ahead of it, never lag behind

@@ -33,6 +33,10 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __getitem__(self, rows: slice) -> Embeddings:
+        """Return some of the embeddings, as a batch of its own."""
+        return Embeddings(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
+
     def mix(self, weights: Tensor) -> Embeddings:
         """Return the B mixtures of these n embeddings with weights [B, n]."""
         tokens = torch.einsum("bn,nld->bld", weights.to(self.tokens), self.tokens)

@@ -7,6 +7,7 @@ they understand of a prompt, and how the denoiser is called.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.prepare import denoiser_of, prepare, release_text_encoders
 from dreamfusion.guidance.schedule import read_schedule
-from dreamfusion.guidance.tokens import warn_of_cuts
+from dreamfusion.guidance.tokens import clip_chunks, warn_of_cuts
 
 
 class LatentGuidance(Guidance):
@@ -40,6 +41,8 @@ class LatentGuidance(Guidance):
     """the diffusers pipeline that a model must be"""
     packing: ClassVar[int] = 1
     """latent pixels that the denoiser takes as channels of one"""
+    clip_tokens: ClassVar[bool] = True
+    """whether the tokens begin with CLIP's"""
 
     def __init__(
         self,
@@ -81,17 +84,31 @@ class LatentGuidance(Guidance):
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Embeddings:
-        """Return what the model's text encoders make of the prompts, in float32."""
+        """Return what the model's text encoders make of the prompts, in float32.
+
+        CLIP reads 77 tokens. Longer prompts are read in chunks (`clip_chunks`) whose tokens follow one another, so
+        that L is 77 times the number of chunks; shorter prompts of the same call get empty chunks, as usual in the
+        field. Pooled texts are averaged over a prompt's own chunks. T5 reads a prompt as a whole, and what it does not
+        read is warned of.
+        """
         if self._released:
             raise RuntimeError("embed was called after release_text_encoders")
-        # Only what the most patient text encoder does not read is lost: T5 goes on where CLIP stops.
-        parts = self._pipeline.components.items()
-        tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part is not None]
-        longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
-        warn_of_cuts(longest, prompts, longest.model_max_length)
-        embeddings = self._embed(list(prompts))
-        pooled = None if embeddings.pooled is None else embeddings.pooled.float()
-        return Embeddings(embeddings.tokens.float(), pooled)
+        if t5 := self._t5():
+            warn_of_cuts(t5[0], prompts, t5[1])
+        clip = self._pipeline.tokenizer
+        chunks = [clip_chunks(clip, prompt) for prompt in prompts]
+        warn_of_cuts(clip, [text for texts in chunks for text in texts], clip.model_max_length)
+        rounds = itertools.zip_longest(*chunks, fillvalue="")  # the first chunk of every prompt, the second, ...
+        parts = [self._embed(list(texts), list(prompts)) for texts in rounds]
+        of_clip = clip.model_max_length if self.clip_tokens else 0
+        tokens = torch.cat([*(part.tokens[:, :of_clip] for part in parts), parts[0].tokens[:, of_clip:]], dim=1).float()
+        # The mean, because the pooled text of one chunk alone would know of one part of the prompt alone.
+        pooled = [part.pooled.float() for part in parts if part.pooled is not None]
+        if not pooled:
+            return Embeddings(tokens)
+        counts = [len(texts) for texts in chunks]
+        means = [torch.stack(pooled[:count])[:, row].mean(dim=0) for row, count in enumerate(counts)]
+        return Embeddings(tokens, torch.stack(means))
 
     def release_text_encoders(self) -> None:
         """Free the memory of the text encoders, T5 being by far the largest; `embed` is over after this."""
@@ -99,8 +116,12 @@ class LatentGuidance(Guidance):
         self._released = True
 
     @abstractmethod
-    def _embed(self, prompts: list[str]) -> Embeddings:
-        """Return the embeddings that the pipeline would make, in any precision."""
+    def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
+        """Return what the pipeline makes of one chunk of each prompt, in any precision; T5 gets the whole prompts."""
+
+    def _t5(self) -> tuple[Any, int] | None:
+        """Return the tokenizer of the T5 encoder and how many tokens it reads, if there is one."""
+        return None
 
     def encode(self, image: Tensor) -> Tensor:
         """Return the latents [B, C, S / 8, S / 8] of images resized to the model's sample size; differentiable.
@@ -142,8 +163,8 @@ class StableDiffusion(LatentGuidance):
 
     family = "StableDiffusionPipeline"
 
-    def _embed(self, prompts: list[str]) -> Embeddings:
-        tokens, _ = self._pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
+    def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
+        tokens, _ = self._pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)
         return Embeddings(tokens)
 
     def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
@@ -159,9 +180,9 @@ class StableDiffusionXL(LatentGuidance):
 
     family = "StableDiffusionXLPipeline"
 
-    def _embed(self, prompts: list[str]) -> Embeddings:
+    def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _, pooled, _ = self._pipeline.encode_prompt(
-            prompts, device=self.device, do_classifier_free_guidance=False
+            texts, device=self.device, do_classifier_free_guidance=False
         )
         if self._pipeline.config.force_zeros_for_empty_prompt:
             given = torch.tensor([bool(prompt.strip()) for prompt in prompts], device=self.device)
