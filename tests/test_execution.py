@@ -14,8 +14,10 @@ from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.prepare import set_precision
+from dreamfusion.run import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
+from test_run import SHORT
 
 SAVE = {"sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
 ALL = ["embedded", *SAVE]
@@ -153,6 +155,25 @@ def test_attention_is_pytorchs_own(saved, name, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     prior.predict_noise(z, torch.tensor([10, 900]), embeddings)
     assert calls
+
+
+@pytest.mark.parametrize(
+    "execution", [{"offload": "model", "checkpoint_vae": True}, {"offload": "layers", "vae_slicing": True}]
+)
+def test_a_run_with_switches_takes_the_same_steps(saved, tmp_path, execution):
+    losses = []
+    for number, switches in enumerate(({}, execution)):
+        guidance = {"kind": "diffusers", "model": str(saved["sd"]), "image_size": SIZE, "execution": switches}
+        steps = []
+        generate(
+            "a red mushroom",
+            output=tmp_path / str(number),
+            assets=False,
+            on_step=steps.append,
+            **SHORT | {"steps": 2, "guidance": guidance},
+        )
+        losses.append([step.metrics["sds_gradient"] for step in steps])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 # --- precision --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from diffusers.loaders.single_file_utils import (
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download, model_info, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
@@ -77,6 +78,39 @@ def model_family(model: str | Path) -> str:
         return "StableDiffusionPipeline"
     folder = _config_folder(file) if file else _local_folder(model)
     return _family(_read_index(folder / _INDEX if folder else _hub_index(str(model)), model), model)
+
+
+def count_parameters(model: str | Path) -> dict[str, int]:
+    """Return how many numbers the weights of each part of a model have, from the heads of its files alone.
+
+    Only folders and hub models that were downloaded before can be told of; for others the result is empty. Raises
+    DreamFusionError for a file that cannot be read.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        cached = None if folder.is_file() else try_to_load_from_cache(str(model), _INDEX)
+        if not isinstance(cached, str):
+            return {}
+        folder = Path(cached).parent
+    counts: dict[str, int] = {}
+    for part in _read_index(folder / _INDEX, model):
+        if part in _WITHOUT:
+            continue
+        # A part may lie there in several formats and variants of which one is loaded: the plain one, if there is one.
+        files = [file for file in sorted((folder / part).glob("*.safetensors")) if not _is_variant(file)]
+        try:
+            for file in files:
+                with safe_open(file, "pt") as weights:
+                    shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+                counts[part] = counts.get(part, 0) + sum(math.prod(shape) for shape in shapes)
+        except _UNREADABLE as error:
+            raise _unreadable(model, error) from None
+    return counts
+
+
+def _is_variant(file: Path) -> bool:
+    """Tell whether weights are a variant, such as model.fp16.safetensors; model-00001-of-00002.safetensors is none."""
+    return "." in file.stem
 
 
 def load_pipeline(
