@@ -1,4 +1,5 @@
 import io
+import shutil
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from rich.console import Console
 from dreamfusion import doctor
 from dreamfusion.doctor import Check, print_report, report
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.loading import count_parameters
 from dreamfusion.toybox.model import build_text_encoder, build_tokenizer
 
 
@@ -65,10 +67,42 @@ def test_a_model_that_is_given_is_loaded(prior, tmp_path):
     assert report(str(tmp_path))[-1] == bad
 
 
+@pytest.mark.parametrize(("precision", "width"), [("fp32", 4), ("tf32", 4), ("fp16", 2), ("bf16", 2)])
+def test_the_memory_of_a_model_is_told_from_its_files(prior, monkeypatch, precision, width):
+    pipeline = IFPipeline.from_pretrained(prior)
+    sizes = {part: sum(w.numel() for w in getattr(pipeline, part).parameters()) for part in ("text_encoder", "unet")}
+    assert count_parameters(str(prior)) == sizes
+    monkeypatch.setattr(doctor, "_GB", 1e3)  # it is a tiny model
+    monkeypatch.setattr(doctor, "pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("dreamfusion.guidance.loading.load_pipeline", None)
+    total = sum(sizes.values()) * width
+    memory = doctor.psutil.virtual_memory()
+    for free, status in ((total + 1, "ok"), (total - 1, "warn")):
+        now = memory._replace(available=free)
+        monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda now=now: now)
+        check = doctor._model_memory(str(prior), precision)
+        assert check.status == status
+        assert f"{total / 1e3:.2f} GB of weights in {precision}" in check.detail
+        assert f"{sizes['unet'] * width / 1e3:.2f} GB once the prompt is read" in check.detail
+        assert bool(check.remedy) == (status == "warn")
+    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: memory._replace(available=10))
+    assert "not loaded" in doctor._model(str(prior)).detail
+
+
+def test_variants_of_weights_count_once(prior, tmp_path):
+    folder = shutil.copytree(prior, tmp_path / "copy")
+    shutil.copy(
+        folder / "unet/diffusion_pytorch_model.safetensors", folder / "unet/diffusion_pytorch_model.fp16.safetensors"
+    )
+    assert count_parameters(folder) == count_parameters(prior)
+
+
+def test_the_memory_of_what_is_not_here_is_not_known():
+    assert "not known" in doctor._model_memory("somebody/some-model", "fp32").detail
+
+
 @pytest.mark.parametrize("damage", ["absent", "truncated"])
 def test_damaged_prior_fails_with_a_remedy(damage, prior, tmp_path, monkeypatch):
-    import shutil
-
     folder = tmp_path / "prior"
     if damage == "truncated":
         shutil.copytree(prior, folder)
@@ -130,7 +164,7 @@ def test_one_broken_check_does_not_stop_the_others(monkeypatch):
 
 def test_printed_report_names_remedies_and_the_outcome(monkeypatch):
     def printed(checks):
-        monkeypatch.setattr(doctor, "report", lambda model, output: checks)
+        monkeypatch.setattr(doctor, "report", lambda model, output, precision: checks)
         out = io.StringIO()
         fine = print_report(console=Console(file=out, width=100))
         return fine, out.getvalue()

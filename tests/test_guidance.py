@@ -271,8 +271,8 @@ def test_other_tokenizers_accept_every_word(prior, folder):
 def test_release_text_encoder(folder):
     prior = PixelGuidance(folder)
     embeddings = prior.embed(["a red mushroom"])
-    prior.release_text_encoder()
-    with pytest.raises(RuntimeError, match="release_text_encoder"):
+    prior.release_text_encoders()
+    with pytest.raises(RuntimeError, match="release_text_encoders"):
         prior.embed(["a red mushroom"])
     assert torch.isfinite(prior.predict_noise(*noisy(1), embeddings)).all()
 

@@ -1,5 +1,7 @@
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,23 @@ from dreamfusion.guidance.loading import PARTS
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.schedule import read_schedule
+from dreamfusion.guidance.tokens import clip_chunks
 from dreamfusion.losses import sds_loss, timestep_weight
+from dreamfusion.optimize import ViewPrompts
 from dreamfusion.prompts import view_prompts
 from dreamfusion.run import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
-from families import MAX_TOKENS, SIZE, original_layout, save_flux, save_sd, save_sd3, save_sdxl, save_single_file
+from families import (
+    MAX_TOKENS,
+    SIZE,
+    clip_tokenizer,
+    original_layout,
+    save_flux,
+    save_sd,
+    save_sd3,
+    save_sdxl,
+    save_single_file,
+)
 from test_run import SHORT
 
 SAVE = {
@@ -271,9 +285,98 @@ def test_a_vae_that_overflows_in_float16_stays_in_float32(saved):
     assert opened(saved["sdxl"], dtype=torch.float16)._vae.dtype == torch.float32
 
 
-def test_long_prompts_are_cut_with_a_warning(saved):
+def test_a_word_that_is_no_chunk_is_cut_with_a_warning(saved):
     with pytest.warns(UserWarning, match=f"only the first {MAX_TOKENS}"):
-        opened(saved["sd-eps"]).embed(["a red red red red mushroom, overhead view"])
+        opened(saved["sd-eps"]).embed(["a " + 30 * "x" + ", overhead view"])
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-schnell"])
+def test_what_t5_does_not_read_is_warned_of(saved, name):
+    with pytest.warns(UserWarning, match="only the first 256"):
+        opened(saved[name]).embed(["red " * 260])
+
+
+LONG = "a red red red red mushroom, overhead view"  # 1 + 4 + 9 and 8 + 2 of the test tokenizer's tokens
+
+
+def test_chunks_by_hand():
+    tokenizer = clip_tokenizer()  # 22 tokens and the two marks; "red" and "view" have merges, other letters are alone
+    count = {word: len(tokenizer(word, add_special_tokens=False).input_ids) for word in ("red", "view", "mushroom,")}
+    assert count == {"red": 1, "view": 2, "mushroom,": 9}
+    assert clip_chunks(tokenizer, "") == [""]
+    assert clip_chunks(tokenizer, " a  red ") == [" a  red "], "what fits is left alone"
+    assert clip_chunks(tokenizer, "red " * 22) == ["red " * 22]
+    assert clip_chunks(tokenizer, "red " * 23) == [" ".join(["red"] * 22), "red"]
+    # 14 tokens, "overhead" 8 more, "view" 2 too many: the view goes over as a whole, back to the comma.
+    assert clip_chunks(tokenizer, LONG) == ["a red red red red mushroom,", "overhead view"]
+    # 21 tokens after the comma are too many to leave the first chunk that empty.
+    assert clip_chunks(tokenizer, "x " + "red " * 25)[0] == "x" + " red" * 21
+    assert clip_chunks(tokenizer, "x, " + "red " * 19 + "view") == ["x,", "red " * 19 + "view"]
+    assert clip_chunks(tokenizer, 30 * "x" + ", side view") == [30 * "x" + ",", "side view"]
+
+
+def test_chunks_of_75_tokens_lose_no_word():
+    tokenizer = clip_tokenizer()
+    tokenizer.model_max_length = 77
+    prompt = ", ".join(f"a red {color} mushroom with a view" for color in ["blue", "red", "pale", "dark"] * 6)
+    chunks = clip_chunks(tokenizer, prompt + ", back view")
+    assert " ".join(chunks) == prompt + ", back view"
+    assert all(len(tokenizer(chunk).input_ids) <= 77 for chunk in chunks)
+    assert chunks[-1].endswith("back view")
+
+
+@pytest.mark.parametrize("name", [name for name in SAVE if name != "sd-v"])
+def test_chunks_are_encoded_one_by_one_and_follow_each_other(saved, name):
+    prior = opened(saved[name])
+    both = prior.embed([LONG, "a red view"])
+    first, second = (prior.embed([text]) for text in ("a red red red red mushroom,", "overhead view"))
+    short, empty, whole = prior.embed(["a red view"]), prior.embed([""]), "flux" in name
+    if not whole:
+        assert both.tokens.shape[1] == first.tokens.shape[1] + MAX_TOKENS
+        torch.testing.assert_close(both.tokens[0, :MAX_TOKENS], first.tokens[0, :MAX_TOKENS])
+        torch.testing.assert_close(both.tokens[0, MAX_TOKENS : 2 * MAX_TOKENS], second.tokens[0, :MAX_TOKENS])
+        torch.testing.assert_close(both.tokens[1, :MAX_TOKENS], short.tokens[0, :MAX_TOKENS])
+        if name != "sdxl":  # whose empty prompt is zeros, while an empty chunk is read
+            torch.testing.assert_close(both.tokens[1, MAX_TOKENS : 2 * MAX_TOKENS], empty.tokens[0, :MAX_TOKENS])
+        torch.testing.assert_close(both.tokens[1, 2 * MAX_TOKENS :], short.tokens[0, MAX_TOKENS:])  # T5's, if any
+    if both.pooled is not None:
+        torch.testing.assert_close(both.pooled[0], (first.pooled[0] + second.pooled[0]) / 2)
+        torch.testing.assert_close(both.pooled[1], short.pooled[0])
+
+
+@pytest.mark.parametrize("name", [name for name in SAVE if name != "sd-v"])
+def test_a_long_prompt_keeps_its_views(saved, name):
+    prior = opened(saved[name])
+    config = parse_config({"prompt": "a red red red red mushroom", "guidance": {"negative_prompt": "blue"}})
+    prompts = ViewPrompts(prior, config)
+    assert len(prompts.views) == 4
+    assert prompts.negative.tokens.shape == (1, *prompts.views.tokens.shape[1:])
+    z = noisy(prior, 4)
+    eps = prior.predict_noise(z[:1].expand(4, -1, -1, -1), torch.full((4,), 500), prompts.views)
+    assert all((eps[i] - eps[j]).abs().max() > 1e-6 for i in range(4) for j in range(i))
+
+
+@pytest.mark.parametrize("name", [name for name in SAVE if name != "sd-v"])
+def test_released_text_encoders(saved, name):
+    prior = opened(saved[name])
+    embeddings = prior.embed(["a red mushroom"])
+    encoders = [weakref.ref(part) for key, part in prior._pipeline.components.items() if "text_encoder" in key and part]
+    prior.release_text_encoders()
+    gc.collect()
+    assert encoders
+    assert all(encoder() is None for encoder in encoders), "nothing may hold them any more"
+    assert torch.isfinite(prior.predict_noise(noisy(prior, 1), torch.tensor([300]), embeddings)).all()
+    with pytest.raises(RuntimeError, match="release_text_encoders"):
+        prior.embed(["a red mushroom"])
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_run_releases_the_text_encoders_of_its_own_prior(saved, tmp_path, monkeypatch, own):
+    prior = opened(saved["sd-eps"])
+    monkeypatch.setattr(run, "load_guidance", lambda config, device: prior)
+    given = {} if own else {"guidance_model": prior}
+    generate("a red mushroom", output=tmp_path / "run", assets=False, **SHORT | {"steps": 1}, **given)
+    assert (prior._pipeline.text_encoder is None) == own
 
 
 def test_a_prompt_that_t5_reads_to_its_end_is_not_cut(saved, recwarn):

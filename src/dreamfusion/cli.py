@@ -405,17 +405,23 @@ def judge_train(
         print(train_judge(output, settings, progress.update))
 
 
-def doctor(*, model: str | None = None, output: Path = Path("runs")) -> None:
+def doctor(
+    *,
+    model: str | None = None,
+    output: Path = Path("runs"),
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32",
+) -> None:
     """Say what this machine has, which device and kernels are used, and what to do about what is missing.
 
     Args:
         model: also check this diffusers pipeline, a folder, a .safetensors or .ckpt file, or a hub name
         output: folder that runs will be written to
+        precision: number format of the model's weights (guidance.precision) for which the need of memory is told
 
     """
     from dreamfusion.doctor import print_report
 
-    if not print_report(model, output):
+    if not print_report(model, output, precision=precision):
         raise SystemExit(1)
 
 

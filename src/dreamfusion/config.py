@@ -15,6 +15,7 @@ from dreamfusion.cameras import CameraRange
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfConfig
 from dreamfusion.files import write_text
+from dreamfusion.guidance.execution import Execution, Precision
 from dreamfusion.losses import Anneal, Weighting
 from dreamfusion.prompts import ViewMode, ViewTexts
 from dreamfusion.shading import LightRange
@@ -63,8 +64,10 @@ class GuidanceConfig(Section):
     weighting: Weighting | None = None
     """w(t) for abar: sds 1 - abar, uniform 1, fantasia3d sqrt(abar) (1 - abar), ism sqrt((1 - abar) / abar); null: the
     loss's own, ism for ism and sds for the others"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """number format of the prior's weights"""
+    precision: Precision = "fp32"
+    """number format of the prior's weights; tf32: fp32, with products rounded to TF32 on a GPU, which is faster"""
+    execution: Execution = Execution()
+    """switches for the prior's memory and speed"""
 
     @model_validator(mode="after")
     def _check(self) -> GuidanceConfig:

@@ -23,6 +23,7 @@ from rich.table import Table
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import free_disk_bytes
+from dreamfusion.guidance.execution import Precision
 from dreamfusion.toybox import EMBEDDED_PRIOR
 
 Status = Literal["ok", "warn", "fail"]
@@ -40,10 +41,11 @@ class Check:
     remedy: str = ""
 
 
-def report(model: str | None = None, output: Path | str = "runs") -> list[Check]:
+def report(model: str | None = None, output: Path | str = "runs", precision: Precision = "fp32") -> list[Check]:
     """Examine this machine, and the diffusion model of that hub name or folder if one is given.
 
-    ``output`` is where runs will be written; nothing is created there.
+    ``output`` is where runs will be written; nothing is created there. ``precision`` is the one that the model's need
+    of memory is told for.
     """
     checks: list[tuple[str, Callable[[], Check]]] = [
         ("Python", _python),
@@ -57,14 +59,20 @@ def report(model: str | None = None, output: Path | str = "runs") -> list[Check]
         ("Optional parts", _extras),
     ]
     if model is not None:
+        checks.append((f"Memory for {model}", lambda: _model_memory(model, precision)))
         checks.append((f"Model {model}", lambda: _model(model)))
     return [_guarded(name, check) for name, check in checks]
 
 
-def print_report(model: str | None = None, output: Path | str = "runs", console: Console | None = None) -> bool:
+def print_report(
+    model: str | None = None,
+    output: Path | str = "runs",
+    console: Console | None = None,
+    precision: Precision = "fp32",
+) -> bool:
     """Print the report as a table, and below it what to do; return whether nothing failed."""
     console = console or Console()
-    checks = report(model, output)
+    checks = report(model, output, precision)
     marks = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("check", "", "found"):
@@ -168,7 +176,44 @@ def _prior() -> Check:
 
 
 def _model(model: str) -> Check:
-    return _pipeline(f"Model {model}", model, "choose another --model, or use the embedded prior: --guidance toybox")
+    name = f"Model {model}"
+    if 2 * sum(_parameters(model).values()) > psutil.virtual_memory().available:
+        return Check(name, "warn", "not loaded, because it is larger than the free memory", "close other programs")
+    return _pipeline(name, model, "choose another --model, or use the embedded prior: --guidance toybox")
+
+
+def _parameters(model: str) -> dict[str, int]:
+    """Return the number of parameters of each part, nothing if its files do not tell; loading then says why."""
+    from dreamfusion.guidance.loading import count_parameters
+
+    try:
+        return count_parameters(model)
+    except DreamFusionError:
+        return {}
+
+
+def _model_memory(model: str, precision: Precision) -> Check:
+    """Say what the weights of a model's parts take, from the heads of its files alone, and whether that is free."""
+    name = f"Memory for {model}"
+    counts = _parameters(model)
+    if not counts:
+        return Check(name, "ok", "not known before it is loaded: it is no whole folder of safetensors on this machine")
+    width = 2 if precision in ("fp16", "bf16") else 4
+    total = sum(counts.values()) * width
+    encoders = sum(count for part, count in counts.items() if part.startswith("text_encoder")) * width
+    device = pick_device()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    parts = ", ".join(f"{part} {count * width / _GB:.2f}" for part, count in counts.items())
+    detail = (
+        f"{total / _GB:.2f} GB of weights in {precision} ({parts}), {(total - encoders) / _GB:.2f} GB once the prompt "
+        f"is read; {free / _GB:.1f} GB free on {device}; activations and the scene come on top"
+    )
+    if total < free:
+        return Check(name, "ok", detail)
+    remedy = "set guidance.precision to bf16" if width == 4 else "use a smaller model"
+    if device.type == "cuda":
+        remedy += ", or guidance.execution.offload to model"
+    return Check(name, "warn", detail, remedy)
 
 
 def _pipeline(name: str, model: str | Path, remedy: str) -> Check:

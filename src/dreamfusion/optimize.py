@@ -127,8 +127,9 @@ class ViewPrompts:
     def __init__(self, guidance: Guidance, config: Config) -> None:
         self.guidance, self.config = guidance, config.guidance
         texts = view_prompts(config.prompt, self.config.view_texts)
-        self.views = guidance.embed(texts)  # four
-        self.negative = guidance.embed([self.config.negative_prompt])  # one
+        # In one call, because only then do a long and a short prompt come out equally long (see LatentGuidance.embed).
+        embeddings = guidance.embed([*texts, self.config.negative_prompt])
+        self.views, self.negative = embeddings[: len(texts)], embeddings[len(texts) :]  # four and one
 
     def __call__(self, cameras: Cameras) -> Texts:
         """Return the embeddings for each camera: prompt, negative prompt, and the views that it does not show."""
@@ -224,13 +225,19 @@ def distill(
             return ism_loss(guidance, z, positive, negative, t, noise, **options)
 
 
-def optimize(config: Config, guidance: Guidance, state: State) -> Iterator[Step]:
+def optimize(
+    config: Config, guidance: Guidance, state: State, *, release_text_encoders: bool = False
+) -> Iterator[Step]:
     """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
 
+    With ``release_text_encoders`` the prior's text encoders leave memory once the prompts are embedded, and it serves
+    no other prompts after this.
     Raises DreamFusionError if a loss or gradient is no longer finite, or the scene collapses to empty or full.
     """
     scene, optimizer, random = state.scene, state.optimizer, state.generators
     prompts = ViewPrompts(guidance, config)
+    if release_text_encoders:
+        guidance.release_text_encoders()
 
     while state.step < config.steps:
         progress = state.step / config.steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.loading import STABLE_DIFFUSION
 from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.guidance.prepare import set_precision
 from dreamfusion.optimize import State, Step, optimize
 from dreamfusion.prompts import validate_prompt
 from dreamfusion.results import Result, open_state, preview, write_assets
@@ -70,7 +71,9 @@ def generate(
     save_config(config, folder / "config.yaml")
     if on_start is not None:
         on_start(folder, config, state.step)
-    _optimize_and_save(config, guidance, state, folder, on_step)
+    # A prior that the caller brought along may be asked about other prompts later, so it stays whole.
+    steps = optimize(config, guidance, state, release_text_encoders=guidance_model is None)
+    _save_on_the_way(config, steps, state, folder, on_step)
     result = Result(folder, config, state.scene)
     if assets:
         write_assets(result)
@@ -79,7 +82,6 @@ def generate(
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:
     """Load the configured prior; DreamFusionError if it cannot be loaded or does not know the prompt's words."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.guidance.precision]
     match config.guidance.kind:
         case "toybox":
             model: Path | str = EMBEDDED_PRIOR
@@ -87,15 +89,21 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
             model = config.guidance.model or STABLE_DIFFUSION
         case "diffusers":
             model = str(config.guidance.model)
-    guidance = open_prior(model, device=device, dtype=dtype, image_size=config.guidance.image_size)
+    guidance = open_prior(
+        model,
+        device=device,
+        dtype=set_precision(config.guidance.precision, device),
+        image_size=config.guidance.image_size,
+        execution=config.guidance.execution,
+    )
     if isinstance(guidance, PixelGuidance):
         guidance.check_vocabulary(config.prompt)
         guidance.check_vocabulary(config.guidance.negative_prompt)
     return guidance
 
 
-def _optimize_and_save(
-    config: Config, guidance: Guidance, state: State, folder: Path, on_step: Callable[[Step], None] | None
+def _save_on_the_way(
+    config: Config, steps: Iterator[Step], state: State, folder: Path, on_step: Callable[[Step], None] | None
 ) -> None:
     """Optimise to the end, writing metrics, previews and checkpoints; a stop by the user leaves a checkpoint."""
     saved = state.step
@@ -108,7 +116,7 @@ def _optimize_and_save(
 
     try:
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-            for step in optimize(config, guidance, state):
+            for step in steps:
                 metrics.write(json.dumps(step.metrics) + "\n")
                 if step.number % config.checkpoint_every == 0 or step.number == config.steps:
                     metrics.flush()  # before the checkpoint: rows may run ahead of it, never lag behind

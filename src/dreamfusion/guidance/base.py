@@ -33,6 +33,10 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __getitem__(self, rows: slice) -> Embeddings:
+        """Return some of the embeddings, as a batch of its own."""
+        return Embeddings(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
+
     def mix(self, weights: Tensor) -> Embeddings:
         """Return the B mixtures of these n embeddings with weights [B, n]."""
         tokens = torch.einsum("bn,nld->bld", weights.to(self.tokens), self.tokens)
@@ -68,6 +72,9 @@ class Guidance(ABC):
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Return what the prior understands of n prompts."""
+
+    def release_text_encoders(self) -> None:  # noqa: B027 - most simply have none
+        """Free the memory of what reads prompts; `embed` is over after this. A prior without any does nothing."""
 
     @abstractmethod
     def encode(self, image: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
 from dreamfusion.guidance.latent import LatentGuidance, StableDiffusion, StableDiffusionXL
 from dreamfusion.guidance.loading import model_family
@@ -20,10 +21,12 @@ def open_prior(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     image_size: int | None = None,
+    execution: Execution | None = None,
 ) -> Guidance:
     """Load the diffusion prior of a folder, a single file or a hub name, as what its own index says it is.
 
-    ``image_size`` is the side of the pictures that a latent prior is shown, by default the model's own.
+    ``image_size`` is the side of the pictures that a latent prior is shown, by default the model's own;
+    ``execution`` holds the switches for memory and speed.
     Raises DreamFusionError for anything that does not load, and for families that are not known.
     """
     latent: type[LatentGuidance]
@@ -39,5 +42,5 @@ def open_prior(
         case _:  # an IFPipeline, for model_family refuses all others
             if image_size is not None:
                 raise DreamFusionError(f"{model} works on pixels at its own size: leave out guidance.image_size.")
-            return PixelGuidance(model, device=device, dtype=dtype)
-    return latent(model, device=device, dtype=dtype, image_size=image_size)
+            return PixelGuidance(model, device=device, dtype=dtype, execution=execution)
+    return latent(model, device=device, dtype=dtype, image_size=image_size, execution=execution)

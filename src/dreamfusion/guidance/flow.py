@@ -6,6 +6,8 @@ turns that into noise, so that every loss works on them unchanged.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -19,9 +21,13 @@ class StableDiffusion3(LatentGuidance):
 
     family = "StableDiffusion3Pipeline"
 
-    def _embed(self, prompts: list[str]) -> Embeddings:
+    def _t5(self) -> tuple[Any, int] | None:
+        # 256 is the pipeline's default, as in training.
+        return None if self._pipeline.tokenizer_3 is None else (self._pipeline.tokenizer_3, 256)
+
+    def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _, pooled, _ = self._pipeline.encode_prompt(
-            prompts, None, None, device=self.device, do_classifier_free_guidance=False
+            texts, texts, prompts, device=self.device, do_classifier_free_guidance=False, max_sequence_length=256
         )
         return Embeddings(tokens, pooled)
 
@@ -44,11 +50,15 @@ class Flux(LatentGuidance):
 
     family = "FluxPipeline"
     packing = 4
+    clip_tokens = False
 
-    def _embed(self, prompts: list[str]) -> Embeddings:
+    def _t5(self) -> tuple[Any, int]:
         # Lengths as in training: 512 tokens for dev, 256 for schnell, which is the one without a guidance input.
-        length = 512 if self._denoiser.config.guidance_embeds else 256
-        tokens, pooled, _ = self._pipeline.encode_prompt(prompts, None, device=self.device, max_sequence_length=length)
+        return self._pipeline.tokenizer_2, 512 if self._denoiser.config.guidance_embeds else 256
+
+    def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
+        length = self._t5()[1]
+        tokens, pooled, _ = self._pipeline.encode_prompt(texts, prompts, device=self.device, max_sequence_length=length)
         return Embeddings(tokens, pooled)
 
     def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:

@@ -7,21 +7,25 @@ they understand of a prompt, and how the denoiser is called.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
-from dreamfusion.guidance.loading import load_pipeline, move_to
+from dreamfusion.guidance.execution import Execution
+from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
+from dreamfusion.guidance.prepare import denoiser_of, prepare, release_text_encoders
 from dreamfusion.guidance.schedule import read_schedule
-from dreamfusion.guidance.tokens import warn_of_cuts
+from dreamfusion.guidance.tokens import clip_chunks, warn_of_cuts
 
 
 class LatentGuidance(Guidance):
@@ -29,13 +33,16 @@ class LatentGuidance(Guidance):
 
     ``model`` is a folder, a single file or a hub name. ``image_size`` is the side of the pictures it is shown, by
     default the model's own; smaller ones need less memory. Weights are held and run in ``dtype``, while everything
-    returned is float32. Raises DreamFusionError for anything that does not load or is of another family.
+    returned is float32; ``execution`` holds the switches for memory and speed. Raises DreamFusionError for anything
+    that does not load, is of another family, or has no use for a switch that is given.
     """
 
     family: ClassVar[str]
     """the diffusers pipeline that a model must be"""
     packing: ClassVar[int] = 1
     """latent pixels that the denoiser takes as channels of one"""
+    clip_tokens: ClassVar[bool] = True
+    """whether the tokens begin with CLIP's"""
 
     def __init__(
         self,
@@ -45,20 +52,20 @@ class LatentGuidance(Guidance):
         dtype: torch.dtype = torch.float32,
         variant: str | None = None,
         image_size: int | None = None,
+        execution: Execution | None = None,
     ) -> None:
         pipeline: Any = load_pipeline(model, dtype, variant, family=self.family)
         self.device = torch.device(device)
         self._pipeline = pipeline
+        self._released = False
         self._vae = pipeline.vae
-        self._denoiser = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
-        self.denoiser = self._denoiser
+        self._denoiser = self.denoiser = denoiser_of(pipeline)
         self._schedule = read_schedule(pipeline.scheduler, model, self.device)
         self.alphas_cumprod = self._schedule.alphas_cumprod
         self.sample_size = image_size or _native_size(pipeline, self._denoiser)
         self._check(model)
-        for module in pipeline.components.values():
-            if isinstance(module, torch.nn.Module):
-                move_to(module.eval().requires_grad_(False), self.device, model)
+        prepare(pipeline, execution or Execution(), self.device, model)
+        self._vae = pipeline.vae  # it may be a tiny one now
         if dtype == torch.float16 and self._vae.config.force_upcast:
             # The activations of this VAE (Stable Diffusion XL's) are larger than a float16 can be.
             self._vae.float()
@@ -77,19 +84,44 @@ class LatentGuidance(Guidance):
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Embeddings:
-        """Return what the model's text encoders make of the prompts, in float32."""
-        # Only what the most patient text encoder does not read is lost: T5 goes on where CLIP stops.
-        parts = self._pipeline.components.items()
-        tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part is not None]
-        longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
-        warn_of_cuts(longest, prompts, longest.model_max_length)
-        embeddings = self._embed(list(prompts))
-        pooled = None if embeddings.pooled is None else embeddings.pooled.float()
-        return Embeddings(embeddings.tokens.float(), pooled)
+        """Return what the model's text encoders make of the prompts, in float32.
+
+        CLIP reads 77 tokens. Longer prompts are read in chunks (`clip_chunks`) whose tokens follow one another, so
+        that L is 77 times the number of chunks; shorter prompts of the same call get empty chunks, as usual in the
+        field. Pooled texts are averaged over a prompt's own chunks. T5 reads a prompt as a whole, and what it does not
+        read is warned of.
+        """
+        if self._released:
+            raise RuntimeError("embed was called after release_text_encoders")
+        if t5 := self._t5():
+            warn_of_cuts(t5[0], prompts, t5[1])
+        clip = self._pipeline.tokenizer
+        chunks = [clip_chunks(clip, prompt) for prompt in prompts]
+        warn_of_cuts(clip, [text for texts in chunks for text in texts], clip.model_max_length)
+        rounds = itertools.zip_longest(*chunks, fillvalue="")  # the first chunk of every prompt, the second, ...
+        parts = [self._embed(list(texts), list(prompts)) for texts in rounds]
+        of_clip = clip.model_max_length if self.clip_tokens else 0
+        tokens = torch.cat([*(part.tokens[:, :of_clip] for part in parts), parts[0].tokens[:, of_clip:]], dim=1).float()
+        # The mean, because the pooled text of one chunk alone would know of one part of the prompt alone.
+        pooled = [part.pooled.float() for part in parts if part.pooled is not None]
+        if not pooled:
+            return Embeddings(tokens)
+        counts = [len(texts) for texts in chunks]
+        means = [torch.stack(pooled[:count])[:, row].mean(dim=0) for row, count in enumerate(counts)]
+        return Embeddings(tokens, torch.stack(means))
+
+    def release_text_encoders(self) -> None:
+        """Free the memory of the text encoders, T5 being by far the largest; `embed` is over after this."""
+        release_text_encoders(self._pipeline)
+        self._released = True
 
     @abstractmethod
-    def _embed(self, prompts: list[str]) -> Embeddings:
-        """Return the embeddings that the pipeline would make, in any precision."""
+    def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
+        """Return what the pipeline makes of one chunk of each prompt, in any precision; T5 gets the whole prompts."""
+
+    def _t5(self) -> tuple[Any, int] | None:
+        """Return the tokenizer of the T5 encoder and how many tokens it reads, if there is one."""
+        return None
 
     def encode(self, image: Tensor) -> Tensor:
         """Return the latents [B, C, S / 8, S / 8] of images resized to the model's sample size; differentiable.
@@ -97,7 +129,9 @@ class LatentGuidance(Guidance):
         It is the mean of the VAE's distribution, which is narrow: a sample of it would only add noise to the noise.
         """
         pixels = image_to_z(image, self.sample_size).to(self._vae.dtype)
-        mean = self._vae.encode(pixels).latent_dist.mode().float()
+        output = self._vae.encode(pixels)
+        # A tiny VAE gives latents as they are, scaled already: its own factor is 1.
+        mean = (output.latents if isinstance(self._vae, AutoencoderTiny) else output.latent_dist.mode()).float()
         return (mean - (self._vae.config.shift_factor or 0.0)) * self._vae.config.scaling_factor
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,8 +167,8 @@ class StableDiffusion(LatentGuidance):
 
     family = "StableDiffusionPipeline"
 
-    def _embed(self, prompts: list[str]) -> Embeddings:
-        tokens, _ = self._pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
+    def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
+        tokens, _ = self._pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)
         return Embeddings(tokens)
 
     def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
@@ -150,9 +184,9 @@ class StableDiffusionXL(LatentGuidance):
 
     family = "StableDiffusionXLPipeline"
 
-    def _embed(self, prompts: list[str]) -> Embeddings:
+    def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _, pooled, _ = self._pipeline.encode_prompt(
-            prompts, device=self.device, do_classifier_free_guidance=False
+            texts, device=self.device, do_classifier_free_guidance=False
         )
         if self._pipeline.config.force_zeros_for_empty_prompt:
             given = torch.tensor([bool(prompt.strip()) for prompt in prompts], device=self.device)

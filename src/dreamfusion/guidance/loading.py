@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderTiny, DiffusionPipeline
 from diffusers.loaders.single_file_utils import (
     SingleFileComponentError,
     fetch_diffusers_config,
@@ -23,7 +24,7 @@ from diffusers.loaders.single_file_utils import (
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download, model_info, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
@@ -77,6 +78,39 @@ def model_family(model: str | Path) -> str:
         return "StableDiffusionPipeline"
     folder = _config_folder(file) if file else _local_folder(model)
     return _family(_read_index(folder / _INDEX if folder else _hub_index(str(model)), model), model)
+
+
+def count_parameters(model: str | Path) -> dict[str, int]:
+    """Return how many numbers the weights of each part of a model have, from the heads of its files alone.
+
+    Only folders and hub models that were downloaded before can be told of; for others the result is empty. Raises
+    DreamFusionError for a file that cannot be read.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        cached = None if folder.is_file() else try_to_load_from_cache(str(model), _INDEX)
+        if not isinstance(cached, str):
+            return {}
+        folder = Path(cached).parent
+    counts: dict[str, int] = {}
+    for part in _read_index(folder / _INDEX, model):
+        if part in _WITHOUT:
+            continue
+        # A part may lie there in several formats and variants of which one is loaded: the plain one, if there is one.
+        files = [file for file in sorted((folder / part).glob("*.safetensors")) if not _is_variant(file)]
+        try:
+            for file in files:
+                with safe_open(file, "pt") as weights:
+                    shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+                counts[part] = counts.get(part, 0) + sum(math.prod(shape) for shape in shapes)
+        except _UNREADABLE as error:
+            raise _unreadable(model, error) from None
+    return counts
+
+
+def _is_variant(file: Path) -> bool:
+    """Tell whether weights are a variant, such as model.fp16.safetensors; model-00001-of-00002.safetensors is none."""
+    return "." in file.stem
 
 
 def load_pipeline(
@@ -163,20 +197,44 @@ def _refuse_incomplete(pipeline: DiffusionPipeline, family: str, model: str | Pa
         if module is None:
             raise DreamFusionError(f"The model {model} is not complete: it has no {part}.")
         if isinstance(module, torch.nn.Module):
-            absent = [name for name, weights in module.named_parameters() if weights.is_meta]
-            if absent:
-                raise DreamFusionError(
-                    f"The model {model} is not complete: its {part} lacks weights such as {absent[0]}."
-                )
+            _refuse_absent_weights(module, part, model)
         elif part.startswith("tokenizer") and len(module) <= len(set(module.all_special_tokens)):
             # Without its files a tokenizer is made all the same, knowing nothing.
             raise DreamFusionError(f"The model {model} is not complete: its {part} has no words.")
 
 
-def move_to(module: torch.nn.Module, device: torch.device, model: str | Path) -> None:
-    """Move the weights of ``model`` to the device; DreamFusionError if they do not fit."""
+def _refuse_absent_weights(module: torch.nn.Module, part: str, model: str | Path) -> None:
+    absent = [name for name, weights in module.named_parameters() if weights.is_meta]
+    if absent:
+        raise DreamFusionError(f"The model {model} is not complete: its {part} lacks weights such as {absent[0]}.")
+
+
+def load_tiny_vae(name: str, dtype: torch.dtype) -> AutoencoderTiny:
+    """Return the AutoencoderTiny of a folder or hub name (cached files come first).
+
+    Raises DreamFusionError for a folder or name without one, no hub access, and missing or truncated weights.
+    """
+    folder = Path(name).expanduser()
+    config = folder / "config.json" if folder.is_dir() else _hub_file(name, "config.json")
+    kind = _read_index(config, name).get("_class_name")
+    if kind != "AutoencoderTiny":
+        raise DreamFusionError(f"{name} is of the kind {kind}, where the tiny VAE must be an AutoencoderTiny.")
     try:
-        module.to(device)
+        with _quiet():
+            vae = AutoencoderTiny.from_pretrained(
+                str(folder) if folder.is_dir() else name, torch_dtype=dtype, use_safetensors=True
+            )
+    except _UNREADABLE as error:
+        raise _unreadable(name, error) from None
+    _refuse_absent_weights(vae, "tiny VAE", name)
+    return vae
+
+
+@contextmanager
+def too_little_memory(model: str | Path) -> Iterator[None]:
+    """Raise DreamFusionError where the weights of ``model`` do not fit into the memory of the CPU or accelerator."""
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise _too_little_memory(model) from None
@@ -263,13 +321,18 @@ def _local_folder(model: str | Path) -> Path | None:
 
 def _hub_index(name: str) -> Path:
     """Return the pipeline's index, downloaded unless cached: it says what a model is before gigabytes are fetched."""
+    return _hub_file(name, _INDEX)
+
+
+def _hub_file(name: str, file: str) -> Path:
+    """Return one file of a hub model, downloaded unless cached; DreamFusionError if it cannot be had."""
     try:
-        cached = try_to_load_from_cache(name, _INDEX)
+        cached = try_to_load_from_cache(name, file)
         if isinstance(cached, str):
             return Path(cached)
         # Fails at once without a connection, where a download would be tried again for half a minute.
         model_info(name, timeout=10)
-        return Path(hf_hub_download(name, _INDEX))
+        return Path(hf_hub_download(name, file))
     except GatedRepoError:
         raise _gated(name) from None
     except (RepositoryNotFoundError, HFValidationError):
@@ -279,7 +342,7 @@ def _hub_index(name: str) -> Path:
             f"use {_substitutes(name)}, {_INSTEAD}."
         ) from None
     except EntryNotFoundError:
-        raise DreamFusionError(f"{name} is not a diffusers model: it has no {_INDEX}.") from None
+        raise DreamFusionError(f"{name} is not a diffusers model: it has no {file}.") from None
     except Exception as error:
         # A lost connection raises what the hub's HTTP library raises, and that library changes between versions.
         raise _no_hub_access(name, error) from None

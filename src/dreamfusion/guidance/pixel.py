@@ -16,9 +16,11 @@ from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guidance, per_image
-from dreamfusion.guidance.loading import load_pipeline, move_to
+from dreamfusion.guidance.execution import Execution
+from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.predictions import noise_from
+from dreamfusion.guidance.prepare import prepare, release_text_encoders
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import warn_of_cuts
 
@@ -31,7 +33,8 @@ class PixelGuidance(Guidance):
 
     ``model`` is a folder or a hub name. Prompts are lower-cased, as IF's own pipeline does, and cut with a warning
     where the tokenizer's limit is; cutting loses the view, which stands at the end. Weights are held and run in
-    ``dtype``, while everything returned is float32. Raises DreamFusionError for anything that does not load.
+    ``dtype``, while everything returned is float32; ``execution`` holds the switches for memory and speed. Raises
+    DreamFusionError for anything that does not load, and for the switches of a VAE, which it has not.
     """
 
     def __init__(
@@ -41,40 +44,37 @@ class PixelGuidance(Guidance):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         variant: str | None = None,
+        execution: Execution | None = None,
     ) -> None:
         pipeline: Any = load_pipeline(model, dtype, variant, family="IFPipeline")
         self.device = torch.device(device)
+        self._pipeline = pipeline
         self._tokenizer = pipeline.tokenizer
-        self._text_encoder = pipeline.text_encoder
         self._unet = self.denoiser = pipeline.unet
         self._scheduler = pipeline.scheduler
         self.sample_size = _pixel_unet_size(self._unet, model)
         schedule = read_schedule(self._scheduler, model, self.device)
         self.alphas_cumprod, self._prediction = schedule.alphas_cumprod, schedule.prediction
-        for module in (self._text_encoder, self._unet):
-            move_to(module.eval().requires_grad_(False), self.device, model)
-        # The convolutions of a CPU are faster in this order of axes; the values are the same.
-        self._unet.to(memory_format=torch.channels_last)
+        prepare(pipeline, execution or Execution(), self.device, model)
         self._max_tokens = min(_IF_MAX_TOKENS, self._tokenizer.model_max_length)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Return the hidden states of the text encoder in float32; L is the tokenizer's limit, at most 77."""
-        if self._text_encoder is None:
-            raise RuntimeError("embed was called after release_text_encoder")
+        text_encoder = self._pipeline.text_encoder
+        if text_encoder is None:
+            raise RuntimeError("embed was called after release_text_encoders")
         texts = [prompt.lower().strip() for prompt in prompts]
         warn_of_cuts(self._tokenizer, texts, self._max_tokens)
         tokens = self._tokenizer(
             texts, padding="max_length", max_length=self._max_tokens, truncation=True, return_tensors="pt"
         ).to(self.device)
-        hidden = self._text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         return Embeddings(hidden.float())
 
-    def release_text_encoder(self) -> None:
+    def release_text_encoders(self) -> None:
         """Free the memory of the text encoder, for DeepFloyd by far the largest part; `embed` is over after this."""
-        self._text_encoder = None
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_text_encoders(self._pipeline)
 
     def encode(self, image: Tensor) -> Tensor:
         """Return images resized to the model's sample size, in [-1, 1]; differentiable."""
@@ -94,8 +94,7 @@ class PixelGuidance(Guidance):
     def _model_output(self, z_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         """Return the UNet's prediction in float32, without the learned variance of six-channel models."""
         dtype = self._unet.dtype
-        z_t = z_t.to(dtype).contiguous(memory_format=torch.channels_last)
-        output = self._unet(z_t, t, encoder_hidden_states=tokens.to(dtype), return_dict=False)[0]
+        output = self._unet(z_t.to(dtype), t, encoder_hidden_states=tokens.to(dtype), return_dict=False)[0]
         return output[:, :3].float().contiguous()
 
     def unknown_words(self, prompt: str) -> list[str]:

@@ -1,0 +1,122 @@
+"""How a loaded diffusers pipeline is made ready to be asked: the one place where `Execution`'s switches are applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import CpuOffload, add_hook_to_module
+from torch import nn
+
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.execution import Execution, Precision
+from dreamfusion.guidance.loading import load_tiny_vae, too_little_memory
+
+
+def set_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the format of the weights; on CUDA, let PyTorch round the factors of float32 products for "tf32" only.
+
+    TF32 is float32 with 10 bits of mantissa inside tensor cores. PyTorch's setting of it is global, so it holds for
+    the scene's small networks as well.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    match precision:
+        case "fp16":
+            return torch.float16
+        case "bf16":
+            return torch.bfloat16
+        case _:
+            return torch.float32
+
+
+def prepare(pipeline: Any, execution: Execution, device: torch.device, model: str | Path) -> None:
+    """Freeze the modules of a loaded diffusers pipeline, apply the switches, and put them where they will run.
+
+    Raises DreamFusionError if they do not fit in memory, if nothing compiles here, or if a prior on pixels is asked
+    for what only a VAE has.
+    """
+    _fit_vae(pipeline, execution, model)
+    denoiser = denoiser_of(pipeline)
+    with too_little_memory(model):
+        for name, module in _modules(pipeline).items():
+            module.eval().requires_grad_(False)
+            if execution.channels_last and not name.startswith("text_encoder"):
+                module.to(memory_format=torch.channels_last)
+            if name == "vae" or execution.offload == "none":
+                # The gradient comes back through the VAE after the denoiser was asked, so its weights have to stay.
+                module.to(device)
+            elif module is denoiser and execution.offload == "layers":
+                cpu_offload(module, execution_device=device)
+            else:
+                add_hook_to_module(module, _BackToCpu(execution_device=device))
+    if execution.compile:
+        _try_compiler(device)
+        denoiser.compile()
+
+
+def release_text_encoders(pipeline: Any) -> None:
+    """Drop a pipeline's text encoders, so that neither the CPU nor the accelerator holds them; tokenizers stay."""
+    for name in _modules(pipeline):
+        if name.startswith("text_encoder"):
+            setattr(pipeline, name, None)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def denoiser_of(pipeline: Any) -> Any:
+    """Return the UNet or the transformer of a diffusers pipeline."""
+    return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+
+
+class _BackToCpu(CpuOffload):
+    """Accelerate's hook that brings a module in for its forward pass; this one also takes it away right after."""
+
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        module.to("cpu")
+        return output
+
+
+def _modules(pipeline: Any) -> dict[str, Any]:
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+
+
+def _fit_vae(pipeline: Any, execution: Execution, model: str | Path) -> None:
+    """Exchange the VAE and set its switches; DreamFusionError if there is none or the tiny one belongs elsewhere."""
+    wanted = [name for name in ("checkpoint_vae", "vae_slicing", "tiny_vae") if getattr(execution, name)]
+    if wanted and not hasattr(pipeline, "vae"):
+        raise DreamFusionError(f"{model} works on pixels and has no VAE: leave out guidance.execution.{wanted[0]}.")
+    if execution.tiny_vae:
+        tiny = load_tiny_vae(execution.tiny_vae, pipeline.vae.dtype)
+        _refuse_other_latents(tiny, pipeline, execution.tiny_vae, model)
+        pipeline.vae = tiny
+    if execution.checkpoint_vae:
+        pipeline.vae.enable_gradient_checkpointing()
+    if execution.vae_slicing:
+        pipeline.vae.enable_slicing()
+
+
+@torch.no_grad()
+def _refuse_other_latents(tiny: Any, pipeline: Any, name: str, model: str | Path) -> None:
+    """Raise DreamFusionError unless the tiny VAE's latents have the channels and the size of the full one's."""
+    scale, channels = pipeline.vae_scale_factor, pipeline.vae.config.latent_channels
+    found = tiny.encode(torch.zeros(1, 3, 4 * scale, 4 * scale, dtype=tiny.dtype)).latents.shape
+    if found != (1, channels, 4, 4):
+        raise DreamFusionError(
+            f"The tiny VAE {name} was not made for {model}: its latents have {found[1]} channels and a side of "
+            f"1/{4 * scale // found[2]}, where {channels} and 1/{scale} are needed."
+        )
+
+
+def _try_compiler(device: torch.device) -> None:
+    """Compile something small; DreamFusionError if that fails, for else the first step would, with pages of text."""
+    try:
+        torch.compile(lambda x: 2 * x + 1)(torch.ones(8, device=device))
+    except Exception as error:  # whatever a compiler, Triton or their absence raises
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(" .:")
+        remedy = "a C++ compiler" if device.type == "cpu" else "Triton and a C compiler"
+        raise DreamFusionError(
+            f"torch.compile does not work here ({reason}): install {remedy}, or leave out guidance.execution.compile."
+        ) from None
