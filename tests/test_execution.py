@@ -1,5 +1,6 @@
 """The switches for memory and speed: each gives what the plain prior gives, on every family it applies to."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,7 @@ def test_what_stays_on_a_gpu(saved, name, offload):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["flux"])  # the UNets compile as well, but take minutes on a CPU
 def test_the_compiled_denoiser_is_the_same(saved, name, device):
