@@ -36,7 +36,7 @@ from dreamfusion.evaluate.worker import AZIMUTHS_DEG, ELEVATION_DEG, VIEW_SIZE
 from dreamfusion.files import prepare_output_dir, slugify, write_text
 from dreamfusion.results import SHADINGS
 from dreamfusion.scene import PICTURE_BACKDROP
-from dreamfusion.shading import Lights, headlights
+from dreamfusion.shading import headlights
 from dreamfusion.toybox.captions import caption
 from dreamfusion.toybox.render import render_toy
 from dreamfusion.toybox.world import Toy, is_held_out
@@ -198,18 +198,9 @@ def judge_task(task: Task, judge: Judge, prompts: PromptList) -> Record:
 def judge_truth(prompt: str, toy: Toy, judge: Judge, prompts: PromptList) -> Record:
     """Return the record that the toy itself would get: the judge's own mistakes."""
     cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
-    backdrop, lit = torch.tensor(PICTURE_BACKDROP), headlights(cameras)
-    flat = Lights(lit.position, torch.zeros(len(cameras)), torch.ones(len(cameras)))
+    backdrop, lights = torch.tensor(PICTURE_BACKDROP), headlights(cameras)
     views: dict[str, Tensor] = {
-        shading: render_toy(
-            toy,
-            cameras,
-            flat if shading == "albedo" else lit,
-            VIEW_SIZE,
-            backdrop,
-            textureless=shading == "textureless",
-        )
-        for shading in SHADINGS
+        shading: render_toy(toy, cameras, lights, VIEW_SIZE, backdrop, shading) for shading in SHADINGS
     }
     scores = judge_views(views, prompt, toy, judge, prompts)
     return Record(prompt, 0, is_held_out(toy), iou=1.0, iou_unaligned=1.0, **scores)

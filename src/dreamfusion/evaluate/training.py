@@ -38,7 +38,7 @@ from dreamfusion.scene import PICTURE_BACKDROP
 from dreamfusion.shading import Lights, Shading, headlights
 from dreamfusion.toybox.captions import PHRASINGS, caption
 from dreamfusion.toybox.kinds import KINDS
-from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer
+from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer, name_for_older_transformers
 from dreamfusion.toybox.render import compose, paint_toys, trace
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 
@@ -259,8 +259,7 @@ def train_judge(
     with replace_folder(folder) as aside:
         training.model.save_pretrained(aside, safe_serialization=True)
         training.tokenizer.save_pretrained(aside)
-        config = aside / "tokenizer_config.json"  # newer transformers write a class name that older ones lack
-        config.write_text(config.read_text(encoding="utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast"))
+        name_for_older_transformers(aside / "tokenizer_config.json")
         record = asdict(settings) | {"images": settings.steps * settings.batch_size}
         write_text(aside / "training.json", json.dumps(record | {"seconds": round(time.monotonic() - begun)}, indent=2))
     return folder

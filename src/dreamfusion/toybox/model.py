@@ -5,6 +5,7 @@ Everything is a stock diffusers or transformers class, so that the folder it is 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
@@ -38,6 +39,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         model_max_length=MAX_WORDS,
     )
+
+
+def name_for_older_transformers(file: Path) -> None:
+    """Put a class that all allowed versions of transformers have in place of the tokenizer's newer name in a file."""
+    text = file.read_text(encoding="utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast")
+    file.write_text(text, encoding="utf-8")
 
 
 def build_text_encoder(vocabulary_size: int) -> T5EncoderModel:

@@ -22,7 +22,7 @@ from torch import Tensor
 from dreamfusion.cameras import Cameras, Rays
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.backend import array, in_parallel, launch, uses_warp
-from dreamfusion.shading import Lights, shade
+from dreamfusion.shading import Lights, Shading, shade
 from dreamfusion.toybox.kinds import ACCENT, BODY, KINDS, MATERIALS, PART
 from dreamfusion.toybox.world import COLORS, PATTERNS, Toy
 
@@ -340,12 +340,17 @@ def compose(
 
 
 def render_toy(
-    toy: Toy, cameras: Cameras, lights: Lights, size: int, background: Tensor, *, textureless: bool = False
+    toy: Toy, cameras: Cameras, lights: Lights, size: int, background: Tensor, shading: Shading = "lambertian"
 ) -> Tensor:
-    """Render one toy from several cameras with 2 x 2 anti-aliasing; return images [B, 3, size, size] in [0, 1]."""
+    """Render one toy from several cameras with 2 x 2 anti-aliasing; return images [B, 3, size, size] in [0, 1].
+
+    "albedo" shading ignores ``lights``, "textureless" the toy's colours.
+    """
     rays = cameras.rays(2 * size, 2 * size)
     toys = [toy] * len(cameras)
     paint = paint_toys(toys, rays.origins.device)
-    if textureless:
+    if shading == "albedo":
+        lights = Lights(lights.position, torch.zeros_like(lights.diffuse), torch.ones_like(lights.ambient))
+    if shading == "textureless":
         paint = replace(paint, palette=torch.ones_like(paint.palette))
     return compose(trace(toys, rays), rays, paint, lights, background.expand(len(cameras), 3), supersample=2)

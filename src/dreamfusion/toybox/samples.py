@@ -12,7 +12,7 @@ from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.cameras import fixed_cameras
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.prompts import VIEWS, validate_prompt, view_prompts
-from dreamfusion.shading import Lights, Shading, headlights
+from dreamfusion.shading import Shading, headlights
 from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.render import render_toy
@@ -61,11 +61,8 @@ def toybox_sheet(names: Sequence[str], *, size: int = 96, shading: Shading = "la
     toys = [parse_toy(name) for name in names] or catalogue()
     cameras = fixed_cameras(torch.tensor(_AZIMUTHS_DEG), torch.tensor(_ELEVATIONS_DEG))
     lights = headlights(cameras)
-    if shading == "albedo":
-        lights = Lights(lights.position, torch.zeros(len(cameras)), torch.ones(len(cameras)))
     backdrop = torch.tensor([0.80, 0.81, 0.84])
-    white = shading == "textureless"
-    rows = {caption(toy): render_toy(toy, cameras, lights, size, backdrop, textureless=white) for toy in toys}
+    rows = {caption(toy): render_toy(toy, cameras, lights, size, backdrop, shading) for toy in toys}
     return contact_sheet(rows, [f"{a:.0f}°/{e:.0f}°" for a, e in zip(_AZIMUTHS_DEG, _ELEVATIONS_DEG, strict=True)])
 
 

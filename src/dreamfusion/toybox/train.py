@@ -26,7 +26,7 @@ from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.toybox.card import read_log, write_card
 from dreamfusion.toybox.data import Batch, ToyboxData
-from dreamfusion.toybox.model import build_pipeline
+from dreamfusion.toybox.model import build_pipeline, name_for_older_transformers
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
 from dreamfusion.toybox.samples import save_samples
 from dreamfusion.toybox.text import hidden_states, train_text
@@ -201,10 +201,8 @@ class Trainer:
         pipe.to(torch.float16)
         with replace_folder(folder) as aside:
             pipe.save_pretrained(aside, safe_serialization=True)
-            # Newer transformers write the name of a class that older ones lack; both have this one.
             for file in (aside / "model_index.json", aside / "tokenizer" / "tokenizer_config.json"):
-                text = file.read_text(encoding="utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast")
-                file.write_text(text, encoding="utf-8")
+                name_for_older_transformers(file)
 
 
 def train(
