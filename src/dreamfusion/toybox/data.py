@@ -63,12 +63,11 @@ class ToyboxData:
         pool_size: int = 2048,
         pool_steps: int = 512,
         caption_dropout: float = 0.1,
-        only_held_out: bool = False,
         device: str = "cpu",
     ) -> None:
         self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
         self.pool_size, self.pool_steps = pool_size, pool_steps
-        self.caption_dropout, self.only_held_out, self.device = caption_dropout, only_held_out, device
+        self.caption_dropout, self.device = caption_dropout, device
         self._pool: _Pool | None = None
 
     def batch(self, step: int) -> Batch:
@@ -92,8 +91,8 @@ class ToyboxData:
         return Batch(images, captions, weights.to(self.device))
 
     def _dress(self, toy: Toy, choose: random.Random) -> Toy:
-        """Return the toy with colours and pattern; its pairs are all shown in training, or its colour is held out."""
-        color = choose.choice([c for c in COLORS if held_out(toy.kind, c) == self.only_held_out])
+        """Return the toy with colours and pattern, without the pairs that are held out."""
+        color = choose.choice([c for c in COLORS if not held_out(toy.kind, c)])
         part_color = choose.choice([c for c in COLORS if not part_held_out(toy.kind, c)])
         pattern = choose.choice(PATTERNS)
         return replace(
