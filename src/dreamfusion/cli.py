@@ -262,6 +262,36 @@ def prior_sample(
     print(output)
 
 
+def guidance_compile(
+    model: Positional[str],
+    *,
+    output: Path,
+    precision: Literal["fp32", "fp16"] = "fp32",
+    image_size: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Compile a prior for ONNX Runtime, with TensorRT where it is; generate --model OUTPUT then runs it.
+
+    Args:
+        model: diffusers pipeline as a folder, a .safetensors or .ckpt file, or a hub name
+        output: folder for the compiled model; it needs the original no more
+        precision: number format of the compiled weights; fp16 is for GPUs
+        image_size: side of the pictures that the graph is tried with (the model's own if not given); others run as well
+        device: where the model is traced and tried: auto, cpu, cuda or cuda:N
+
+    """
+    from dreamfusion.device import pick_device
+    from dreamfusion.guidance.compiling import compile_prior
+    from dreamfusion.guidance.prepare import set_precision
+
+    chosen = pick_device(device)
+    with console.status(f"Compiling {model}, which takes minutes"):
+        folder = compile_prior(
+            model, output, image_size=image_size, dtype=set_precision(precision, chosen), device=chosen
+        )
+    print(folder)
+
+
 def toybox_render(
     names: Positional[tuple[str, ...]] = (),
     *,
@@ -430,6 +460,8 @@ def build_app() -> tyro.extras.SubcommandApp:
     prior = tyro.extras.SubcommandApp()
     prior.command(name="train")(prior_train)
     prior.command(name="sample")(prior_sample)
+    guidance = tyro.extras.SubcommandApp()
+    guidance.command(name="compile")(guidance_compile)
     toybox = tyro.extras.SubcommandApp()
     toybox.command(name="render")(toybox_render)
     app = tyro.extras.SubcommandApp()
@@ -437,6 +469,7 @@ def build_app() -> tyro.extras.SubcommandApp:
     app.command(render)
     app.command(export)
     app.command(prior, name="prior")
+    app.command(guidance, name="guidance")
     app.command(toybox, name="toybox")
     judge = tyro.extras.SubcommandApp()
     judge.command(name="train")(judge_train)

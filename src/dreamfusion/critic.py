@@ -127,7 +127,9 @@ class Critic:
 def check_adaptable(guidance: Guidance) -> None:
     """Raise DreamFusionError if peft is missing, or the prior has no network that adapters could be added to."""
     if guidance.denoiser is None:
-        raise DreamFusionError(f'loss.kind "vsd" needs a network to adapt, which {type(guidance).__name__} lacks.')
+        raise DreamFusionError(
+            f'loss.kind "vsd" needs a network to adapt: {type(guidance).__name__} is in closed form, or compiled.'
+        )
     try:
         import peft  # noqa: F401
     except ImportError:

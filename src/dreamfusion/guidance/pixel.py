@@ -16,11 +16,12 @@ from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guidance, per_image
+from dreamfusion.guidance.engine import Engine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.predictions import noise_from
-from dreamfusion.guidance.prepare import prepare, release_text_encoders
+from dreamfusion.guidance.prepare import prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import warn_of_cuts
 
@@ -50,7 +51,8 @@ class PixelGuidance(Guidance):
         self.device = torch.device(device)
         self._pipeline = pipeline
         self._tokenizer = pipeline.tokenizer
-        self._unet = self.denoiser = pipeline.unet
+        self._unet = pipeline.unet
+        self.denoiser = trainable(pipeline.unet)
         self._scheduler = pipeline.scheduler
         self.sample_size = _pixel_unet_size(self._unet, model)
         schedule = read_schedule(self._scheduler, model, self.device)
@@ -152,7 +154,7 @@ class PixelGuidance(Guidance):
 def _pixel_unet_size(unet: Any, model: str | Path) -> int:
     """Return the UNet's sample size; DreamFusionError unless it turns noisy RGB images into predictions for them."""
     config = unet.config
-    if not isinstance(unet, UNet2DConditionModel):
+    if not isinstance(unet, (UNet2DConditionModel, Engine)):
         raise DreamFusionError(f"{model} has a {type(unet).__name__}; only UNet2DConditionModel is supported.")
     if config.in_channels != 3 or config.out_channels not in (3, 6) or not isinstance(config.sample_size, int):
         raise DreamFusionError(

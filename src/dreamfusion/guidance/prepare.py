@@ -11,6 +11,7 @@ from accelerate.hooks import CpuOffload, add_hook_to_module
 from torch import nn
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.engine import Engine
 from dreamfusion.guidance.execution import Execution, Precision
 from dreamfusion.guidance.loading import load_tiny_vae, too_little_memory
 
@@ -35,11 +36,13 @@ def set_precision(precision: Precision, device: torch.device) -> torch.dtype:
 def prepare(pipeline: Any, execution: Execution, device: torch.device, model: str | Path) -> None:
     """Freeze the modules of a loaded diffusers pipeline, apply the switches, and put them where they will run.
 
-    Raises DreamFusionError if they do not fit in memory, if nothing compiles here, or if a prior on pixels is asked
-    for what only a VAE has.
+    Raises DreamFusionError if they do not fit in memory, if nothing compiles here, if a prior on pixels is asked for
+    what only a VAE has, or a compiled engine for what it cannot do.
     """
     _fit_vae(pipeline, execution, model)
     denoiser = denoiser_of(pipeline)
+    if isinstance(denoiser, Engine):
+        _open_engine(denoiser, execution, device, model)
     with too_little_memory(model):
         for name, module in _modules(pipeline).items():
             module.eval().requires_grad_(False)
@@ -57,6 +60,13 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
         denoiser.compile()
 
 
+def _open_engine(engine: Engine, execution: Execution, device: torch.device, model: str | Path) -> None:
+    for switch, off in (("compile", False), ("offload", "none")):
+        if getattr(execution, switch) != off:
+            raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.execution.{switch}.")
+    engine.open(device)
+
+
 def release_text_encoders(pipeline: Any) -> None:
     """Drop a pipeline's text encoders, so that neither the CPU nor the accelerator holds them; tokenizers stay."""
     for name in _modules(pipeline):
@@ -69,6 +79,11 @@ def release_text_encoders(pipeline: Any) -> None:
 def denoiser_of(pipeline: Any) -> Any:
     """Return the UNet or the transformer of a diffusers pipeline."""
     return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+
+
+def trainable(denoiser: Any) -> nn.Module | None:
+    """Return the denoiser, or None for a compiled engine, which takes no adapters and gives no gradient."""
+    return denoiser if isinstance(denoiser, nn.Module) else None
 
 
 class _BackToCpu(CpuOffload):
