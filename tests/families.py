@@ -102,13 +102,13 @@ def unet(width: int, **config) -> UNet2DConditionModel:
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
-def save_sd(folder: Path, prediction_type: str = "epsilon", **unet_config) -> Path:
+def save_sd(folder: Path, prediction_type: str = "epsilon", width: int = 16, **unet_config) -> Path:
     torch.manual_seed(0)
     StableDiffusionPipeline(
         vae=vae(),
-        text_encoder=CLIPTextModel(clip_config(16)),
+        text_encoder=CLIPTextModel(clip_config(width)),
         tokenizer=clip_tokenizer(),
-        unet=unet(16, **unet_config),
+        unet=unet(width, **unet_config),
         scheduler=DDIMScheduler(
             **BETAS, prediction_type=prediction_type, clip_sample=False, set_alpha_to_one=False, steps_offset=1
         ),
@@ -119,7 +119,7 @@ def save_sd(folder: Path, prediction_type: str = "epsilon", **unet_config) -> Pa
     return folder
 
 
-def save_sdxl(folder: Path, prediction_type: str = "epsilon") -> Path:
+def save_sdxl(folder: Path, prediction_type: str = "epsilon", **unet_config) -> Path:
     torch.manual_seed(0)
     added = {
         "addition_embed_type": "text_time",
@@ -132,7 +132,7 @@ def save_sdxl(folder: Path, prediction_type: str = "epsilon") -> Path:
         text_encoder_2=CLIPTextModelWithProjection(clip_config(12)),
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
-        unet=unet(28, **added),
+        unet=unet(28, **added, **unet_config),
         scheduler=EulerDiscreteScheduler(**BETAS, prediction_type=prediction_type),
         add_watermarker=False,
     ).save_pretrained(folder)
@@ -143,22 +143,22 @@ def t5() -> T5EncoderModel:
     return T5EncoderModel(T5Config(vocab_size=len(WORDS) + 3, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
 
 
-def save_sd3(folder: Path, with_t5: bool = True) -> Path:
+def save_sd3(folder: Path, with_t5: bool = True, **transformer_config) -> Path:
     torch.manual_seed(0)
+    heads = {"attention_head_dim": 8, "num_attention_heads": 2} | transformer_config  # here the width of a head
+    values = {
+        "sample_size": SIZE // 2,
+        "patch_size": 2,
+        "in_channels": 8,
+        "out_channels": 8,
+        "num_layers": 1,
+        "joint_attention_dim": 32,
+        "caption_projection_dim": heads["attention_head_dim"] * heads["num_attention_heads"],
+        "pooled_projection_dim": 20,
+        "pos_embed_max_size": 16,
+    }
     StableDiffusion3Pipeline(
-        transformer=SD3Transformer2DModel(
-            sample_size=SIZE // 2,
-            patch_size=2,
-            in_channels=8,
-            out_channels=8,
-            num_layers=1,
-            attention_head_dim=8,  # here the width of a head: this class names the number of heads apart
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            caption_projection_dim=16,
-            pooled_projection_dim=20,
-            pos_embed_max_size=8,
-        ),
+        transformer=SD3Transformer2DModel(**(values | heads)),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae(8, scaling_factor=1.5305, shift_factor=0.0609),
         text_encoder=CLIPTextModelWithProjection(clip_config(8)),
@@ -171,8 +171,20 @@ def save_sd3(folder: Path, with_t5: bool = True) -> Path:
     return folder
 
 
-def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
+def save_flux(folder: Path, guidance_embeds: bool = True, **transformer_config) -> Path:
     torch.manual_seed(0)
+    values = {
+        "patch_size": 1,
+        "in_channels": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 16,
+        "guidance_embeds": guidance_embeds,
+        "axes_dims_rope": (2, 2, 4),
+    }
     FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guidance_embeds),
         vae=vae(4, scaling_factor=0.3611, shift_factor=0.1159),
@@ -180,18 +192,7 @@ def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
         tokenizer=clip_tokenizer(),
         text_encoder_2=t5(),
         tokenizer_2=word_tokenizer(),
-        transformer=FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            pooled_projection_dim=16,
-            guidance_embeds=guidance_embeds,
-            axes_dims_rope=(2, 2, 4),
-        ),
+        transformer=FluxTransformer2DModel(**(values | transformer_config)),
     ).save_pretrained(folder)
     return folder
 

@@ -78,6 +78,7 @@ def test_prior_sample_toybox_and_doctor(tmp_path: Path):
         ("export",),
         ("prior", "train"),
         ("prior", "sample"),
+        ("guidance", "compile"),
         ("toybox", "render"),
         ("doctor",),
     ],

@@ -365,13 +365,17 @@ def write_nemo(path: Path, config: dict[str, Any], weights: Any, mode: str = "w"
     return write_archive(path, folder, text, member("./model_weights.ckpt", pickled(weights)), mode=mode)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
+def save_tokenizer(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(WORDS)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
     return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Path:
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")

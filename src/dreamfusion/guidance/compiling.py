@@ -26,7 +26,8 @@ from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.engine import GRAPH, Engine, require_onnx_runtime, tensors_of
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.loading import too_little_memory
+from dreamfusion.guidance.loading import INDEX, too_little_memory
+from dreamfusion.guidance.nemo_checkpoint import PaddedCLIPTextModel
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2}
 """Largest difference between graph and module, as a share of the largest prediction."""
@@ -55,7 +56,7 @@ def compile_prior(
     the prompts stay free, as far as the model has them free. ``image_size`` is the size that the graph is tried at
     first; ``device`` is where it is traced and tried.
     Raises DreamFusionError if ONNX Runtime or the exporter is missing, the model does not load or is compiled already,
-    its text encoder cannot be saved, or the graph does not give what the model gives.
+    or the graph does not give what the model gives.
     """
     require_onnx_runtime()
     _require_exporter()
@@ -66,8 +67,6 @@ def compile_prior(
     pipeline = prior._pipeline
     if prior.denoiser is None:
         raise DreamFusionError(f"{model} is compiled already: give the model that it was made from.")
-    if type(pipeline.text_encoder).__module__.split(".")[0] != "transformers":
-        raise DreamFusionError(f"{model} pads its text in NeMo's own way, which no diffusers folder can say.")
     prepare_output_dir(output.parent)
     with replace_folder(output) as folder, too_little_memory(model):
         calls = _record(prior)
@@ -77,8 +76,17 @@ def compile_prior(
                 _check(Engine(folder / name), calls, torch.device(device), model)
             elif part is not None:
                 part.save_pretrained(folder / name)
-        pipeline.save_config(folder)
+        _write_index(pipeline, folder)
     return output
+
+
+def _write_index(pipeline: Any, folder: Path) -> None:
+    pipeline.save_config(folder)
+    if isinstance(pipeline.text_encoder, PaddedCLIPTextModel):
+        # diffusers knows its parent only; the encoder's own configuration says what it is.
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index["text_encoder"] = ["transformers", "CLIPTextModel"]
+        (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
 def _record(prior: Guidance) -> tuple[_Call, _Call]:

@@ -69,8 +69,8 @@ class Engine:
             self._formats = {value.name: _FORMATS[value.type] for value in self._session.get_inputs()}
             (self._output,) = self._session.get_outputs()
         except Exception as error:  # ONNX Runtime's own exceptions have no class in common
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DreamFusionError(f"The engine {self.folder / GRAPH} cannot be read ({reason:.200}): {_AGAIN}.") from None
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise DreamFusionError(f"The engine {self.folder / GRAPH} cannot be read ({reason}): {_AGAIN}.") from None
         self.provider = self._session.get_providers()[0]
         self._device = torch.device("cpu") if self.provider == PROVIDERS[-1] else device
         if device.type == "cuda" and self._device.type == "cpu":

@@ -13,6 +13,11 @@ from dreamfusion.errors import DreamFusionError
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 
+VAE_SWITCHES = ("checkpoint_vae", "vae_slicing", "tiny_vae")
+"""Switches that a prior on pixels refuses, having no VAE."""
+DENOISER_SWITCHES = ("compile", "offload")
+"""Switches that a compiled engine refuses, for they need the denoiser's modules."""
+
 
 @dataclass(frozen=True)
 class Execution:

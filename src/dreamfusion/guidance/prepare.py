@@ -12,7 +12,7 @@ from torch import nn
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.engine import Engine
-from dreamfusion.guidance.execution import Execution, Precision
+from dreamfusion.guidance.execution import DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
 from dreamfusion.guidance.loading import load_tiny_vae, too_little_memory
 
 
@@ -61,8 +61,8 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
 
 
 def _open_engine(engine: Engine, execution: Execution, device: torch.device, model: str | Path) -> None:
-    for switch, off in (("compile", False), ("offload", "none")):
-        if getattr(execution, switch) != off:
+    for switch in DENOISER_SWITCHES:
+        if getattr(execution, switch) != getattr(Execution(), switch):
             raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.execution.{switch}.")
     engine.open(device)
 
@@ -100,7 +100,7 @@ def _modules(pipeline: Any) -> dict[str, Any]:
 
 def _fit_vae(pipeline: Any, execution: Execution, model: str | Path) -> None:
     """Exchange the VAE and set its switches; DreamFusionError if there is none or the tiny one belongs elsewhere."""
-    wanted = [name for name in ("checkpoint_vae", "vae_slicing", "tiny_vae") if getattr(execution, name)]
+    wanted = [name for name in VAE_SWITCHES if getattr(execution, name)]
     if wanted and not hasattr(pipeline, "vae"):
         raise DreamFusionError(f"{model} works on pixels and has no VAE: leave out guidance.execution.{wanted[0]}.")
     if execution.tiny_vae:

@@ -1,0 +1,71 @@
+"""What runs with what: the table in docs/guidance.md, made from the code that decides it.
+
+``python -m dreamfusion.guidance.support`` writes it there again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import diffusers
+
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.files import write_text
+from dreamfusion.guidance.execution import DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
+from dreamfusion.guidance.loading import ORIGINAL_FAMILY, PARTS
+from dreamfusion.guidance.predictions import PREDICTIONS
+
+_BEGIN, _END = "<!-- begin of the generated table -->", "<!-- end of the generated table -->"
+
+_ITS_MODELS = "as its model"
+
+
+def support_table() -> str:
+    """Return the Markdown table.
+
+    Columns are the families that load, and compiled engines; rows are formats, predictions, precisions and switches.
+    """
+    rows = [["", *(f"`{family}`" for family in PARTS), "compiled engine"], ["---"] * (len(PARTS) + 2)]
+    rows.append(["z", *("latents" if "vae" in parts else "pixels" for parts in PARTS.values()), _ITS_MODELS])
+
+    def add(name: str, of_family: Callable[[str], bool], of_engine: str = _ITS_MODELS) -> None:
+        rows.append([name, *("yes" if of_family(family) else "no" for family in PARTS), of_engine])
+
+    add("folder, hub name", lambda family: True, "folder")
+    add("`.safetensors`, `.ckpt`", lambda family: hasattr(getattr(diffusers, family), "from_single_file"), "no")
+    add("`.nemo`, or original names with their YAML", lambda family: family == ORIGINAL_FAMILY, "no")
+    for prediction in PREDICTIONS:
+        add(f"predicts `{prediction}`", lambda family, p=prediction: _is_flow(family) == (p == "flow"))
+    for precision in get_args(Precision):
+        add(f"`precision: {precision}`", lambda family: True, "all but the denoiser")
+    for field in dataclasses.fields(Execution):
+        add(
+            f"`execution.{field.name}`",
+            lambda family, name=field.name: name not in VAE_SWITCHES or "vae" in PARTS[family],
+            "no" if field.name in DENOISER_SWITCHES else _ITS_MODELS,
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _is_flow(family: str) -> bool:
+    """Tell whether a pipeline's own signature asks for the scheduler of a rectified flow."""
+    scheduler = inspect.signature(getattr(diffusers, family).__init__).parameters["scheduler"].annotation
+    return "FlowMatch" in getattr(scheduler, "__name__", str(scheduler))
+
+
+def write_support_table(document: Path) -> None:
+    """Put the table between its two marks in a document; DreamFusionError if they are not there."""
+    text = document.read_text(encoding="utf-8")
+    found = re.search(f"(?<={_BEGIN}\n).*?(?={_END})", text, re.DOTALL)
+    if found is None:
+        raise DreamFusionError(f"{document} has no place for the table: put {_BEGIN} and {_END} into it.")
+    write_text(document, text[: found.start()] + support_table() + "\n" + text[found.end() :])
+
+
+if __name__ == "__main__":
+    write_support_table(Path("docs/guidance.md"))

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.support import support_table, write_support_table
+
+DOCUMENT = Path(__file__).parents[1] / "docs/guidance.md"
+
+
+def test_the_table_in_the_document_is_what_the_code_says(tmp_path):
+    copy = tmp_path / "guidance.md"
+    copy.write_bytes(DOCUMENT.read_bytes())
+    write_support_table(copy)
+    assert copy.read_text() == DOCUMENT.read_text(), "run: python -m dreamfusion.guidance.support"
+    assert support_table() in copy.read_text()
+
+
+def test_a_few_cells_by_hand():
+    header, _, *rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in support_table().splitlines()]
+    table = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+    assert table["predicts `flow`"]["`FluxPipeline`"] == "yes"
+    assert table["predicts `flow`"]["`StableDiffusionPipeline`"] == "no"
+    assert table["predicts `v_prediction`"]["`IFPipeline`"] == "yes"
+    assert table["`execution.tiny_vae`"]["`IFPipeline`"] == "no"
+    assert table["`execution.offload`"]["compiled engine"] == "no"
+    assert table["`.safetensors`, `.ckpt`"]["`IFPipeline`"] == "no"
+    assert table["`.nemo`, or original names with their YAML"]["`StableDiffusionXLPipeline`"] == "no"
+
+
+def test_a_document_without_a_place_for_it(tmp_path):
+    (tmp_path / "other.md").write_text("text")
+    with pytest.raises(DreamFusionError, match="no place for the table"):
+        write_support_table(tmp_path / "other.md")
