@@ -245,3 +245,11 @@ def test_models_that_cannot_be_compiled(tmp_path):
         compile_prior(tmp_path / "missing", tmp_path / "engine")
     with pytest.raises(DreamFusionError, match=r"it has no model_index\.json"):
         compile_prior(tmp_path, tmp_path / "engine")
+
+
+def test_what_is_there_is_not_replaced(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    for output in (tmp_path, tmp_path / "precious.txt"):
+        with pytest.raises(DreamFusionError, match="choose another folder"):
+            compile_prior(save_sd(tmp_path / "model"), output)
+    assert (tmp_path / "precious.txt").read_text() == "mine"

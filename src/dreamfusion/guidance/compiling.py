@@ -26,7 +26,7 @@ from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.engine import GRAPH, Engine, require_onnx_runtime, tensors_of
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.loading import INDEX, too_little_memory
+from dreamfusion.guidance.loading import INDEX, quiet, too_little_memory
 from dreamfusion.guidance.nemo_checkpoint import PaddedCLIPTextModel
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2}
@@ -56,11 +56,13 @@ def compile_prior(
     the prompts stay free, as far as the model has them free. ``image_size`` is the size that the graph is tried at
     first; ``device`` is where it is traced and tried.
     Raises DreamFusionError if ONNX Runtime or the exporter is missing, the model does not load or is compiled already,
-    or the graph does not give what the model gives.
+    ``output`` is in use, or the graph does not give what the model gives.
     """
     require_onnx_runtime()
     _require_exporter()
     output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DreamFusionError(f"{output} exists: choose another folder with --output, or remove it.")
     prior: Any = open_prior(
         model, device=device, dtype=dtype, image_size=image_size, execution=Execution(channels_last=False)
     )
@@ -68,7 +70,7 @@ def compile_prior(
     if prior.denoiser is None:
         raise DreamFusionError(f"{model} is compiled already: give the model that it was made from.")
     prepare_output_dir(output.parent)
-    with replace_folder(output) as folder, too_little_memory(model):
+    with replace_folder(output) as folder, too_little_memory(model), quiet():
         calls = _record(prior)
         for name, part in pipeline.components.items():
             if part is prior.denoiser:
@@ -119,7 +121,7 @@ def _export(denoiser: Any, calls: tuple[_Call, _Call], folder: Path) -> None:
     named = tensors_of(dict(zip(positional, one.args, strict=True)) | one.kwargs)
     folder.mkdir()
     try:
-        with _quiet():
+        with _quiet_exporter():
             torch.onnx.export(
                 denoiser,
                 one.args,
@@ -167,7 +169,7 @@ def _require_exporter() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_exporter() -> Iterator[None]:
     """Hold back what the exporter prints and logs; its failures are raised."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

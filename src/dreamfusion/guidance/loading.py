@@ -141,7 +141,7 @@ def load_pipeline(
         return _from_original(file, dtype)
     folder = file or _local_folder(model) or _download(str(model), variant)
     try:
-        with _quiet():
+        with quiet():
             pipeline = _from_file(file, found, dtype) if file else _from_folder(folder, dtype, variant)
     except _UNREADABLE as error:
         raise _unreadable(model, error) from None
@@ -200,7 +200,7 @@ def _from_original(file: Path, dtype: torch.dtype) -> Any:
     """Return the pipeline of such a file, with the tokenizer in the folder beside it or the one its config names."""
     beside = file.parent / "tokenizer"
     tokenizer = beside if beside.is_dir() else None
-    with _quiet():
+    with quiet():
         if file.suffix == ".nemo":
             return load_nemo(file, dtype, tokenizer)
         return load_ldm_checkpoint(file, dtype=dtype, tokenizer=tokenizer)
@@ -236,7 +236,7 @@ def load_tiny_vae(name: str, dtype: torch.dtype) -> AutoencoderTiny:
     if kind != "AutoencoderTiny":
         raise DreamFusionError(f"{name} is of the kind {kind}, where the tiny VAE must be an AutoencoderTiny.")
     try:
-        with _quiet():
+        with quiet():
             vae = AutoencoderTiny.from_pretrained(
                 str(folder) if folder.is_dir() else name, torch_dtype=dtype, use_safetensors=True
             )
@@ -297,7 +297,7 @@ def _config_folder(file: Path) -> Path:
     if (file.parent / INDEX).is_file():
         return file.parent
     try:
-        with _quiet():
+        with quiet():
             weights = load_single_file_checkpoint(str(file))
             kind = infer_diffusers_model_type(weights)
             name = fetch_diffusers_config(weights)["pretrained_model_name_or_path"]
@@ -421,7 +421,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back the libraries' own progress bars and warnings: the caller reports in one line."""
     libraries = (diffusers_logging, transformers_logging)
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
