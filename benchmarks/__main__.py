@@ -16,6 +16,7 @@ from benchmarks import guidance, hashgrid, iteration
 PARTS = {
     "hashgrid": hashgrid.rows,
     "iteration": iteration.rows,
+    "architectures": iteration.architectures,
     "runs": iteration.whole_runs,
     "guidance": guidance.rows,
 }

@@ -2,56 +2,134 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import Row
-from dreamfusion.config import build_config
+from dreamfusion.cameras import sample_cameras
+from dreamfusion.config import Config, build_config
+from dreamfusion.fields.field import Field
+from dreamfusion.fields.mip_nerf import MipField
+from dreamfusion.fields.nerf import NerfField
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.optimize import State, optimize
+from dreamfusion.renderers import volume
+from dreamfusion.renderers.proposal import ProposalNetwork
 from dreamfusion.run import load_guidance
 from dreamfusion.scene import Scene
+from dreamfusion.shading import sample_lights
+
+PARTS: dict[str, list[tuple[Any, str]]] = {
+    "sampling": [(volume, "_visible_samples"), (ProposalNetwork, "propose")],
+    "encoding": [(NerfField, "encode"), (MipField, "encode")],
+    "networks": [(Field, "density"), (Field, "evaluate")],
+    "compositing": [(volume, "_show"), (volume, "ray_weights")],
+    "backward": [(torch.Tensor, "backward")],
+    "other rendering": [(Scene, "render"), (Scene, "update_occupancy")],
+}
+"""What is timed under which name; a part does not count the parts that it calls."""
 
 
-def _timed(function: Callable[..., Any], spent: dict[str, float], name: str) -> Callable[..., Any]:
-    def run(*arguments: Any, **options: Any) -> Any:
-        begun = time.perf_counter()
-        result = function(*arguments, **options)
-        spent[name] += time.perf_counter() - begun
-        return result
+class Shares:
+    """Seconds spent in each part: ``spent`` by name."""
 
-    return run
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+        self._inside = [0.0]  # seconds of timed parts within each part under way
+
+    def timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """Return ``function``, its time being added to ``name``."""
+
+        def run(*arguments: Any, **options: Any) -> Any:
+            begun = time.perf_counter()
+            self._inside.append(0.0)
+            try:
+                return function(*arguments, **options)
+            finally:
+                seconds = time.perf_counter() - begun
+                self.spent[name] += seconds - self._inside.pop()
+                self._inside[-1] += seconds
+
+        return run
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[Shares]:
+    """Time the parts of the scene in this block."""
+    shares = Shares()
+    places = [(owner, attribute, name) for name, pairs in PARTS.items() for owner, attribute in pairs]
+    originals = [getattr(owner, attribute) for owner, attribute, _ in places]
+    for (owner, attribute, name), original in zip(places, originals, strict=True):
+        setattr(owner, attribute, shares.timed(original, name))
+    try:
+        yield shares
+    finally:
+        for (owner, attribute, _), original in zip(places, originals, strict=True):
+            setattr(owner, attribute, original)
 
 
 def rows(quick: bool = False) -> list[Row]:
-    """Return the shares of a step in the middle of a default run: scene (forward and backward), guidance, the rest."""
+    """Return the shares of a step in a default run: the parts of the scene and their sum, guidance, the rest."""
     config = build_config("default", {"prompt": "a red mushroom", "device": "cpu", "steps": 40 if quick else 200})
     guidance: Guidance = load_guidance(config, torch.device("cpu"))
     state = State.fresh(config, torch.device("cpu"))
-    spent: dict[str, float] = defaultdict(float)
-    originals = (Scene.render, torch.Tensor.backward)
-    Scene.render = _timed(originals[0], spent, "scene")  # type: ignore[method-assign]
-    torch.Tensor.backward = _timed(originals[1], spent, "scene")  # type: ignore[method-assign]
-    guidance.predict_noise = _timed(guidance.predict_noise, spent, "guidance")  # type: ignore[method-assign]
-    try:
+    with measured() as shares:
+        guidance.predict_noise = shares.timed(guidance.predict_noise, "guidance")  # type: ignore[method-assign]
         begun = time.perf_counter()
         for _ in optimize(config, guidance, state):
             pass
         total = time.perf_counter() - begun
-    finally:
-        Scene.render, torch.Tensor.backward = originals  # type: ignore[method-assign]
-    spent["rest"] = total - spent["scene"] - spent["guidance"]
+    spent = {name: shares.spent[name] for name in PARTS}
+    spent["scene (all of these)"] = sum(spent.values())
+    spent["guidance"] = shares.spent["guidance"]
+    spent["rest"] = total - spent["scene (all of these)"] - spent["guidance"]
     table = [Row("step of the default run", 1000 * total / config.steps, "ms")]
     return table + [Row(f"share of {name}", 100 * seconds / total, "%") for name, seconds in spent.items()]
+
+
+SCENES: dict[str, dict[str, Any]] = {
+    "hash grid": {},
+    "hash grid, analytic normals": {"nerf": {"normal_method": "analytic"}},
+    "mip-NeRF 360, marching": {"architecture": "mip360", "mip": {"density_bias": -2.0}},
+    "mip-NeRF 360, proposals": {"architecture": "mip360", "renderer": "proposal"},
+}
+
+
+def architectures(quick: bool = False) -> list[Row]:
+    """Return how many steps per second the scene alone makes, 4 views of 32 x 32 pixels of a fresh scene, half lit."""
+    table = []
+    for name, scene in SCENES.items():
+        config = build_config("default", {"prompt": "a red mushroom", "device": "cpu", "scene": scene})
+        state, steps = State.fresh(config, torch.device("cpu")), 2 if quick else 5
+        state.scene.update_occupancy(state.generators["occupancy"])
+
+        def step(config: Config = config, state: State = state) -> None:
+            random = state.generators
+            cameras = sample_cameras(config.views, config.cameras, random["camera"])
+            lights = sample_lights(cameras, config.lights, random["light"])
+            backdrop, modes = torch.full((4, 3), 0.5), ["albedo", "lambertian"] * 2
+            out = state.scene.render(cameras, lights, modes, 32, generator=random["jitter"], random_backdrop=backdrop)
+            (out.rgb.square().mean() + out.orientation.mean()).backward()
+
+        step()  # compiles
+        with measured() as shares:
+            begun = time.perf_counter()
+            for _ in range(steps):
+                step()
+            seconds = time.perf_counter() - begun
+        table.append(Row(f"{name}: scene steps", steps / seconds, "1/s"))
+        table += [Row(f"{name}: {part}", 100 * shares.spent[part] / seconds, "%") for part in list(PARTS)[:5]]
+    return table
 
 
 def whole_runs(quick: bool = False) -> list[Row]:

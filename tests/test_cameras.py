@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from dreamfusion.cameras import CameraRange, fixed_cameras, look_at, orbit_cameras, sample_cameras, spherical_position
-from dreamfusion.shading import LightRange, Lights, headlights, sample_lights, shade
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.shading import (
+    LightRange,
+    Lights,
+    Material,
+    headlights,
+    phong_highlight,
+    sample_backdrops,
+    sample_lights,
+    shade,
+)
 
 
 def test_azimuth_and_elevation_follow_the_conventions():
@@ -57,6 +67,39 @@ def test_sampled_cameras_stay_in_range_and_look_at_the_object():
     assert (to_center * cameras.camera_to_world[:, :, 2]).sum(1).min() > 0.95
     quadrants = torch.histc(cameras.azimuth_deg, 4, -180, 180) / len(cameras)
     assert (quadrants - 0.25).abs().max() < 0.03
+
+
+def test_fields_of_view_are_uniform_in_angle():
+    cameras = sample_cameras(4000, CameraRange(fov_min_deg=40, fov_max_deg=70), torch.Generator().manual_seed(0))
+    fov = torch.rad2deg(2 * torch.atan(0.5 / cameras.focal))
+    assert 39.99 <= fov.min() < 40.1
+    assert 69.9 < fov.max() <= 70.01
+    assert (fov < 50).float().mean().item() == pytest.approx(1 / 3, abs=0.03)
+
+
+@pytest.mark.parametrize(("low", "high"), [(40, None), (70, 40), (0, 9), (9, 180)])
+def test_impossible_fields_of_view_are_refused(low, high):
+    with pytest.raises(DreamFusionError, match="fov_min_deg"):
+        CameraRange(fov_min_deg=low, fov_max_deg=high)
+
+
+def test_lights_around_the_position_of_the_camera():
+    cameras = fixed_cameras(torch.zeros(4000), 0.0, radius=2.0)
+    near, by_direction = (
+        sample_lights(cameras, lights, torch.Generator().manual_seed(0)).position
+        for lights in (LightRange(position_noise=0.5), LightRange(direction_noise=0.25))
+    )
+    torch.testing.assert_close(near, by_direction)  # 0.5 at a distance of 2 leans as much as 0.25 at 1
+
+
+def test_backdrops_of_any_colour_for_a_share_of_the_views():
+    grey = sample_backdrops(2000, torch.Generator().manual_seed(0))
+    assert (grey.max(dim=1).values - grey.min(dim=1).values).max() <= 0.2
+    generator = torch.Generator().manual_seed(0)
+    mixed = sample_backdrops(2000, generator, "any", ratio=0.25, base=(0.0, 0.0, 1.0))
+    plain = (mixed == torch.tensor([0.0, 0.0, 1.0])).all(dim=1)
+    assert plain.float().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert mixed[~plain].mean(dim=0).tolist() == pytest.approx([0.5] * 3, abs=0.05)
 
 
 def test_elevations_mix_uniform_angle_and_uniform_area():
@@ -118,6 +161,49 @@ def test_a_light_behind_the_surface_leaves_the_ambient_light_only():
         torch.tensor([[0.1]]),
     )
     torch.testing.assert_close(color, torch.full((1, 3), 0.1))
+
+
+def highlight(normal: list[float], light: list[float], direction: list[float], **material: float) -> float:
+    """The highlight at the origin."""
+    vectors = [torch.nn.functional.normalize(torch.tensor([v]), dim=-1) for v in (normal, light, direction)]
+    return phong_highlight(vectors[0], torch.zeros(1, 3), vectors[1], vectors[2], Material(**material)).item()
+
+
+def test_highlight_by_hand():
+    # The light comes in along (1, 0, 1) and leaves along (-1, 0, 1); a camera straight above sees it 45 degrees off.
+    up, light = [0.0, 0, 1], [1.0, 0, 1]
+    assert highlight(up, light, [1.0, 0, -1], specular=0.5, shininess=10) == pytest.approx(0.5, rel=1e-5)
+    assert highlight(up, light, [0.0, 0, -1], specular=0.5, shininess=10) == pytest.approx(0.5 * 2**-5, rel=1e-5)
+    assert highlight(up, light, [-1.0, 0, 1], specular=0.5, shininess=10) == 0  # from the other side of the mirror
+    assert highlight([0.0, 0, -1], light, [1.0, 0, -1], specular=0.5, shininess=10) == 0  # a light behind the surface
+
+
+def test_highlights_are_white_and_added_to_the_scattered_light():
+    normal, light = torch.tensor([[0.0, 0, 1]]), torch.tensor([[0.0, 0, 2]])
+    red, diffuse, ambient = torch.tensor([[1.0, 0, 0]]), torch.tensor([[0.6]]), torch.tensor([[0.1]])
+    color = shade(red, normal, torch.zeros(1, 3), light, diffuse, ambient, torch.tensor([[0.5]]))
+    torch.testing.assert_close(color, torch.tensor([[0.7 + 0.3, 0.3, 0.3]]))
+
+
+def test_gradient_of_the_highlight_is_finite_where_it_vanishes():
+    normal = torch.tensor([[0.0, 0, 1], [1.0, 0, 0]], requires_grad=True)
+    light = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]])
+    value = phong_highlight(normal, torch.zeros(2, 3), light, torch.tensor([[0.0, 1, 0]] * 2), Material(0.5, 2.5))
+    value.sum().backward()
+    assert normal.grad.isfinite().all()
+
+
+def test_impossible_materials_are_refused():
+    with pytest.raises(DreamFusionError, match="give specular"):
+        Material(specular=-0.1)
+
+
+def test_random_backdrops_in_a_share_of_the_views():
+    every = sample_backdrops(2000, torch.Generator().manual_seed(0))
+    some = sample_backdrops(2000, torch.Generator().manual_seed(0), ratio=0.3, base=(0.0, 0.5, 1.0))
+    plain = (some == torch.tensor([0.0, 0.5, 1.0])).all(dim=1)
+    assert plain.float().mean().item() == pytest.approx(0.7, abs=0.03)
+    assert torch.equal(some[~plain], every[~plain])
 
 
 def test_slicing_lights_and_cameras():

@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from dreamfusion.cli import build_app
+from dreamfusion.cli import PresetName, build_app
 from dreamfusion.config import build_config
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.presets import PRESETS, Preset
 
 # Few and small views: what is tested is that all parts work together.
 TINY = """
@@ -125,7 +127,7 @@ def test_an_unknown_option_is_named(tmp_path: Path):
 def test_the_options_of_the_losses_reach_the_configuration(monkeypatch: pytest.MonkeyPatch):
     asked = {}
 
-    def record(prompt, *, on_start, on_step, resume, output, **options):
+    def record(prompt, *, on_start, on_step, on_note, resume, output, **options):
         asked.update(options)
         raise DreamFusionError("enough")
 
@@ -136,3 +138,21 @@ def test_the_options_of_the_losses_reach_the_configuration(monkeypatch: pytest.M
     assert config.loss.kind == "ism"
     assert config.guidance.perp_neg
     assert config.guidance.negative_prompt == ""
+
+
+def test_a_configuration_of_nemo_and_what_overrides_it_reach_the_run(monkeypatch: pytest.MonkeyPatch):
+    asked = {}
+
+    def record(prompt, **options):
+        asked.update(options, prompt=prompt)
+        raise DreamFusionError("enough")
+
+    monkeypatch.setattr("dreamfusion.run.generate", record)
+    with pytest.raises(DreamFusionError, match="enough"):
+        build_app().cli(args=["generate", "a red car", "--nemo-config", "theirs.yaml", "--guidance", "toybox"])
+    assert (asked["prompt"], asked["nemo_config"]) == ("a red car", Path("theirs.yaml"))
+    assert asked["guidance"] == {"kind": "toybox"}
+
+
+def test_the_presets_of_the_command_line_are_all_presets():
+    assert get_args(PresetName) == get_args(Preset) == tuple(PRESETS)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from dreamfusion.config import PRESETS, build_config, load_config, save_config
+from dreamfusion.config import build_config, load_config, save_config
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.presets import PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -34,6 +35,8 @@ def test_later_sources_win(tmp_path: Path):
         ({"loss": 3}, "loss"),
         ({"loss": {"kind": "sdss"}}, "loss.kind"),
         ({"loss": {"clip_end": 2.0}}, "clip_end needs clip"),
+        ({"optim": {"betas": [0.9, 0.99, 0.99]}}, "adam takes 2 betas"),
+        ({"optim": {"optimizer": "adan", "betas": [0.9, 0.99]}}, "adan takes 3 betas"),
     ],
 )
 def test_wrong_values_name_their_key(changes, message):

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.fields.background import LearnedBackground, StaticBackground
+from dreamfusion.fields.background import BackgroundConfig, LearnedBackground, StaticBackground
+from dreamfusion.fields.encodings import frequency_encode, integrated_encode
+from dreamfusion.fields.field import Field
+from dreamfusion.fields.mip_nerf import MipConfig, MipField
 from dreamfusion.fields.nerf import HashGridConfig, NerfConfig, NerfField
 
 SMALL = NerfConfig(grid=HashGridConfig(levels=3, features=2, log2_size=10, base_resolution=4, max_resolution=16))
@@ -115,6 +118,161 @@ def test_both_normal_methods_agree_on_a_fine_step():
     assert cosine.median() > 0.999
 
 
+def test_frequency_encoding_by_hand():
+    encoding = frequency_encode(torch.tensor([0.3, -0.2]), 2)
+    angles = [0.3, -0.2, 0.6, -0.4]
+    expected = [0.3, -0.2, *map(math.sin, angles), *map(math.cos, angles)]
+    assert encoding.tolist() == pytest.approx(expected)
+
+
+def test_integrated_encoding_is_the_mean_over_a_gaussian():
+    mean, variance = torch.tensor([0.7, -0.3, 0.1]), 0.05
+    drawn = mean + math.sqrt(variance) * torch.randn(400_000, 3, generator=seeded())
+    sampled = frequency_encode(drawn, 4)[:, 3:].mean(dim=0)
+    encoding = integrated_encode(mean, variance, 4)
+    torch.testing.assert_close(encoding, sampled, atol=5e-3, rtol=0)
+    assert encoding[:3].abs().min() > 0.05  # the lowest octave is there,
+    assert encoding[9:12].abs().max() < 0.25  # the highest, faded by exp(-64 * 0.05 / 2), hardly
+
+
+def rough_mip(**changes: object) -> MipField:
+    config = MipConfig(hidden_width=16, blocks=2, frequencies=4, normal_epsilon=2e-3, **changes)
+    return MipField(config, seeded())
+
+
+def test_mip_field_follows_the_paper():
+    field = MipField(generator=seeded())
+    blocks = [layer for layer in field.trunk if type(layer).__name__ == "ResidualBlock"]
+    norms = [layer for layer in field.trunk if isinstance(layer, torch.nn.LayerNorm)]
+    assert (len(blocks), len(norms), field.trunk[0].in_features) == (5, 4, 2 * 3 * 8)
+    assert all(isinstance(block.layers[1], torch.nn.SiLU) for block in blocks)
+    # One fifth of a paper's unit from the middle, two fifths of ours: the blob adds 5 exp(-1/2).
+    with torch.no_grad():
+        for parameter in field.density_network.parameters():
+            parameter.zero_()
+    assert field.density(torch.tensor([[0.4, 0.0, 0.0]])).item() == pytest.approx(
+        math.exp(5 * math.exp(-0.5)), rel=1e-4
+    )
+
+
+def test_variance_falls_over_the_first_third_and_is_saved():
+    field = MipField(MipConfig(hidden_width=8, blocks=1))
+    variances = []
+    for progress in (0.0, 1 / 6, 1 / 3, 1.0):
+        field.progress.fill_(progress)
+        variances.append(field.variance.item())
+    assert variances == pytest.approx([0.05, 0.026, 0.002, 0.002])
+    again = MipField(MipConfig(hidden_width=8, blocks=1))
+    again.load_state_dict(field.state_dict())
+    assert again.variance.item() == pytest.approx(0.002)
+
+
+def test_levels_join_one_by_one():
+    grid = HashGridConfig(levels=8, start_level=3, progressive_from=0.2, progressive_interval=0.1)
+    shares = torch.tensor([0.0, 0.19, 0.2, 0.29, 0.3, 0.5, 0.6, 1.0])
+    assert grid.active_levels(shares).tolist() == [3, 3, 4, 4, 5, 7, 8, 8]
+    assert HashGridConfig(levels=8, max_level=0.3).active_levels(shares).unique().tolist() == [3]
+
+
+def test_levels_not_in_use_are_zero_and_get_no_gradient():
+    grid = dataclasses.replace(SMALL.grid, start_level=1, progressive_from=0.5)
+    field = rough_field(dataclasses.replace(SMALL, grid=grid))
+    x = points_in_ball(50)
+    everything = rough_field().encode(x)
+    encoding = field.encode(x)
+    assert torch.equal(encoding[:, :2], everything[:, :2])
+    assert (encoding[:, 2:] == 0).all()
+    encoding.sum().backward()
+    first = field.layout.offsets[1]
+    assert field.table.grad[:first].abs().sum() > 0
+    assert (field.table.grad[first:] == 0).all()
+    field.progress.fill_(1.0)
+    assert torch.equal(field.encode(x), everything)
+    assert "progress" in field.state_dict()
+    assert "progress" not in rough_field().state_dict()
+
+
+ANALYTIC = {
+    "linear": lambda: rough_field(
+        dataclasses.replace(SMALL, grid=dataclasses.replace(SMALL.grid, interpolation="linear"), normal_epsilon=1e-3)
+    ),
+    "smoothstep": lambda: rough_field(dataclasses.replace(SMALL, normal_epsilon=1e-3)),
+    "half the levels": lambda: rough_field(
+        dataclasses.replace(SMALL, grid=dataclasses.replace(SMALL.grid, max_level=0.5), normal_epsilon=1e-3)
+    ),
+    "linear blob": lambda: rough_field(dataclasses.replace(SMALL, blob="linear", normal_epsilon=1e-3)),
+    "frequency": lambda: NerfField(
+        dataclasses.replace(SMALL, encoding="frequency", frequencies=4, normal_epsilon=2e-3), seeded()
+    ),
+    "mip": rough_mip,
+}
+
+
+@pytest.mark.parametrize("make", ANALYTIC.values(), ids=ANALYTIC)
+def test_analytic_normals_are_the_limit_of_differences(make):
+    field, x = make(), points_in_ball(300)
+    cosine = (field.normal(x, "analytic") * field.normal(x, "central")).sum(-1)
+    assert cosine.median() > 0.9999
+    assert (cosine > 0.99).float().mean() > 0.9  # the rest crosses a cell or a kink of ReLU
+
+
+@pytest.mark.parametrize("make", ANALYTIC.values(), ids=ANALYTIC)
+def test_parameter_gradient_of_analytic_normals_against_finite_differences(make):
+    field, x = make(), points_in_ball(40)
+    upstream = torch.randn(40, 3, generator=seeded(5))
+
+    def value() -> torch.Tensor:
+        return (field.normal(x, "analytic") * upstream).sum()
+
+    parameters = [p for p in field.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(value(), parameters, allow_unused=True)
+    pairs = [(p, g) for p, g in zip(parameters, grads, strict=True) if g is not None]
+    norm = torch.stack([g.square().sum() for _, g in pairs]).sum().sqrt().item()
+    step, values = 1e-3 / norm * max(1.0, norm), []
+    with torch.no_grad():
+        start = [p.clone() for p, _ in pairs]
+        for sign in (1, -1):
+            for (p, g), s in zip(pairs, start, strict=True):
+                p.copy_(s + sign * step * g / norm)
+            values.append(value().item())
+    assert norm > 0.1
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(norm, rel=0.03)
+
+
+@pytest.mark.parametrize("make", ANALYTIC.values(), ids=ANALYTIC)
+def test_evaluate_with_analytic_normals_agrees_with_the_single_calls(make):
+    field, x, chosen = make(), points_in_ball(60), torch.tensor([5, 3, 59])
+    expected = field.density(x), field.albedo(x), field.normal(x[chosen], "analytic")
+    field.config = dataclasses.replace(field.config, normal_method="analytic")
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found = field.evaluate(x, chosen)
+        assert all(value.requires_grad == grad for value in found)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "per_normal"), [("forward", 3), ("central", 6), ("analytic", 0)])
+def test_normals_cost_only_where_they_are_wanted(method, per_normal, monkeypatch):
+    field, x, asked = rough_field(dataclasses.replace(SMALL, normal_method=method)), points_in_ball(50), []
+    encode = field.encode
+    monkeypatch.setattr(field, "encode", lambda x: asked.append(len(x)) or encode(x))
+    for wanted in (0, 10):
+        asked.clear()
+        field.evaluate(x, torch.arange(wanted))
+        assert sum(asked) == 50 + per_normal * wanted
+
+
+@pytest.mark.parametrize("make", [rough_mip, ANALYTIC["frequency"]])
+def test_other_fields_have_one_group_and_a_gradient_everywhere(make):
+    field: Field = make()
+    (group,) = field.parameter_groups(grid_lr=0.1, network_lr=0.2)
+    assert group["lr"] == 0.2
+    density, albedo, normal = field.evaluate(points_in_ball(30), torch.arange(30))
+    (density.sum() + albedo.sum() + normal.square().sum(-1).sqrt().sum() + normal[:, 0].sum()).backward()
+    assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in group["params"])
+
+
 def test_normals_in_a_flat_region_are_zero_with_finite_gradients():
     field = without_network(blob_density=0.0)
     normal = field.normal(points_in_ball(20))
@@ -176,6 +334,13 @@ def test_field_and_background_run_on_every_device(device):
         lambda: NerfConfig(hidden_layers=0),
         lambda: NerfConfig(blob_std=0.0),
         lambda: NerfConfig(normal_epsilon=-1.0),
+        lambda: NerfConfig(frequencies=0),
+        lambda: HashGridConfig(max_level=0.0),
+        lambda: HashGridConfig(levels=4, start_level=5),
+        lambda: HashGridConfig(progressive_interval=0.0),
+        lambda: MipConfig(blocks=0),
+        lambda: MipConfig(variance_until=0.0),
+        lambda: BackgroundConfig(hidden_layers=0),
     ],
 )
 def test_impossible_configurations_are_refused(make):
@@ -192,6 +357,8 @@ def test_backgrounds():
     assert color.std() > 1e-3
     color.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learned.parameters())
+    wide = LearnedBackground(BackgroundConfig(frequencies=6, hidden_width=32, hidden_layers=2), seeded())
+    assert [tuple(p.shape) for p in wide.parameters() if p.dim() == 2] == [(32, 39), (32, 32), (3, 32)]
     static = StaticBackground((0.1, 0.2, 0.3))
     assert static(directions)[1, 2, 3].tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert list(static.parameters()) == []

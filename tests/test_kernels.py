@@ -7,7 +7,13 @@ import torch
 
 from dreamfusion.kernels import backend
 from dreamfusion.kernels.compositing import ray_sum, ray_sum_reference, ray_weights, ray_weights_reference
-from dreamfusion.kernels.hashgrid import HashGridLayout, hash_encode, hash_encode_reference
+from dreamfusion.kernels.hashgrid import (
+    HashGridLayout,
+    hash_encode,
+    hash_encode_reference,
+    hash_encode_slope,
+    hash_encode_slope_reference,
+)
 from dreamfusion.kernels.marching import PackedSamples, march_rays, march_rays_reference
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -122,6 +128,31 @@ def test_points_get_no_gradient():
         torch.autograd.grad(encoding.sum(), points)
 
 
+@on_every_device
+@pytest.mark.parametrize("features", [1, 4])
+@pytest.mark.parametrize("smoothstep", [False, True])
+def test_slope_of_the_encoding_agrees_with_its_twin(features, smoothstep, device):
+    layout = HashGridLayout.geometric(5, features, 9, 4, 60, smoothstep=smoothstep)
+    points = torch.rand(500, 3, generator=seeded()).to(device)
+    table = torch.randn(layout.entries, features, generator=seeded(1)).to(device).requires_grad_()
+    upstream = torch.randn(500, layout.channels, generator=seeded(2)).to(device).requires_grad_()
+    ours, twin = (f(points, table, upstream, layout) for f in (hash_encode_slope, hash_encode_slope_reference))
+    torch.testing.assert_close(ours, twin, atol=1e-2, rtol=1e-4)  # slopes reach 60 times the table's values
+    direction = torch.randn(500, 3, generator=seeded(3)).to(device)
+    ours_grads = torch.autograd.grad(ours, (table, upstream), direction)
+    for a, b in zip(ours_grads, torch.autograd.grad(twin, (table, upstream), direction), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("smoothstep", "rate"), [(False, 1.0), (True, 6 * 0.25 * 0.75)])
+def test_slope_in_one_cell_by_hand(smoothstep, rate):
+    """Corner values x + 2 y + 4 z: the interpolation rises by 1, 2 and 4 times the slope of the fraction."""
+    points, upstream = torch.full((1, 3), 0.25), torch.tensor([[3.0]])
+    table = torch.arange(8.0)[:, None]
+    slope = hash_encode_slope(points, table, upstream, one_cell(smoothstep=smoothstep))
+    assert slope.tolist() == [pytest.approx([3 * rate, 6 * rate, 12 * rate])]
+
+
 # Marching
 
 
@@ -159,8 +190,30 @@ def test_rays_that_miss_or_look_away_have_no_samples(march, device):
 
 
 @on_every_device
+@pytest.mark.parametrize("march", [march_rays, march_rays_reference])
+def test_growing_steps_by_hand(march, device):
+    """Even steps of 0.5 up to t = 0.5 / 0.25 = 2, which is u = 2; then t = 2 exp(0.25 (u - 2))."""
+    origin, direction = x_ray(device)
+    full = torch.ones(4, 4, 4, dtype=torch.bool, device=device)
+    samples = march(origin, direction, full, 0.5, torch.full((1,), 0.5, device=device), growth=0.25)
+    assert samples.t.tolist() == pytest.approx([1.25, 1.75, 2 * math.exp(0.125), 2 * math.exp(0.375)])
+    grown = [2 * (math.exp(0.25) - 1), 2 * (math.exp(0.5) - math.exp(0.25))]
+    assert samples.length.tolist() == pytest.approx([0.5, 0.5, *grown], abs=1e-5)
+
+
+@on_every_device
+@pytest.mark.parametrize("march", [march_rays, march_rays_reference])
+def test_max_steps_keeps_the_nearest_samples(march, device):
+    origin, direction = x_ray(device)
+    full = torch.ones(4, 4, 4, dtype=torch.bool, device=device)
+    samples = march(origin, direction, full, 0.5, torch.full((1,), 0.5, device=device), max_steps=3)
+    assert samples.t.tolist() == pytest.approx([1.25, 1.75, 2.25])
+
+
+@on_every_device
+@pytest.mark.parametrize("growth", [0.0, 0.03])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
-def test_marching_agrees_with_its_twin(share, device):
+def test_marching_agrees_with_its_twin(share, growth, device):
     generator = seeded()
     origins = 2 * torch.nn.functional.normalize(torch.randn(700, 3, generator=generator), dim=-1)
     aim = torch.randn(700, 3, generator=generator) * 0.4 - origins
@@ -168,11 +221,12 @@ def test_marching_agrees_with_its_twin(share, device):
     grid = torch.rand(16, 16, 16, generator=generator) < share
     jitter = torch.rand(700, generator=generator)
     inputs = [v.to(device) for v in (origins, directions, grid)]
-    ours = march_rays(*inputs, 0.03, jitter.to(device))
-    twin = march_rays_reference(*inputs, 0.03, jitter.to(device))
+    ours = march_rays(*inputs, 0.03, jitter.to(device), growth=growth)
+    twin = march_rays_reference(*inputs, 0.03, jitter.to(device), growth=growth)
     assert torch.equal(ours.offsets, twin.offsets)
     assert torch.equal(ours.ray_index, twin.ray_index)
     torch.testing.assert_close(ours.t, twin.t)
+    torch.testing.assert_close(ours.length, twin.length, atol=1e-5, rtol=1e-5)
     assert (len(ours) == 0) == (share == 0)
 
 
@@ -181,11 +235,13 @@ def test_select_keeps_order_and_recounts():
         torch.tensor([0, 0, 2, 2, 2], dtype=torch.int32),
         torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]),
         torch.tensor([0, 2, 2, 5], dtype=torch.int32),
+        torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
     )
     kept = samples.select(torch.tensor([False, True, True, False, True]))
     assert kept.t.tolist() == [2.0, 3.0, 5.0]
     assert kept.ray_index.tolist() == [0, 2, 2]
     assert kept.offsets.tolist() == [0, 1, 1, 3]
+    assert kept.length.tolist() == pytest.approx([0.2, 0.3, 0.5])
 
 
 # Compositing
@@ -198,6 +254,12 @@ def test_weights_by_hand(weigh, device):
     weights, transmittance = weigh(sigma, 0.5, torch.tensor([0, 2, 2, 3], dtype=torch.int32, device=device))
     assert weights.tolist() == pytest.approx([0.5, 0.25, 0.5])
     assert transmittance.tolist() == pytest.approx([1.0, 0.5, 1.0])
+
+
+def test_weights_of_samples_of_unequal_length_by_hand():
+    sigma, offsets = torch.full((2,), math.log(2)), torch.tensor([0, 2], dtype=torch.int32)
+    weights, _ = ray_weights(sigma, torch.tensor([1.0, 2.0]), offsets)
+    assert weights.tolist() == pytest.approx([0.5, 0.5 * 0.75])
 
 
 @on_every_device

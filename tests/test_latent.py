@@ -1,16 +1,19 @@
 import gc
 import json
 import shutil
+import sys
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from compel import CompelForSD, CompelForSDXL
 from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamfusion import run
+from dreamfusion.checkpoints import Checkpoint
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.families import open_prior
@@ -22,7 +25,7 @@ from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import clip_chunks
 from dreamfusion.losses import sds_loss, timestep_weight
-from dreamfusion.optimize import ViewPrompts
+from dreamfusion.optimize import State, ViewPrompts, optimize
 from dreamfusion.prompts import view_prompts
 from dreamfusion.run import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
@@ -429,6 +432,106 @@ def test_three_steps_of_a_run(saved, name, tmp_path):
     assert [step.number for step in steps] == [1, 2, 3]
     assert all(step.metrics["sds_gradient"] > 0 and step.metrics["grad_norm"] > 0 for step in steps)
     assert "image_size: 16" in (tmp_path / "run/config.yaml").read_text()
+
+
+# --- weighted words and the latent phase ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sd-eps", "sdxl"])
+def test_weighted_words_are_compels(saved, name):
+    prompts = ["a (red)1.4 mushroom++", "a (red)0.5 mushroom", "a red mushroom", ""]
+    weighted, plain = opened(saved[name], prompt_weighting=True), opened(saved[name])
+    expected = (CompelForSDXL if name == "sdxl" else CompelForSD)(original(saved[name]))(prompts).embeds
+    found = weighted.embed(prompts)
+    torch.testing.assert_close(found.tokens[:3], expected[:3])
+    known = plain.embed(["a red mushroom", ""])
+    torch.testing.assert_close(found.tokens[2:], known.tokens, rtol=1e-5, atol=1e-5)  # weight 1 changes nothing
+    assert (found.tokens[0] - found.tokens[2]).abs().max() > 0.01
+    assert (found.tokens[1] - found.tokens[2]).abs().max() > 0.01
+    if name == "sdxl":
+        torch.testing.assert_close(found.pooled, known.pooled[[0, 0, 0, 1]])  # the pooled text has no weights
+
+
+@pytest.mark.parametrize("name", ["sd-eps", "sdxl"])
+def test_weighted_words_in_a_prompt_of_many_chunks(saved, name):
+    prior = opened(saved[name], prompt_weighting=True)
+    long = "a blue mushroom, a (red)1.4 mushroom, a blue mushroom, a red mushroom"
+    tokens = prior.embed([f"{long}, front view", f"{long}, side view", ""]).tokens
+    assert tokens.shape[1] > MAX_TOKENS
+    assert tokens.shape[1] % MAX_TOKENS == 0
+    assert (tokens[0] - tokens[1]).abs().max() > 0.01, "the view at the end is read"
+    lighter = prior.embed([f"{long.replace('1.4', '1.0')}, front view"]).tokens
+    assert (tokens[0] - lighter[0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev"])
+def test_families_that_do_not_weigh_words_say_so(saved, name):
+    with pytest.raises(DreamFusionError, match=r"prompt_weighting is for Stable Diffusion 1, 2 and XL") as caught:
+        opened(saved[name], prompt_weighting=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prior_on_pixels_does_not_weigh_words():
+    with pytest.raises(DreamFusionError, match="prompt_weighting"):
+        open_prior(EMBEDDED_PRIOR, prompt_weighting=True)
+
+
+def test_weights_need_compel(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "compel", None)
+    with pytest.raises(DreamFusionError, match=r"dreamfusion\[weights\]"):
+        opened(saved["sd-eps"], prompt_weighting=True)
+
+
+def test_more_than_weights_is_refused_in_one_line(saved):
+    prior = opened(saved["sdxl"], prompt_weighting=True)
+    with pytest.raises(DreamFusionError, match="Cannot read the weights") as caught:
+        prior.embed(['("a red mushroom", "a blue mushroom").blend(0.5, 0.5)'])
+    assert "\n" not in str(caught.value)
+
+
+LATENT_RUN = SHORT | {
+    "prompt": "a red mushroom",
+    "steps": 6,
+    "guidance": {"guidance_scale": 7.0},
+    "shading": {"latent_until": 0.5, "albedo_until": 0.0},
+}
+
+
+def test_the_latent_phase_leaves_the_vae_alone_and_then_ends(saved, monkeypatch):
+    config, prior = parse_config(LATENT_RUN), opened(saved["sd-eps"])
+    assert prior.latent_shape == (4, SIZE // 2, SIZE // 2)
+    encoded: list[int] = []
+    encode, state = prior.encode, State.fresh(config, torch.device("cpu"))
+
+    def record(image: Tensor) -> Tensor:
+        encoded.append(state.step)
+        return encode(image)
+
+    monkeypatch.setattr(prior, "encode", record)
+    before = state.scene.field.table.detach().clone()
+    steps = optimize(config, prior, state)
+    next(steps)
+    assert not torch.equal(state.scene.field.table, before), "the gradient reaches the scene without the VAE"
+    for _ in steps:
+        pass
+    assert encoded == [3, 4, 5]
+
+
+def test_a_run_resumed_in_its_latent_phase_is_bit_equal(saved):
+    config, prior = parse_config(LATENT_RUN), opened(saved["sd-eps"])
+    whole = State.fresh(config, torch.device("cpu"))
+    steps = optimize(config, prior, whole)
+    for _ in range(2):
+        next(steps)
+    tensors, values = whole.to_checkpoint()
+    kept = Checkpoint(whole.step, {name: tensor.clone() for name, tensor in tensors.items()}, values)
+    expected = [step.metrics for step in steps]
+    resumed = State.fresh(config, torch.device("cpu"))
+    resumed.restore(kept)
+    assert [step.metrics for step in optimize(config, prior, resumed)] == expected
+    assert len(expected) == 4
+    for a, b in zip(whole.scene.parameters(), resumed.scene.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 # --- single files -----------------------------------------------------------------------------------------------------

@@ -14,9 +14,11 @@ from dreamfusion.losses import (
     ddim_step,
     entropy_loss,
     ism_loss,
+    normal_difference_loss,
     opacity_loss,
     sample_timesteps,
     sds_loss,
+    squared_opacity_loss,
     timestep_range,
     timestep_weight,
 )
@@ -338,6 +340,23 @@ def test_opacity_loss_by_hand():
     assert loss.item() == pytest.approx((0.1 + math.sqrt(1.01)) / 2)
     loss.backward()
     assert opacity.grad.tolist() == pytest.approx([0.0, 0.5 / math.sqrt(1.01)])
+
+
+def test_squared_opacity_loss_by_hand():
+    opacity = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
+    loss = squared_opacity_loss(opacity)
+    assert loss.item() == pytest.approx(1.25 / 3)
+    loss.backward()
+    assert opacity.grad.tolist() == pytest.approx([0, 1 / 3, 2 / 3])
+
+
+def test_normal_difference_loss_by_hand():
+    picture = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
+    picture[0, 0] = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    # One of two vertical and one of two horizontal neighbours differ by 1 in one of three components.
+    assert normal_difference_loss(picture).item() == pytest.approx(1 / 6 + 1 / 6)
+    random = torch.rand(1, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.autograd.gradcheck(normal_difference_loss, random.requires_grad_())
 
 
 def test_entropy_loss_by_hand():

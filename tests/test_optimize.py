@@ -1,13 +1,17 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from dreamfusion.assets.mesh import sample_density, surface_level
+from dreamfusion.checkpoints import Checkpoint
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.optimize import State, optimize, refuse_collapse, sample_shading
+from dreamfusion.optimize import State, latent_picture, optimize, ramp, refuse_collapse, sample_shading
+from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
-from worlds import toy_config, toy_prior
+from worlds import BACKDROP, toy_config, toy_prior
 
 CPU = torch.device("cpu")
 
@@ -47,7 +51,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another():
     assert run_steps(3, State.fresh(other, CPU), other, guidance) != first
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adan"])
+@pytest.mark.parametrize("optimizer", ["adam", "adan", "shampoo"])
 def test_a_restored_state_continues_bit_equal(optimizer: str):
     guidance = toy_prior("mushroom", views=8, size=16)
     config = toy_config(
@@ -61,8 +65,6 @@ def test_a_restored_state_continues_bit_equal(optimizer: str):
     )
     whole = State.fresh(config, CPU)
     run_steps(4, whole, config, guidance)
-    from dreamfusion.checkpoints import Checkpoint
-
     tensors, values = whole.to_checkpoint()
     saved = Checkpoint(whole.step, {name: tensor.clone() for name, tensor in tensors.items()}, values)
     expected = run_steps(6, whole, config, guidance)
@@ -74,11 +76,57 @@ def test_a_restored_state_continues_bit_equal(optimizer: str):
         assert torch.equal(a, b)
 
 
+SMALL_MIP = {"hidden_width": 32, "blocks": 2}
+PROPOSAL = {"rounds": 1, "proposal_samples": 32, "samples": 16}
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        {
+            "mip": SMALL_MIP | {"density_bias": -2.0},
+            "occupancy_resolution": 24,
+        },  # without fog, which the occupancy grid could not skip
+        {"mip": SMALL_MIP, "renderer": "proposal", "proposal": PROPOSAL},
+    ],
+    ids=["marching", "proposal"],
+)
+def test_the_papers_field_moves_towards_a_known_object(scene):
+    scene = {"architecture": "mip360", "background": "static", "background_color": BACKDROP} | scene
+    optim = {"network_lr": 3e-3}
+    config = toy_config(steps=30, resolution=16, resolution_end=16, scene=scene, optim=optim)
+    state, guidance = State.fresh(config, CPU), toy_prior("mushroom", views=100, size=16)
+    before = volume_iou(state, "mushroom", 24)
+    for _ in optimize(config, guidance, state):
+        pass
+    assert volume_iou(state, "mushroom", 24) > before + 0.15
+
+
+def test_fields_that_change_with_the_run_continue_bit_equal():
+    guidance = toy_prior("mushroom", views=8, size=16)
+    tiny = {"steps": 8, "views": 2, "resolution": 16, "resolution_end": 16, "shading": {"albedo_until": 0.2}}
+    progressive = {"grid": {"start_level": 2, "progressive_from": 0.4, "progressive_interval": 0.2}}
+    for scene in (
+        {"architecture": "mip360", "mip": SMALL_MIP, "renderer": "proposal", "proposal": PROPOSAL},
+        {"nerf": progressive | {"normal_method": "analytic"}, "background_random_ratio": 0.5, "dt_gamma": 0.01},
+    ):
+        config = toy_config(**tiny, scene=scene, loss={"distortion": 0.1})
+        whole = State.fresh(config, CPU)
+        run_steps(3, whole, config, guidance)
+        tensors, values = whole.to_checkpoint()
+        saved = Checkpoint(whole.step, {name: tensor.clone() for name, tensor in tensors.items()}, values)
+        expected = run_steps(5, whole, config, guidance)
+        resumed = State.fresh(config, CPU)
+        resumed.restore(saved)
+        assert run_steps(5, resumed, config, guidance) == expected
+        assert resumed.scene.field.progress == 7 / 8
+        for a, b in zip(whole.scene.parameters(), resumed.scene.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_a_checkpoint_of_another_architecture_is_refused():
     small = toy_config(scene={"nerf": {"hidden_width": 8}})
     tensors, values = State.fresh(small, CPU).to_checkpoint()
-    from dreamfusion.checkpoints import Checkpoint
-
     with pytest.raises(DreamFusionError, match="does not fit"):
         State.fresh(toy_config(), CPU).restore(Checkpoint(0, tensors, values))
 
@@ -100,9 +148,10 @@ def test_every_loss_weight_changes_the_gradient():
         run_steps(3, state, config, guidance)
         return state.scene.field.table.detach()
 
-    nothing = {"opacity": 0.0, "entropy": 0.0, "orientation": 0.0}
+    terms = ("opacity", "opacity_squared", "entropy", "orientation", "normal_smooth_2d", "normal_smooth_3d")
+    nothing = dict.fromkeys(terms, 0.0)
     plain = moved(**nothing)
-    for name in nothing:
+    for name in (*terms, "distillation"):
         assert not torch.equal(plain, moved(**(nothing | {name: 10.0}))), name
 
 
@@ -114,6 +163,42 @@ def test_shading_begins_with_albedo_and_then_mixes():
     textureless = config.shading.textureless_probability
     assert drawn.count("albedo") / 8000 == pytest.approx(0.25, abs=0.02)
     assert drawn.count("textureless") / 8000 == pytest.approx(textureless, abs=0.02)
+
+
+def test_ramps_by_hand():
+    assert [ramp(progress, 0.5) for progress in (0.0, 0.25, 0.5, 0.9)] == [0.0, 0.5, 1.0, 1.0]
+    assert ramp(0.0, 0.0) == 1.0
+
+
+def test_normals_and_opacity_as_latents_by_hand():
+    normal = torch.tensor([0.5, -0.5, 0.0])[None, :, None, None].expand(1, 3, 2, 2)
+    opacity = torch.full((1, 1, 2, 2), 0.5)
+    out = RenderOutput(normal, opacity, opacity, normal, torch.zeros(1), 0)
+    latents = latent_picture(out, SimpleNamespace(latent_shape=(4, 8, 8)))
+    assert latents.shape == (1, 4, 8, 8)
+    # A half opaque pixel of normal (1, -1, 0), coded to (1, 0, 0.5), over black; then from [0, 1] to [-1, 1].
+    torch.testing.assert_close(latents[0, :, 3, 3], torch.tensor([0.0, -1.0, -0.5, 0.0]))
+
+
+def test_a_latent_phase_without_four_latents_is_refused():
+    config = toy_config(shading={"latent_until": 0.2})
+    guidance = toy_prior("mushroom", views=8, size=16)
+    with pytest.raises(DreamFusionError, match=r"shading\.latent_until.*works on pixels"):
+        next(optimize(config, guidance, State.fresh(config, CPU)))
+    guidance.latent_shape = (16, 8, 8)
+    with pytest.raises(DreamFusionError, match="16 channels"):
+        next(optimize(config, guidance, State.fresh(config, CPU)))
+
+
+def test_a_full_view_is_not_a_collapse_before_the_given_share():
+    guidance = toy_prior("mushroom", views=8, size=16)
+    config = toy_config(steps=100, views=1, resolution=8, resolution_end=8, collapse_from=0.5)
+    state = State.fresh(config, CPU)
+    state.opacity = 0.99
+    next(optimize(config, guidance, state))
+    state.opacity, state.step = 0.99, 50
+    with pytest.raises(DreamFusionError, match="fill the view"):
+        next(optimize(config, guidance, state))
 
 
 def test_not_a_number_stops_the_run_with_advice():

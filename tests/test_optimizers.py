@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from dreamfusion.checkpoints import pack, unpack
 from dreamfusion.optimizers import build_optimizer, learning_rate_factor
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -100,6 +101,86 @@ def test_restored_state_continues_bit_equal(name, device):
 )
 def test_learning_rate_factor(step, expected):
     assert learning_rate_factor(step, 104, warmup_steps=4, final=0.1) == pytest.approx(expected)
+
+
+def test_a_warm_up_from_a_given_factor():
+    factors = [learning_rate_factor(step, 104, warmup_steps=4, warmup_start=0.2) for step in range(5)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_betas_and_eps_reach_the_optimizer():
+    p = torch.zeros(1, requires_grad=True)
+    adan = build_optimizer("adan", [{"params": [p], "lr": 0.1}], betas=(0.9, 0.8, 0.7), eps=1e-3)
+    assert adan.param_groups[0]["betas"] == (0.9, 0.8, 0.7)
+    assert adan.param_groups[0]["eps"] == 1e-3
+    adam = build_optimizer("adam", [{"params": [p], "lr": 0.1}], betas=(0.5, 0.6), eps=1e-4, weight_decay=0.1)
+    assert [adam.param_groups[0][key] for key in ("betas", "eps", "weight_decay")] == [(0.5, 0.6), 1e-4, 0.1]
+
+
+def shampoo(p: torch.Tensor, lr: float = 0.1) -> torch.optim.Optimizer:
+    return build_optimizer("shampoo", [{"params": [p], "lr": lr}])
+
+
+def test_shampoo_has_the_papers_settings():
+    p = torch.zeros(300, 4, requires_grad=True)
+    optimizer = shampoo(p)
+    step_with(optimizer, p, 1.0)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.9)
+    preconditioner = optimizer.state[p]["pre_conditioner"]
+    assert preconditioner.exponent_for_pre_conditioner == 2
+    assert preconditioner.beta2 == 0.9
+    assert preconditioner.matrix_eps == 1e-6
+    assert max(statistic.shape[0] for statistic in preconditioner.statistics) == 128  # 300 rows in blocks
+    assert type(optimizer.state[p]["graft"]).__name__ == "SQRTNGraft"
+
+
+def test_shampoo_preconditions_by_inverse_square_roots_and_steps_as_far_as_signs_do():
+    gradients = torch.randn(30, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = torch.zeros(40, 40, dtype=torch.float64, requires_grad=True)
+    optimizer = shampoo(p)
+    eye = torch.eye(40, dtype=torch.float64)
+    left, right, roots, momentum = 1e-6 * eye, 1e-6 * eye, (eye, eye), 0 * eye
+    for number, g in enumerate(gradients, start=1):
+        before = p.detach().clone()
+        p.grad = g.clone()
+        optimizer.step()
+        left, right = 0.9 * left + 0.1 * g @ g.T, 0.9 * right + 0.1 * g.T @ g
+        if number % 10 == 0:
+            roots = tuple(inverse_square_root(matrix) for matrix in (left, right))
+        direction = roots[0] @ g @ roots[1]
+        direction = direction * 40 / direction.norm()  # as long as a 40 x 40 matrix of signs
+        momentum = 0.9 * momentum + direction
+    expected = -0.1 * (0.9 * momentum + direction)  # Nesterov's momentum
+    torch.testing.assert_close(p.detach() - before, expected, rtol=1e-2, atol=1e-2)
+
+
+def inverse_square_root(matrix: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ torch.diag(values.rsqrt()) @ vectors.T
+
+
+def test_shampoo_restored_from_a_checkpoint_continues_bit_equal():
+    gradients = torch.randn(40, 6, 3, generator=torch.Generator().manual_seed(0))
+
+    def run(p: torch.Tensor, optimizer: torch.optim.Optimizer, some: torch.Tensor) -> None:
+        for gradient in some:
+            p.grad = gradient.clone()
+            optimizer.step()
+
+    whole = torch.ones(6, 3, requires_grad=True)
+    optimizer = shampoo(whole)
+    run(whole, optimizer, gradients[:28])
+    tensors, tree = pack(optimizer.state_dict(), "optimizer")
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    middle = whole.detach().clone()
+    run(whole, optimizer, gradients[28:])
+
+    resumed = middle.clone().requires_grad_()
+    optimizer = shampoo(resumed)
+    optimizer.load_state_dict(unpack(tree, tensors))
+    run(resumed, optimizer, gradients[28:])
+    assert torch.equal(resumed, whole)
+    assert not torch.equal(resumed, middle)
 
 
 def test_learning_rate_factor_defaults_to_constant():

@@ -13,7 +13,7 @@ from dreamfusion.fields.background import LearnedBackground, StaticBackground
 from dreamfusion.fields.nerf import HashGridConfig, NerfConfig, NerfField
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
 from dreamfusion.renderers.volume import RenderSettings, render, render_pictures
-from dreamfusion.shading import Lights
+from dreamfusion.shading import Lights, Material
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SMALL_GRID = HashGridConfig(levels=3, features=2, log2_size=10, base_resolution=4, max_resolution=16)
@@ -106,6 +106,26 @@ def test_lit_opaque_ball_by_hand(shading, base):
     assert out.rgb.flatten().tolist() == pytest.approx([c * (0.7 * 0.5 + 0.2) for c in base], abs=0.01)
     assert out.normal.flatten().tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-4)
     assert out.orientation.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_highlights_show_on_lambertian_images_alone():
+    """Light and camera both lie on the normal of the surface that the ray meets: r . v = 1."""
+    shiny = dataclasses.replace(EXACT, material=Material(specular=0.4))
+    for shading, more in (("lambertian", 0.7 * 0.4), ("textureless", 0.0), ("albedo", 0.0)):
+        plain, glossy = (
+            render(UniformBall(1e4), BLACK, full_grid(), one_ray(), lights(1), [shading], settings).rgb
+            for settings in (EXACT, shiny)
+        )
+        torch.testing.assert_close(glossy - plain, torch.full((1, 3, 1, 1), more), atol=2e-3, rtol=0)
+
+
+def test_growing_steps_see_the_same_ball():
+    settings = dataclasses.replace(EXACT, dt_gamma=0.02)
+    out = render(UniformBall(1.5), BLACK, full_grid(), one_ray(), lights(1), ["albedo"], settings)
+    exact = render(UniformBall(1.5), BLACK, full_grid(), one_ray(), lights(1), ["albedo"], EXACT)
+    assert out.samples < 0.6 * exact.samples
+    assert out.opacity.item() == pytest.approx(exact.opacity.item(), rel=5e-3)
+    assert out.depth.item() == pytest.approx(exact.depth.item(), abs=0.01)
 
 
 def test_orientation_counts_normals_that_face_away():
@@ -317,6 +337,19 @@ def test_pruned_render_is_the_unpruned_one():
         for grid in (full_grid(), pruned)
     ]
     assert (images[0] - images[1]).abs().max() < 0.01
+
+
+def test_a_given_density_is_the_threshold():
+    """A tenth of the sphere has density 20, the rest 2: the mean is 3.8, and takes the place of a threshold of 10."""
+
+    class TwoDensities(UniformBall):
+        def density(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x.norm(dim=-1) < 0.1 ** (1 / 3), 20.0, 2.0) * (x.norm(dim=-1) < 1)
+
+    for threshold, share in ((1.0, 1.0), (10.0, 0.1)):
+        grid = OccupancyGrid(OccupancyConfig(resolution=32, dilate=False, density=threshold))
+        grid.update(TwoDensities(1.0), seeded())
+        assert grid.occupied_fraction == pytest.approx(share, abs=0.13)  # cells at the rim may be missed
 
 
 def test_grid_survives_a_checkpoint():

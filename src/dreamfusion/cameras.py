@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from dreamfusion.errors import DreamFusionError
+
 
 @dataclass(frozen=True)
 class Rays:
@@ -75,6 +77,10 @@ class CameraRange:
     it, in which an object of radius 0.8 fills the picture: the small prior is trained with these cameras, and every
     size that an object may have in the picture takes a share of what it can learn. Position and look-at point are
     jittered less than in the paper for the same reason.
+
+    ``position_noise`` is the half width of a uniform draw along each axis, ``look_at_noise`` and ``up_noise`` are
+    standard deviations. With ``fov_min_deg`` and ``fov_max_deg`` the field of view is drawn, uniform in angle, and
+    takes the place of the focal length.
     """
 
     radius_min: float = 2.4
@@ -89,6 +95,15 @@ class CameraRange:
     position_noise: float = 0.05
     look_at_noise: float = 0.02
     up_noise: float = 0.02
+    fov_min_deg: float | None = None
+    fov_max_deg: float | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.fov_min_deg, self.fov_max_deg
+        if (low is None) != (high is None):
+            raise DreamFusionError("cameras: give both fov_min_deg and fov_max_deg, or neither.")
+        if low is not None and high is not None and not 0 < low <= high < 180:
+            raise DreamFusionError("cameras: give 0 < fov_min_deg <= fov_max_deg < 180.")
 
 
 def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
@@ -134,8 +149,16 @@ def sample_cameras(count: int, camera_range: CameraRange, generator: torch.Gener
     position = position + r.position_noise * (2 * torch.rand(count, 3, generator=generator) - 1)
     target = r.look_at_noise * torch.randn(count, 3, generator=generator)
     up = torch.tensor([0.0, 0.0, 1.0]) + r.up_noise * torch.randn(count, 3, generator=generator)
-    focal = _uniform(r.focal_min, r.focal_max, count, generator)
+    if r.fov_min_deg is None or r.fov_max_deg is None:
+        focal = _uniform(r.focal_min, r.focal_max, count, generator)
+    else:
+        focal = focal_of_fov(_uniform(r.fov_min_deg, r.fov_max_deg, count, generator))
     return Cameras(look_at(position, target, up), focal, azimuth_deg, elevation_deg, radius)
+
+
+def focal_of_fov(fov_deg: Tensor) -> Tensor:
+    """Return focal lengths in image widths for fields of view in degrees, 1 / (2 tan(fov / 2)); of any shape."""
+    return 0.5 / torch.tan(torch.deg2rad(fov_deg) / 2)
 
 
 def orbit_cameras(

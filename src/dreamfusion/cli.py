@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 console = Console(stderr=True)
 
 Shading = Literal["albedo", "lambertian", "textureless"]
-PresetName = Literal["quick", "default", "high"]
+PresetName = Literal["quick", "default", "high", "paper", "nemo", "threestudio-sd", "threestudio-if"]
 
 
 def generate(
@@ -43,12 +43,13 @@ def generate(
     perp_neg: bool = False,
     loss: Literal["sds", "vsd", "ism"] | None = None,
     config: Path | None = None,
+    nemo_config: Path | None = None,
 ) -> None:
     """Make a 3D object from words.
 
     Args:
         prompt: what to make, for example "a red mushroom"
-        preset: quick (a draft), default, or high (slower, finer)
+        preset: quick (a draft), default, high (slower, finer), or another system's settings, which want a large model
         steps: optimisation steps; more is finer and slower
         seed: another seed gives another object; the same gives the same
         output: folder for the results (runs/<prompt> if not given)
@@ -61,6 +62,7 @@ def generate(
         perp_neg: push away from the views that a camera does not show, against several faces; twice the prior's time
         loss: sds (score distillation), vsd (variational; trains a critic alongside) or ism (interval score matching)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
+        nemo_config: model configuration of NVIDIA's NeMo DreamFusion, in place of a preset; docs/nemo.md has its keys
 
     """
     from dreamfusion.progress import RunProgress
@@ -82,12 +84,15 @@ def generate(
             preset=preset,
             output=output,
             resume=resume,
+            nemo_config=nemo_config,
             config_file=config,
+            on_note=lambda note: console.print(f"note: {note}", highlight=False, soft_wrap=True),
             on_start=progress.start,
             on_step=progress.step,
             **changes,
         )
-    print(f"{result.contact_sheet}\n{result.turntable}\n{result.mesh}")
+    written = [path for path in (result.contact_sheet, result.turntable, result.mesh) if path.exists()]
+    print(*written, sep="\n")
 
 
 def render(
@@ -330,7 +335,7 @@ def evaluate(
     Args:
         prompts: file with one prompt per line (forty prompts that nobody picked if not given)
         seeds: runs per prompt, with seeds 0 to SEEDS - 1
-        preset: quick, default or high
+        preset: quick, default, high, or another system's settings
         output: folder for all runs, evaluation.json, report.md and report.html; call again to go on
         steps: optimisation steps of every run, in place of the preset's
         judge: folder or hub name of a CLIP model, in place of the toybox judge
@@ -377,7 +382,7 @@ def ablate(
         study: parts (views, view prompts, lighting, textureless; paper Figure 6) or guidance (scale x seed; Figure 9)
         prompts: file with one prompt per line (forty prompts that nobody picked if not given)
         seeds: runs per prompt and variant
-        preset: quick, default or high
+        preset: quick, default, high, or another system's settings
         output: folder for all runs, ablation.json, ablation.md and ablation.svg; call again to go on
         steps: optimisation steps of every run, in place of the preset's
         judge: folder or hub name of a CLIP model, in place of the toybox judge

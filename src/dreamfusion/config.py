@@ -1,6 +1,7 @@
 """Configuration: every number of a run, typed, explained and saved beside its results as config.yaml.
 
-A preset lists only what it changes. Unknown keys and values out of range are refused with one line.
+Presets (`dreamfusion.presets`) list only what they change. Unknown keys and values out of range are refused with one
+line.
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dreamfusion.cameras import CameraRange
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields.background import BackgroundConfig
+from dreamfusion.fields.mip_nerf import MipConfig
 from dreamfusion.fields.nerf import NerfConfig
 from dreamfusion.files import write_text
 from dreamfusion.guidance.execution import Execution, Precision
 from dreamfusion.losses import Anneal, Weighting
+from dreamfusion.optimizers import OptimizerName
+from dreamfusion.presets import PRESETS, Preset
 from dreamfusion.prompts import ViewMode, ViewTexts
-from dreamfusion.shading import LightRange
+from dreamfusion.renderers.proposal import ProposalConfig
+from dreamfusion.shading import Backdrops, LightRange, Material, Shading
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=8, le=2048)]
+"""Side of a square picture in pixels."""
 
 
 class Section(BaseModel):
@@ -45,6 +53,8 @@ class GuidanceConfig(Section):
     """classifier-free guidance: eps_uncond + scale * (eps_text - eps_uncond); the paper's omega is scale - 1"""
     negative_prompt: str = ""
     """what the result must not look like; takes the place of the empty prompt"""
+    prompt_weighting: bool = False
+    """read compel's syntax in prompts, (red)1.4 or mushroom++; needs dreamfusion[weights]; Stable Diffusion 1, 2, XL"""
     perp_neg: bool = False
     """Perp-Neg: push away from the view texts that a camera does not show; twice the cost of the prior per step"""
     rescale: Fraction = 0.0
@@ -81,23 +91,56 @@ class GuidanceConfig(Section):
 class SceneConfig(Section):
     """What is optimised, and how finely it is rendered."""
 
+    architecture: Literal["hashgrid", "mip360"] = "hashgrid"
+    """hashgrid: small networks on a hash grid, or on sines (scene.nerf); mip360: the paper's network (scene.mip)"""
     nerf: NerfConfig = NerfConfig()
-    """hash grid, networks, density and normals"""
+    """encoding, networks, density and normals of hashgrid"""
+    mip: MipConfig = MipConfig()
+    """encoding, network, density and normals of mip360"""
+    renderer: Literal["marching", "proposal", "nerfacc"] = "marching"
+    """where along a ray the field is asked. marching: evenly, where the occupancy grid is not empty; proposal: where a
+    small network expects matter, as in mip-NeRF 360; nerfacc: as marching, by that library's kernels (CUDA)"""
+    proposal: ProposalConfig = ProposalConfig()
+    """the proposal renderer's samples and network"""
     background: Literal["random", "learned", "static"] = "random"
     """random: another plain colour for every view, which forces a clean silhouette; learned: the paper's network"""
     background_color: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
-    """colour of the static background"""
+    """colour of the static background, and of the views that background_random_ratio leaves out"""
+    background_random_ratio: Fraction = 1.0
+    """random background: share of the views that get a random colour (NeMo's 'random': 0.5)"""
+    background_random_colors: Backdrops = "grey"
+    """random background: which colours, grey (with a faint tint) or any"""
+    background_network: BackgroundConfig = BackgroundConfig()
+    """the learned background"""
+    material: Material = Material()
+    """highlights on Lambertian views"""
     step_length: Annotated[float, Field(ge=1e-3, le=0.5)] = 0.03
-    """distance between samples along a ray, in world units"""
+    """distance between samples along a ray, in world units, at least"""
+    dt_gamma: Annotated[float, Field(ge=0, le=0.1)] = 0.0
+    """marching: samples are at least dt_gamma times their distance from the camera apart"""
+    max_steps: Count = 1024
+    """marching: most samples on a ray"""
     occupancy_resolution: Annotated[int, Field(ge=2, le=512)] = 64
     """cells per side of the grid that lets rays skip empty space"""
     occupancy_interval: Count = 10
     """steps between refreshes of that grid"""
+    occupancy_density: Positive | None = None
+    """density from which a cell of that grid counts as occupied, if the mean is not lower (NeMo's density_thresh: 10;
+    null: the density at which one step has opacity 0.001)"""
+
+    @model_validator(mode="after")
+    def _check(self) -> SceneConfig:
+        if self.renderer != "marching" and self.dt_gamma > 0:
+            raise ValueError(f"dt_gamma belongs to renderer 'marching', not to '{self.renderer}'")
+        return self
 
 
 class ShadingConfig(Section):
     """Which renderings are shown to the prior (paper A.2)."""
 
+    latent_until: Fraction = 0.0
+    """share of the run in which normals and opacity are the prior's latents themselves, without VAE (Latent-NeRF,
+    arXiv 2211.07600; the first 0.2 in NVIDIA's NeMo); for latent priors of four channels"""
     albedo_until: Fraction = 0.2
     """share of the run with plain albedo only"""
     albedo_probability: Fraction = 0.35
@@ -112,6 +155,8 @@ class LossConfig(Section):
     kind: Literal["sds", "vsd", "ism"] = "sds"
     """sds: score distillation, the paper's; vsd: variational, with a critic trained alongside; ism: interval score
     matching"""
+    distillation: NonNegative = 1.0
+    """weight of what is distilled"""
     clip: Positive | None = None
     """each element of the distillation gradient is limited to +-clip (null: not at all)"""
     clip_end: Positive | None = None
@@ -126,10 +171,26 @@ class LossConfig(Section):
     """ism: longest step of the inversion, as a fraction of all timesteps"""
     opacity: NonNegative = 1e-3
     """keeps the scene from filling space: mean sqrt(opacity^2 + 0.01)"""
+    opacity_squared: NonNegative = 0.0
+    """the same purpose, NVIDIA's NeMo: mean opacity^2"""
     entropy: NonNegative = 1e-3
-    """pushes opacity to 0 or 1; grows linearly to this over the first half"""
+    """pushes opacity to 0 or 1; grows linearly to this over the first part of the run"""
+    entropy_ramp: Fraction = 0.5
+    """share of the run over which entropy grows"""
     orientation: NonNegative = 1e-2
-    """forbids normals that face away from the camera; grows from 1 % of this over the first half"""
+    """forbids normals that face away from the camera; grows linearly to this over the first part of the run"""
+    orientation_ramp: Fraction = 0.5
+    """share of the run over which orientation grows"""
+    orientation_start: Fraction = 0.01
+    """least factor on orientation meanwhile"""
+    normal_smooth_2d: NonNegative = 0.0
+    """smooth pictures of normals: mean squared difference of neighbouring pixels, normals coded to [0, 1]"""
+    normal_smooth_3d: NonNegative = 0.0
+    """smooth surfaces: mean difference of the normal to that of a point moved by N(0, 0.01)"""
+    distortion: NonNegative = 0.0
+    """renderer proposal: keeps what a ray meets in one place (mip-NeRF 360, whose weight is 0.01)"""
+    interlevel: NonNegative = 1.0
+    """renderer proposal: trains the proposal network to cover what the field shows"""
 
     @model_validator(mode="after")
     def _check(self) -> LossConfig:
@@ -141,18 +202,63 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """The optimiser of the scene."""
 
-    optimizer: Literal["adam", "adan"] = "adam"
-    """adam, or adan (NeMo's choice)"""
+    optimizer: OptimizerName = "adam"
+    """adam, adan (NeMo's choice) or shampoo (the paper's)"""
     grid_lr: Positive = 1e-2
     """learning rate of the hash grid"""
     network_lr: Positive = 2e-3
     """learning rate of the small networks"""
+    background_lr: Positive | None = None
+    """learning rate of a learned background (null: network_lr)"""
+    betas: tuple[Fraction, ...] | None = None
+    """decay rates of the optimiser's averages, three for adan, else two (null: adam 0.9, 0.99; adan 0.98, 0.92, 0.99;
+    shampoo 0.9, 0.9)"""
+    eps: Positive | None = None
+    """the optimiser's small number (null: adam 1e-15, adan 1e-8, shampoo 1e-6)"""
+    weight_decay: NonNegative = 0.0
+    """decay of the parameters per unit of learning rate"""
     final_lr: Positive = 0.03
     """factor on the learning rates at the last step (cosine decay)"""
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     """steps over which the learning rates rise linearly"""
-    max_grad_norm: Positive = 5.0
-    """gradients are scaled down to this norm"""
+    warmup_start: Fraction | None = None
+    """factor on the learning rates at the first of these steps (null: 1 / (warmup_steps + 1))"""
+    max_grad_norm: Positive | None = 5.0
+    """gradients are scaled down to this norm (null: never)"""
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimConfig:
+        count = 3 if self.optimizer == "adan" else 2
+        if self.betas is not None and (len(self.betas) != count or max(self.betas) >= 1):
+            raise ValueError(f"{self.optimizer} takes {count} betas below 1")
+        return self
+
+
+class PicturesConfig(Section):
+    """Pictures and video for people; the prior never sees them."""
+
+    radius: Positive = 2.7
+    """distance of the camera that goes around the object, in world units"""
+    elevation_deg: Annotated[float, Field(ge=-90, le=90)] = 15.0
+    """how far above the horizon it is, in degrees"""
+    focal: Positive = 1.35
+    """its focal length in image widths"""
+    shading: Shading = "lambertian"
+    """albedo, lambertian or textureless, for these two"""
+    val_every: Count | None = None
+    """steps between validation pictures, kept as validation/step_<step>.png (null: none)"""
+    val_views: Count = 4
+    """views in a validation picture, side by side"""
+    val_resolution: Side | None = None
+    """side of each of them in pixels (null: 144)"""
+    video: bool = True
+    """whether to write turntable.mp4"""
+    video_frames: Annotated[int, Field(ge=2, le=2000)] | None = None
+    """frames of the video, once around (null: 30)"""
+    video_resolution: Side | None = None
+    """side of the video in pixels (null: 144)"""
+    video_fps: Count = 15
+    """frames per second of the video"""
 
 
 class Config(Section):
@@ -168,9 +274,9 @@ class Config(Section):
     """optimisation steps"""
     views: Count = 4
     """views rendered and judged per step"""
-    resolution: Annotated[int, Field(ge=8, le=1024)] = 32
+    resolution: Side = 32
     """side of the rendered views in pixels, at first"""
-    resolution_end: Annotated[int, Field(ge=8, le=1024)] = 48
+    resolution_end: Side = 48
     """side of the rendered views from the share resolution_from on"""
     resolution_from: Fraction = 0.6
     """share of the run after which views have their final size"""
@@ -178,6 +284,9 @@ class Config(Section):
     """steps between checkpoints"""
     preview_every: Count = 25
     """steps between refreshes of preview.png"""
+    collapse_from: Fraction = 0.0
+    """share of the run from which it stops if the scene has become nothing or fills the view; a scene that begins as
+    fog fills the view at first"""
     guidance: GuidanceConfig = GuidanceConfig()
     scene: SceneConfig = SceneConfig()
     shading: ShadingConfig = ShadingConfig()
@@ -185,20 +294,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     cameras: CameraRange = CameraRange()
     lights: LightRange = LightRange()
-
-
-Preset = Literal["quick", "default", "high"]
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 150, "resolution_end": 32},
-    "default": {},
-    "high": {
-        "steps": 3000,
-        "resolution_end": 64,
-        "scene": {"nerf": {"grid": {"levels": 8, "log2_size": 18, "max_resolution": 512}}},
-    },
-}
-"""What each preset changes of the defaults above."""
+    pictures: PicturesConfig = PicturesConfig()
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -209,14 +305,16 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def build_config(preset: Preset, changes: dict[str, Any], file: Path | str | None = None) -> Config:
-    """Return a preset, with the YAML file's keys and then ``changes`` applied.
+def build_config(
+    preset: Preset, changes: dict[str, Any], file: Path | str | None = None, *, base: dict[str, Any] | None = None
+) -> Config:
+    """Return a preset, with ``base``, then the YAML file's keys and then ``changes`` applied.
 
     Raises DreamFusionError, naming the key and what it accepts, if one is wrong or missing.
     """
     if preset not in PRESETS:
         raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(PRESETS)}.")
-    values = PRESETS[preset]
+    values = _merged(PRESETS[preset], base or {})
     if file is not None:
         values = _merged(values, read_yaml(Path(file)))
     return parse_config(_merged(values, changes))

@@ -275,6 +275,21 @@ def opacity_loss(opacity: Tensor) -> Tensor:
     return (opacity.square() + 0.01).sqrt().mean()
 
 
+def squared_opacity_loss(opacity: Tensor) -> Tensor:
+    """Return the mean of opacity^2, what NVIDIA's NeMo has in place of `opacity_loss`; any shape."""
+    return opacity.square().mean()
+
+
+def normal_difference_loss(normals: Tensor) -> Tensor:
+    """Return how rough pictures of normals [B, 3, H, W] are: squared differences of neighbours, as in NVIDIA's NeMo.
+
+    The means over vertical and over horizontal neighbours are added. ``normals`` are coded to [0, 1].
+    """
+    down = normals[:, :, 1:] - normals[:, :, :-1]
+    right = normals[..., 1:] - normals[..., :-1]
+    return down.square().mean() + right.square().mean()
+
+
 def entropy_loss(opacity: Tensor) -> Tensor:
     """Return the mean binary entropy of the opacity in bits, -o log2 o - (1 - o) log2 (1 - o), in [0, 1].
 

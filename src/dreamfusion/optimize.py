@@ -5,14 +5,16 @@ Read `optimize` from top to bottom: sample cameras and lights, render, distil, r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from dreamfusion.cameras import Cameras, sample_cameras
+from dreamfusion.cameras import Cameras, Rays, sample_cameras
 from dreamfusion.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
 from dreamfusion.config import Config
 from dreamfusion.critic import Critic
@@ -23,9 +25,11 @@ from dreamfusion.losses import (
     annealed_clip,
     entropy_loss,
     ism_loss,
+    normal_difference_loss,
     opacity_loss,
     sample_timesteps,
     sds_loss,
+    squared_opacity_loss,
     timestep_range,
     vsd_loss,
 )
@@ -62,7 +66,15 @@ class State:
             purpose: torch.Generator().manual_seed(config.seed * len(PURPOSES) + index)
             for index, purpose in enumerate(PURPOSES)
         }
-        return State(scene, build_optimizer(config.optim.optimizer, scene.parameter_groups(config.optim)), generators)
+        optim = config.optim
+        optimizer = build_optimizer(
+            optim.optimizer,
+            scene.parameter_groups(optim),
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        )
+        return State(scene, optimizer, generators)
 
     def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return named tensors and JSON that `restore` brings back exactly."""
@@ -165,18 +177,79 @@ def sample_shading(count: int, progress: float, config: Config, generator: torch
 
 def regularize(out: RenderOutput, progress: float, config: Config) -> dict[str, Tensor]:
     """Return the weighted terms that keep the scene compact, solid and outward-facing (paper A.2)."""
-    ramp = min(1.0, 2.0 * progress)
-    return {
-        "opacity_loss": config.loss.opacity * opacity_loss(out.opacity),
-        "entropy_loss": config.loss.entropy * ramp * entropy_loss(out.opacity),
-        "orientation_loss": config.loss.orientation * max(ramp, 0.01) * out.orientation.mean(),
+    loss = config.loss
+    orientation = loss.orientation * max(ramp(progress, loss.orientation_ramp), loss.orientation_start)
+    terms = {
+        "opacity_loss": loss.opacity * opacity_loss(out.opacity),
+        "entropy_loss": loss.entropy * ramp(progress, loss.entropy_ramp) * entropy_loss(out.opacity),
+        "orientation_loss": orientation * out.orientation.mean(),
     }
+    if loss.opacity_squared > 0:
+        terms["opacity_squared_loss"] = loss.opacity_squared * squared_opacity_loss(out.opacity)
+    if loss.normal_smooth_2d > 0:
+        terms["normal_smooth_2d_loss"] = loss.normal_smooth_2d * normal_difference_loss(normal_picture(out))
+    if out.interlevel is not None and out.distortion is not None:
+        terms["interlevel_loss"] = loss.interlevel * out.interlevel
+        terms["distortion_loss"] = loss.distortion * out.distortion
+    return terms
+
+
+def ramp(progress: float, share: float) -> float:
+    """Return what grows linearly from 0 to 1 over the first ``share`` of a run, at ``progress`` in [0, 1]."""
+    return min(1.0, progress / share) if share > 0 else 1.0
+
+
+def normal_picture(out: RenderOutput) -> Tensor:
+    """Return the rendered world-space normals coded to [0, 1], over black, [B, 3, H, W]."""
+    assert out.normal is not None, "rendered with_normals"
+    return (out.normal + out.opacity) / 2
+
+
+def surface_change(scene: Scene, rays: Rays, out: RenderOutput, generator: torch.Generator) -> Tensor:
+    """Return how much normals differ from those of points moved by N(0, 0.01), the mean absolute difference.
+
+    NVIDIA's NeMo compares them at all samples; here it is at the expected depth of the rays that hit, which is the
+    same for every renderer. 0 where no ray hits.
+    """
+    hit = out.opacity[:, 0].detach() > 0.5
+    points = rays.origins[hit] + out.depth[:, 0].detach()[hit][:, None] * rays.directions[hit]
+    if len(points) == 0:
+        return out.opacity.sum() * 0
+    moved = points + 0.01 * torch.randn(points.shape, generator=generator).to(points)
+    return (scene.field.normal(points) - scene.field.normal(moved)).abs().mean()
+
+
+def latent_picture(out: RenderOutput, guidance: Guidance) -> Tensor:
+    """Return normals and opacity as latents [B, 4, S, S] in [-1, 1], for the first part of a run.
+
+    A coarse shape is found faster if it need not pass through the VAE (Latent-NeRF, arXiv 2211.07600; NVIDIA's NeMo).
+    S is the side of the latents of ``guidance``, which `check_latent_phase` has let pass.
+    """
+    assert guidance.latent_shape is not None
+    picture = torch.cat([normal_picture(out), out.opacity], dim=1)
+    return 2 * interpolate(picture, size=guidance.latent_shape[1:], mode="bilinear", align_corners=False) - 1
+
+
+def check_latent_phase(config: Config, guidance: Guidance) -> None:
+    """Raise DreamFusionError if the configuration has a latent phase and the prior no latents of four channels."""
+    shape = guidance.latent_shape
+    if config.shading.latent_until > 0 and (shape is None or shape[0] != 4):
+        found = "works on pixels" if shape is None else f"has latents of {shape[0]} channels"
+        raise DreamFusionError(
+            f"shading.latent_until renders normals and opacity as four latents, but this prior {found}: set it to 0."
+        )
 
 
 def set_learning_rates(state: State, config: Config) -> None:
     """Set each group's rate: its peak times a warm-up and a cosine decay."""
     optim = config.optim
-    factor = learning_rate_factor(state.step, config.steps, warmup_steps=optim.warmup_steps, final=optim.final_lr)
+    factor = learning_rate_factor(
+        state.step,
+        config.steps,
+        warmup_steps=optim.warmup_steps,
+        warmup_start=optim.warmup_start,
+        final=optim.final_lr,
+    )
     peaks = state.scene.parameter_groups(optim)
     for group, peak in zip(state.optimizer.param_groups, peaks, strict=True):
         group["lr"] = peak["lr"] * factor
@@ -234,6 +307,7 @@ def optimize(
     no other prompts after this.
     Raises DreamFusionError if a loss or gradient is no longer finite, or the scene collapses to empty or full.
     """
+    check_latent_phase(config, guidance)
     scene, optimizer, random = state.scene, state.optimizer, state.generators
     prompts = ViewPrompts(guidance, config)
     if release_text_encoders:
@@ -242,32 +316,51 @@ def optimize(
     while state.step < config.steps:
         progress = state.step / config.steps
         set_learning_rates(state, config)
+        scene.set_progress(progress)
         if state.step % config.scene.occupancy_interval == 0:
-            scene.occupancy.update(scene.field, random["occupancy"])
+            scene.update_occupancy(random["occupancy"])
 
         # 1. A random camera and light for each view.
         cameras = sample_cameras(config.views, config.cameras, random["camera"])
         lights = sample_lights(cameras, config.lights, random["light"])
         shading = sample_shading(config.views, progress, config, random["shading"])
-        backdrop = sample_backdrops(config.views, random["background"])
+        backdrop = sample_backdrops(
+            config.views,
+            random["background"],
+            config.scene.background_random_colors,
+            ratio=config.scene.background_random_ratio,
+            base=config.scene.background_color,
+        )
 
         # 2. Render.
         size = config.resolution if progress < config.resolution_from else config.resolution_end
-        out = scene.render(cameras, lights, shading, size, generator=random["jitter"], random_backdrop=backdrop)
+        in_latents = progress < config.shading.latent_until
+        out = scene.render(
+            cameras,
+            lights,
+            ["albedo"] * config.views if in_latents else shading,
+            size,
+            generator=random["jitter"],
+            random_backdrop=backdrop,
+            with_normals=in_latents or config.loss.normal_smooth_2d > 0,
+        )
 
         # 3. Ask the prior which way the renderings should change.
         g = config.guidance
         t_min, t_max = timestep_range(progress, g.t_min, g.t_max, g.t_max_end, g.anneal)
         t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
-        z = guidance.encode(out.rgb)
+        z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
         distillation, info = distill(config, guidance, state, prompts(cameras), cameras, z, t)
 
         # 4. Regularise and step.
         terms = regularize(out, progress, config)
-        loss = distillation + sum(terms.values())
+        if config.loss.normal_smooth_3d > 0:
+            change = surface_change(scene, cameras.to(scene.device).rays(size, size), out, random["jitter"])
+            terms["normal_smooth_3d_loss"] = config.loss.normal_smooth_3d * change
+        loss = config.loss.distillation * distillation + sum(terms.values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm or math.inf)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise DreamFusionError(
                 f"The optimisation is no longer finite at step {state.step}: resume from the last checkpoint with "
@@ -278,7 +371,8 @@ def optimize(
 
         opacity = out.opacity.mean().item()
         state.opacity += 0.05 * (opacity - state.opacity)
-        refuse_collapse(state.opacity, state.step)
+        if progress >= config.collapse_from:
+            refuse_collapse(state.opacity, state.step)
         metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max, **info}
         metrics |= {name: value.item() for name, value in terms.items()}
         yield Step(state.step, metrics, out.rgb.detach())

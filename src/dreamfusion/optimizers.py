@@ -8,37 +8,113 @@ from typing import Any, Literal
 
 import torch
 
-OptimizerName = Literal["adan", "adam"]
+OptimizerName = Literal["adam", "adan", "shampoo"]
+BETAS: dict[OptimizerName, tuple[float, ...]] = {"adam": (0.9, 0.99), "adan": (0.98, 0.92, 0.99), "shampoo": (0.9, 0.9)}
+EPS: dict[OptimizerName, float] = {"adam": 1e-15, "adan": 1e-8, "shampoo": 1e-6}
 
 
 def build_optimizer(
-    name: OptimizerName, parameter_groups: Iterable[dict[str, Any]], *, weight_decay: float = 0.0
+    name: OptimizerName,
+    parameter_groups: Iterable[dict[str, Any]],
+    *,
+    betas: tuple[float, ...] | None = None,
+    eps: float | None = None,
+    weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Return the optimiser for groups of "params" and "lr".
+    """Return the optimiser for groups of "params" and "lr"; without ``betas`` or ``eps``, those of `BETAS`, `EPS`.
 
     "adan" (arXiv 2208.06677) adds the momentum of gradient differences to Adam's two; its betas are its authors' and
     NeMo's, (0.98, 0.92, 0.99), and its weight decay divides by 1 + lr * weight_decay. "adam" has threestudio's betas
-    (0.9, 0.99) and an eps small enough for the tiny gradients of hash grids, with weight decay as in AdamW.
+    (0.9, 0.99) and an eps small enough for the tiny gradients of hash grids, with weight decay as in AdamW. "shampoo"
+    is `build_shampoo`.
     """
     groups = list(parameter_groups)
+    betas, eps = betas or BETAS[name], eps or EPS[name]
     match name:
         case "adan":
             # Imported here: the package brings a hundred optimisers, and most commands need none.
             from pytorch_optimizer import Adan
 
             # The same arithmetic one tensor at a time (foreach=False) would leave negated gradients behind.
-            return Adan(groups, betas=(0.98, 0.92, 0.99), weight_decay=weight_decay, eps=1e-8, foreach=True)
+            return Adan(groups, betas=(betas[0], betas[1], betas[2]), weight_decay=weight_decay, eps=eps, foreach=True)
         case "adam":
-            return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, eps=1e-15)
+            return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), weight_decay=weight_decay, eps=eps)
+        case "shampoo":
+            return build_shampoo(groups, betas, eps, weight_decay)
 
 
-def learning_rate_factor(step: int, steps: int, *, warmup_steps: int = 0, final: float = 1.0) -> float:
+def build_shampoo(
+    groups: list[dict[str, Any]], betas: tuple[float, ...], eps: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return Shampoo (arXiv 1802.09568) with the settings of the paper's appendix A.2, in blocks and with grafting.
+
+    The exponent override is 2, the block size 128, and every parameter's step has the length of one of signs (graft
+    SQRT_N). Preconditioners are computed anew every 10 steps, of which the paper says nothing. As usual, parameters
+    with an axis of more than 8192 entries, such as a hash grid, have none: they take steps of signs with momentum.
+    """
+    from pytorch_optimizer import ScalableShampoo
+    from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
+
+    class Shampoo(ScalableShampoo):
+        """The library's Shampoo, with a state of tensors alone, so that a checkpoint can hold it."""
+
+        def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+            tree = super().state_dict()
+            state = {
+                index: {
+                    "momentum": values["momentum"],
+                    "graft": values["graft"].momentum,
+                    "statistics": list(values["pre_conditioner"].statistics),
+                    "pre_conditioners": list(values["pre_conditioner"].pre_conditioners),
+                }
+                for index, values in tree["state"].items()
+            }
+            return tree | {"state": state}
+
+        def load_state_dict(self, tree: dict[str, Any]) -> None:  # type: ignore[override]
+            super().load_state_dict(tree | {"state": {}})
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            for p in parameters:
+                p.grad = torch.zeros_like(p)
+            for group in self.param_groups:
+                self.init_group(group)
+            for index, p in enumerate(parameters):
+                p.grad = None
+                saved = tree["state"].get(index)
+                if saved is None:
+                    del self.state[p]
+                    continue
+                kept = self.state[p]
+                kept["momentum"].copy_(saved["momentum"])
+                kept["graft"].momentum.copy_(saved["graft"])
+                for name in ("statistics", "pre_conditioners"):
+                    for mine, theirs in zip(getattr(kept["pre_conditioner"], name), saved[name], strict=True):
+                        mine.copy_(theirs)
+
+    return Shampoo(
+        groups,
+        betas=(betas[0], betas[1]),
+        weight_decay=weight_decay,
+        decoupled_weight_decay=True,
+        inverse_exponent_override=2,
+        preconditioning_compute_steps=10,
+        block_size=128,
+        graft_type=LayerWiseGrafting.SQRTN,
+        matrix_eps=eps,
+    )
+
+
+def learning_rate_factor(
+    step: int, steps: int, *, warmup_steps: int = 0, warmup_start: float | None = None, final: float = 1.0
+) -> float:
     """Return what to multiply the learning rates by at ``step`` (0 to ``steps``): linear warm-up, then cosine decay.
 
-    The first step of a warm-up is 1 / (warmup_steps + 1), the step after it 1, the end ``final``. The paper warms up
-    over 3000 of its 15,000 steps and decays to 0.01.
+    The first step of a warm-up is ``warmup_start``, 1 / (warmup_steps + 1) if None, the step after it 1, the end
+    ``final``. The paper warms up from 1e-5 over 3000 of its 15,000 steps and decays to 0.01.
     """
     if step < warmup_steps:
+        if warmup_start is not None:
+            return warmup_start + (1 - warmup_start) * step / warmup_steps
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -6,13 +6,14 @@ runs/<slug-of-prompt>/
     preview.png         refreshed while it runs
     checkpoints/        what --resume continues from
     contact_sheet.png   albedo, shaded and textureless views all around
-    turntable.mp4       the shaded object, once around
+    turntable.mp4       the shaded object, once around (unless pictures.video is off)
+    validation/         a picture every pictures.val_every steps, if that is set
     mesh.glb            the object with its colours
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from dreamfusion.assets.mesh import extract_mesh, save_glb
 from dreamfusion.assets.video import save_mp4
 from dreamfusion.cameras import Cameras, fixed_cameras, orbit_cameras, spherical_position
 from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint
-from dreamfusion.config import Config, load_config
+from dreamfusion.config import Config, PicturesConfig, load_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.optimize import State
@@ -87,15 +88,32 @@ def open_run(folder: Path | str, device: str = "auto") -> Result:
 
 
 def write_assets(result: Result) -> None:
-    """Write contact sheet, turntable and mesh; DreamFusionError if there is no object to write."""
+    """Write contact sheet, turntable (if configured) and mesh; DreamFusionError if there is no object to write."""
     scene = result.scene
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
     sheet = {str(shading): images for shading, images in scene.pictures(cameras, SHADINGS, SHEET_SIZE).items()}
     save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
-    turning = scene.pictures(orbit_cameras(TURNTABLE_FRAMES), ["lambertian"], TURNTABLE_SIZE)
-    save_mp4(turning["lambertian"], result.turntable, fps=_FPS)
+    pictures = result.config.pictures
+    if pictures.video:
+        frames = _around(scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
+        save_mp4(frames, result.turntable, fps=pictures.video_fps)
     save_glb(extract_mesh(scene.field, MESH_RESOLUTION), result.mesh)
+
+
+def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[Tensor]:
+    """Render pictures [3, S, S] of the scene once around, one at a time: large ones together take gigabytes."""
+    cameras = orbit_cameras(count, elevation_deg=pictures.elevation_deg, radius=pictures.radius, focal=pictures.focal)
+    for index in range(count):
+        view = scene.pictures(cameras[index : index + 1], [pictures.shading], size or TURNTABLE_SIZE)
+        yield view[pictures.shading][0]
+
+
+def save_validation(scene: Scene, pictures: PicturesConfig, step: int, folder: Path) -> None:
+    """Write validation/step_<step>.png in the folder of a run, the configured views side by side."""
+    (folder / "validation").mkdir(exist_ok=True)
+    views = _around(scene, pictures, pictures.val_views, pictures.val_resolution)
+    save_png(torch.cat(list(views), dim=2), folder / "validation" / f"step_{step:06d}.png")
 
 
 def preview(scene: Scene) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from dreamfusion.assets.images import save_png
 from dreamfusion.checkpoints import save_checkpoint
-from dreamfusion.config import Config, Preset, build_config, load_config, save_config
+from dreamfusion.config import Config, build_config, load_config, save_config
 from dreamfusion.critic import check_adaptable
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
@@ -21,9 +21,11 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.loading import STABLE_DIFFUSION
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.prepare import set_precision
-from dreamfusion.optimize import State, Step, optimize
+from dreamfusion.nemo import fit_device, fit_prior, read_nemo, refuse_mesh_stage
+from dreamfusion.optimize import State, Step, check_latent_phase, optimize
+from dreamfusion.presets import Preset
 from dreamfusion.prompts import validate_prompt
-from dreamfusion.results import Result, open_state, preview, write_assets
+from dreamfusion.results import Result, open_state, preview, save_validation, write_assets
 from dreamfusion.toybox import EMBEDDED_PRIOR
 
 RUNS = Path("runs")
@@ -34,6 +36,7 @@ def generate(
     prompt: str | None = None,
     *,
     preset: Preset = "default",
+    nemo_config: Path | str | None = None,
     config_file: Path | str | None = None,
     output: Path | str | None = None,
     resume: Path | str | None = None,
@@ -41,19 +44,24 @@ def generate(
     assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     **changes: Any,
 ) -> Result:
     """Make a 3D object from words and return where its files are.
 
-    ``preset``, then the YAML of ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as
-    ``steps=300`` or ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
+    ``preset`` or ``nemo_config`` (a model configuration of NVIDIA's NeMo, see `dreamfusion.nemo`), then the YAML of
+    ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as ``steps=300`` or
+    ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
     run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
     the configured one is. Without ``assets``, contact sheet, turntable and mesh are left out.
-    ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress.
+    ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
+    what is done differently from NeMo's configuration.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
     """
     if resume is not None:
         folder = Path(resume)
+        if nemo_config is not None:
+            raise DreamFusionError("A resumed run keeps its configuration: leave out --nemo-config.")
         config = _config_of(folder, prompt, changes)
         device = pick_device(config.device)
         state = open_state(folder, config, device)
@@ -61,9 +69,17 @@ def generate(
         _truncate_metrics(folder / "metrics.jsonl", state.step)
     else:
         given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
-        config = build_config(preset, given | changes, config_file)
+        tell = on_note or (lambda line: None)
+        nemo = None if nemo_config is None else _read_nemo(Path(nemo_config), preset, tell)
+        config = build_config(preset, given | changes, config_file, base=nemo)
         device = pick_device(config.device)
+        of_nemo = nemo is not None or preset == "nemo"
+        if of_nemo:
+            config = fit_device(config, device, tell)
         guidance = guidance_model or load_guidance(config, device)
+        if of_nemo:
+            config = fit_prior(config, guidance, tell)
+        check_latent_phase(config, guidance)
         if config.loss.kind == "vsd":
             check_adaptable(guidance)  # before there is a folder
         state = State.fresh(config, device)
@@ -78,6 +94,17 @@ def generate(
     if assets:
         write_assets(result)
     return result
+
+
+def _read_nemo(path: Path, preset: Preset, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Return the values of a NeMo configuration of the first stage, and tell what is done differently."""
+    if preset != "default":
+        raise DreamFusionError(f"Give --nemo-config or --preset {preset}, not both.")
+    nemo = read_nemo(path)
+    refuse_mesh_stage(nemo, path)
+    for note in nemo.notes:
+        tell(note)
+    return nemo.values
 
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:
@@ -95,6 +122,7 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
         dtype=set_precision(config.guidance.precision, device),
         image_size=config.guidance.image_size,
         execution=config.guidance.execution,
+        prompt_weighting=config.guidance.prompt_weighting,
     )
     if isinstance(guidance, PixelGuidance):
         guidance.check_vocabulary(config.prompt)
@@ -124,6 +152,9 @@ def _save_on_the_way(
                 if step.number % config.preview_every == 0:
                     metrics.flush()
                     save_png(preview(state.scene), folder / "preview.png")
+                every = config.pictures.val_every
+                if every is not None and step.number % every == 0:
+                    save_validation(state.scene, config.pictures, step.number, folder)
                 if on_step is not None:
                     on_step(step)
     except KeyboardInterrupt:

@@ -11,13 +11,26 @@ from torch import Tensor, nn
 from dreamfusion.cameras import Cameras
 from dreamfusion.config import OptimConfig, SceneConfig
 from dreamfusion.fields.background import LearnedBackground, StaticBackground
+from dreamfusion.fields.field import Field
+from dreamfusion.fields.mip_nerf import MipField
 from dreamfusion.fields.nerf import NerfField
+from dreamfusion.renderers.nerfacc import require_nerfacc
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
+from dreamfusion.renderers.proposal import ProposalNetwork
 from dreamfusion.renderers.volume import RenderOutput, RenderSettings, render, render_pictures
 from dreamfusion.shading import Lights, Shading, headlights
 
 PICTURE_BACKDROP = (0.80, 0.81, 0.84)
 """Colour behind the object in finished pictures."""
+
+
+def build_field(config: SceneConfig, generator: torch.Generator) -> Field:
+    """Return a fresh field of the configured architecture, its random weights drawn from ``generator``."""
+    match config.architecture:
+        case "hashgrid":
+            return NerfField(config.nerf, generator)
+        case "mip360":
+            return MipField(config.mip, generator)
 
 
 class Scene(nn.Module):
@@ -28,26 +41,50 @@ class Scene(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.config = config
-        self.field = NerfField(config.nerf, generator)
+        self.field = build_field(config, generator)
         self.background: LearnedBackground | StaticBackground
         if config.background == "learned":
-            self.background = LearnedBackground(generator=generator)
+            self.background = LearnedBackground(config.background_network, generator)
         else:
             self.background = StaticBackground(config.background_color)
-        step = config.step_length
-        self.occupancy = OccupancyGrid(OccupancyConfig(resolution=config.occupancy_resolution, step_length=step))
-        self.settings = RenderSettings(step_length=step)
+        step, density = config.step_length, config.occupancy_density
+        self.occupancy = OccupancyGrid(OccupancyConfig(config.occupancy_resolution, step_length=step, density=density))
+        self.proposal: ProposalNetwork | None = None
+        if config.renderer == "proposal":
+            self.proposal = ProposalNetwork(config.proposal, generator)
+        if config.renderer == "nerfacc":
+            require_nerfacc()
+        self.settings = RenderSettings(
+            step_length=step,
+            dt_gamma=config.dt_gamma,
+            max_steps=config.max_steps,
+            marcher="nerfacc" if config.renderer == "nerfacc" else "warp",
+            material=config.material,
+        )
 
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
-        return self.field.table.device
+        return self.field.progress.device
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        """Return optimiser groups: hash grid, networks, and the background if it learns."""
+        """Return optimiser groups: hash grid, networks, and what learns of background and proposal network."""
         groups = self.field.parameter_groups(optim.grid_lr, optim.network_lr)
         behind = list(self.background.parameters())
-        return [*groups, {"params": behind, "lr": optim.network_lr}] if behind else groups
+        if behind:
+            groups.append({"params": behind, "lr": optim.background_lr or optim.network_lr})
+        if self.proposal is not None:
+            groups.append({"params": list(self.proposal.parameters()), "lr": optim.network_lr})
+        return groups
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the field which share of the run is done, for encodings that are annealed."""
+        self.field.progress.fill_(progress)
+
+    def update_occupancy(self, generator: torch.Generator) -> None:
+        """Look again which cells are occupied, from time to time during a run."""
+        if self.proposal is None:
+            self.occupancy.update(self.field, generator)
 
     def render(
         self,
@@ -58,6 +95,7 @@ class Scene(nn.Module):
         *,
         generator: torch.Generator,
         random_backdrop: Tensor,
+        with_normals: bool = False,
     ) -> RenderOutput:
         """Render square training views, differentiably; ``random_backdrop`` [B, 3] is used if so configured."""
         backdrop = random_backdrop.to(self.device) if self.config.background == "random" else None
@@ -72,11 +110,14 @@ class Scene(nn.Module):
             self.settings,
             generator=generator,
             background_color=backdrop,
+            with_normals=with_normals,
+            proposal=self.proposal,
         )
 
     def refresh_occupancy(self) -> None:
         """Find anew which cells are occupied, for finished pictures: the grid of a run lags behind its field."""
-        self.occupancy.refresh(self.field, torch.Generator().manual_seed(0))
+        if self.proposal is None:
+            self.occupancy.refresh(self.field, torch.Generator().manual_seed(0))
 
     def pictures(
         self,
@@ -100,5 +141,6 @@ class Scene(nn.Module):
             shadings,
             self.settings,
             background_color=torch.tensor(backdrop, device=self.device).expand(len(cameras), 3),
+            proposal=self.proposal,
         )
         return {shading: output.rgb for shading, output in zip(shadings, outputs, strict=True)}

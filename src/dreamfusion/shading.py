@@ -6,6 +6,7 @@ The three renderings that the method alternates between: plain albedo, Lambertia
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.cameras import Cameras
+from dreamfusion.errors import DreamFusionError
 
 Shading = Literal["albedo", "lambertian", "textureless"]
 
@@ -34,11 +36,31 @@ class Lights:
 
 
 @dataclass(frozen=True)
+class Material:
+    """What light does at the surface beside being scattered: a Phong highlight on Lambertian views, off by default.
+
+    ``specular`` is its weight (0.2 to 0.5 looks like plastic), ``shininess`` its exponent: 10 is dull, 100 polished.
+    """
+
+    specular: float = 0.0
+    shininess: float = 32.0
+
+    def __post_init__(self) -> None:
+        if self.specular < 0 or self.shininess < 1:
+            raise DreamFusionError("Material: give specular of at least 0 and shininess of at least 1.")
+
+
+@dataclass(frozen=True)
 class LightRange:
     """What random lights are drawn from (paper section 3.2 and A.2; lengths twice the paper's, as the scene is).
 
     The paper's lights scatter twice as far around the camera (direction_noise 1) and leave 0.1 of ambient light. Many
     views are then nearly black, and tell a small prior nothing.
+
+    With ``ambient_max`` each light draws its ambient part between ``ambient`` and that, and its diffuse part is the
+    rest of 1 (NVIDIA's NeMo draws the first in the same way, but leaves the second at 1, so that its pictures clip).
+    With ``position_noise``, in world units, a light's direction is that of a point drawn around the camera's position,
+    as in the paper, in place of one drawn around the camera's direction.
     """
 
     distance_min: float = 1.6
@@ -46,27 +68,54 @@ class LightRange:
     direction_noise: float = 0.5
     ambient: float = 0.3
     diffuse: float = 0.7
+    ambient_max: float | None = None
+    position_noise: float | None = None
 
 
 def sample_lights(cameras: Cameras, light_range: LightRange, generator: torch.Generator) -> Lights:
     """Draw one point light per camera: direction from a normal around the camera's, distance uniform (A.2)."""
     count = len(cameras)
-    around = torch.nn.functional.normalize(cameras.position, dim=-1)
-    around = around + light_range.direction_noise * torch.randn(count, 3, generator=generator)
+    around, spread = torch.nn.functional.normalize(cameras.position, dim=-1), light_range.direction_noise
+    if light_range.position_noise is not None:
+        around, spread = cameras.position, light_range.position_noise
+    around = around + spread * torch.randn(count, 3, generator=generator)
     span = light_range.distance_max - light_range.distance_min
     distance = light_range.distance_min + span * torch.rand(count, 1, generator=generator)
     position = torch.nn.functional.normalize(around, dim=-1) * distance
-    return Lights(position, torch.full((count,), light_range.diffuse), torch.full((count,), light_range.ambient))
+    if light_range.ambient_max is None:
+        return Lights(position, torch.full((count,), light_range.diffuse), torch.full((count,), light_range.ambient))
+    ambient = light_range.ambient + (light_range.ambient_max - light_range.ambient) * torch.rand(
+        count, generator=generator
+    )
+    return Lights(position, 1 - ambient, ambient)
 
 
-def sample_backdrops(count: int, generator: torch.Generator) -> Tensor:
-    """Draw a plain colour behind each view, [count, 3]: greys from dark to white with a faint tint.
+Backdrops = Literal["grey", "any"]
+
+
+def sample_backdrops(
+    count: int,
+    generator: torch.Generator,
+    colors: Backdrops = "grey",
+    *,
+    ratio: float = 1.0,
+    base: Sequence[float] = (1.0, 1.0, 1.0),
+) -> Tensor:
+    """Draw a plain colour behind each view, [count, 3]: greys from dark to white with a faint tint, or any colour.
 
     A backdrop that changes keeps paint out of the background. Any colour would do for that, but then a small prior has
-    to learn every toy before every colour: grey ones let it see shapes far sooner.
+    to learn every toy before every colour: grey ones let it see shapes far sooner. Only a share ``ratio`` of the views
+    gets one, the others the colour ``base``. (NeMo's group "random" draws for all views at once, with ratio 0.5, and
+    then a colour per ray.)
     """
-    level = 0.25 + 0.7 * torch.rand(count, 1, generator=generator)
-    return (level + 0.1 * (2 * torch.rand(count, 3, generator=generator) - 1)).clamp(0, 1)
+    if colors == "any":
+        drawn = torch.rand(count, 3, generator=generator)
+    else:
+        level = 0.25 + 0.7 * torch.rand(count, 1, generator=generator)
+        drawn = (level + 0.1 * (2 * torch.rand(count, 3, generator=generator) - 1)).clamp(0, 1)
+    if ratio == 1:
+        return drawn
+    return torch.where(torch.rand(count, 1, generator=generator) < ratio, drawn, torch.tensor(base))
 
 
 def headlights(cameras: Cameras, *, ambient: float = 0.3, side_deg: float = 30.0) -> Lights:
@@ -79,13 +128,37 @@ def headlights(cameras: Cameras, *, ambient: float = 0.3, side_deg: float = 30.0
 
 
 def shade(
-    albedo: Tensor, normal: Tensor, point: Tensor, light_position: Tensor, diffuse: Tensor, ambient: Tensor
+    albedo: Tensor,
+    normal: Tensor,
+    point: Tensor,
+    light_position: Tensor,
+    diffuse: Tensor,
+    ambient: Tensor,
+    highlight: Tensor | None = None,
 ) -> Tensor:
     """Return Lambertian colour: albedo * (diffuse * max(0, n . l) + ambient), l the unit vector to the light.
 
     Paper equation 4. ``albedo``, ``normal`` (unit), ``point`` and ``light_position`` are [..., 3];
-    ``diffuse`` and ``ambient`` broadcast against [..., 1]. Textureless: pass an albedo of ones.
+    ``diffuse`` and ``ambient`` broadcast against [..., 1]. Textureless: pass an albedo of ones. ``highlight`` [..., 1]
+    (see `phong_highlight`) is white light, diffuse * highlight, that the albedo does not colour.
     """
     to_light = torch.nn.functional.normalize(light_position - point, dim=-1)
     cosine = (normal * to_light).sum(dim=-1, keepdim=True).clamp(min=0)
-    return albedo * (diffuse * cosine + ambient)
+    color = albedo * (diffuse * cosine + ambient)
+    return color if highlight is None else color + diffuse * highlight
+
+
+def phong_highlight(
+    normal: Tensor, point: Tensor, light_position: Tensor, direction: Tensor, material: Material
+) -> Tensor:
+    """Return the weight of the specular reflection (Phong 1975): k max(0, r . v)^s where the light is in front, else 0.
+
+    r = 2 (n . l) n - l is the light's direction l mirrored at the normal n, v the direction to the camera; k is
+    ``material.specular``, s ``material.shininess``. All [..., 3]; ``direction`` is the ray's, from the camera, so
+    v = -direction. The result is [..., 1].
+    """
+    to_light = torch.nn.functional.normalize(light_position - point, dim=-1)
+    cosine = (normal * to_light).sum(dim=-1, keepdim=True)
+    mirrored = 2 * cosine * normal - to_light
+    aligned = -(mirrored * direction).sum(dim=-1, keepdim=True)
+    return torch.where(cosine > 0, material.specular * aligned.clamp(min=0) ** material.shininess, 0.0)

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 
 from dreamfusion.assets.images import contact_sheet, save_png
-from dreamfusion.config import Preset
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.evaluation import Evaluation, evaluate
 from dreamfusion.evaluate.judge import Judge
@@ -24,6 +23,7 @@ from dreamfusion.evaluate.prompts import PromptList
 from dreamfusion.evaluate.report import show
 from dreamfusion.evaluate.statistics import Estimate
 from dreamfusion.files import prepare_output_dir, slugify, write_text
+from dreamfusion.presets import Preset
 
 Study = Literal["parts", "guidance"]
 

@@ -27,13 +27,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamfusion.cameras import fixed_cameras
-from dreamfusion.config import Preset, build_config
+from dreamfusion.config import build_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.judge import Judge
 from dreamfusion.evaluate.prompts import PromptList, distinct_shapes, shape
 from dreamfusion.evaluate.statistics import Estimate, bootstrap, share
 from dreamfusion.evaluate.worker import AZIMUTHS_DEG, ELEVATION_DEG, VIEW_SIZE
 from dreamfusion.files import prepare_output_dir, slugify, write_text
+from dreamfusion.presets import Preset
 from dreamfusion.results import SHADINGS
 from dreamfusion.scene import PICTURE_BACKDROP
 from dreamfusion.shading import headlights

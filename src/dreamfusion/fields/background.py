@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields.encodings import frequency_channels, frequency_encode
 from dreamfusion.fields.nerf import mlp
+
+
+@dataclass(frozen=True)
+class BackgroundConfig:
+    """Size of the learned background's network (NeMo, for its tetrahedra: 6 octaves, one hidden layer of 32)."""
+
+    frequencies: int = 4
+    hidden_width: int = 16
+    hidden_layers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.frequencies < 0 or self.hidden_width < 1 or self.hidden_layers < 1:
+            raise DreamFusionError("Background: give frequencies of at least 0 and a hidden layer of width 1 or more.")
 
 
 class LearnedBackground(nn.Module):
     """A small network on sines and cosines of the direction, so smooth that no object fits into it."""
 
-    def __init__(self, frequencies: int = 4, hidden_width: int = 16, generator: torch.Generator | None = None) -> None:
-        """Encode with ``frequencies`` octaves; draw initial parameters from ``generator`` (global if None)."""
+    def __init__(self, config: BackgroundConfig | None = None, generator: torch.Generator | None = None) -> None:
+        """Draw initial parameters from ``generator`` (global if None)."""
         super().__init__()
-        self.frequencies = frequencies
-        self.network = mlp(3 + 6 * frequencies, 3, hidden_width, 1, generator)
+        c = config or BackgroundConfig()
+        self.frequencies = c.frequencies
+        self.network = mlp(frequency_channels(c.frequencies), 3, c.hidden_width, c.hidden_layers, generator)
 
     def forward(self, directions: Tensor) -> Tensor:
         """Return colours [..., 3] in (0, 1) for unit ``directions`` [..., 3]."""
-        scale = 2.0 ** torch.arange(self.frequencies, device=directions.device)
-        angles = (directions[..., None, :] * scale[:, None]).flatten(-2)
-        return torch.sigmoid(self.network(torch.cat([directions, angles.sin(), angles.cos()], dim=-1)))
+        return torch.sigmoid(self.network(frequency_encode(directions, self.frequencies)))
 
 
 class StaticBackground(nn.Module):

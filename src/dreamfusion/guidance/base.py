@@ -61,13 +61,15 @@ class Guidance(ABC):
     ``alphas_cumprod`` [T] is abar on ``device``; ``sample_size`` is the side, in pixels, of the images it knows.
     Only `encode` is differentiable: score distillation leaves out the Jacobian of the denoiser (paper equation 3).
     ``denoiser`` is the network behind `predict_noise`, to which variational score distillation adds adapters
-    (`dreamfusion.critic`); it is None for a prior in closed form or a compiled engine.
+    (`dreamfusion.critic`); it is None for a prior in closed form or a compiled engine. ``latent_shape`` is
+    that of z for one image, (channels, S, S), and None for a prior whose z is the image itself.
     """
 
     alphas_cumprod: Tensor
     sample_size: int
     device: torch.device
     denoiser: nn.Module | None = None
+    latent_shape: tuple[int, int, int] | None = None
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Embeddings:

@@ -22,15 +22,21 @@ def open_prior(
     dtype: torch.dtype = torch.float32,
     image_size: int | None = None,
     execution: Execution | None = None,
+    prompt_weighting: bool = False,
 ) -> Guidance:
     """Load the diffusion prior of a folder, a single file or a hub name, as what its own index says it is.
 
     ``image_size`` is the side of the pictures that a latent prior is shown, by default the model's own;
-    ``execution`` holds the switches for memory and speed.
+    ``execution`` holds the switches for memory and speed; with ``prompt_weighting`` prompts hold weights.
     Raises DreamFusionError for anything that does not load, and for families that are not known.
     """
     latent: type[LatentGuidance]
-    match model_family(model):
+    family = model_family(model)
+    if prompt_weighting and family not in (StableDiffusion.family, StableDiffusionXL.family):
+        raise DreamFusionError(
+            f"guidance.prompt_weighting is for Stable Diffusion 1, 2 and XL, and {model} is neither: leave it out."
+        )
+    match family:
         case "StableDiffusionPipeline":
             latent = StableDiffusion
         case "StableDiffusionXLPipeline":
@@ -43,4 +49,11 @@ def open_prior(
             if image_size is not None:
                 raise DreamFusionError(f"{model} works on pixels at its own size: leave out guidance.image_size.")
             return PixelGuidance(model, device=device, dtype=dtype, execution=execution)
-    return latent(model, device=device, dtype=dtype, image_size=image_size, execution=execution)
+    return latent(
+        model,
+        device=device,
+        dtype=dtype,
+        image_size=image_size,
+        execution=execution,
+        prompt_weighting=prompt_weighting,
+    )

@@ -26,6 +26,7 @@ from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.prepare import denoiser_of, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import clip_chunks, warn_of_cuts
+from dreamfusion.guidance.weighting import check_compel, plain_text, weighted_tokens
 
 
 class LatentGuidance(Guidance):
@@ -33,7 +34,8 @@ class LatentGuidance(Guidance):
 
     ``model`` is a folder, a single file or a hub name. ``image_size`` is the side of the pictures it is shown, by
     default the model's own; smaller ones need less memory. Weights are held and run in ``dtype``, while everything
-    returned is float32; ``execution`` holds the switches for memory and speed. Raises DreamFusionError for anything
+    returned is float32; ``execution`` holds the switches for memory and speed. With ``prompt_weighting`` prompts hold
+    weights, for families that ``weighs_words``. Raises DreamFusionError for anything
     that does not load, is of another family, or has no use for a switch that is given.
     """
 
@@ -43,6 +45,8 @@ class LatentGuidance(Guidance):
     """latent pixels that the denoiser takes as channels of one"""
     clip_tokens: ClassVar[bool] = True
     """whether the tokens begin with CLIP's"""
+    weighs_words: ClassVar[bool] = False
+    """whether prompts may hold weights (`dreamfusion.guidance.weighting`)"""
 
     def __init__(
         self,
@@ -53,7 +57,11 @@ class LatentGuidance(Guidance):
         variant: str | None = None,
         image_size: int | None = None,
         execution: Execution | None = None,
+        prompt_weighting: bool = False,
     ) -> None:
+        if prompt_weighting:
+            check_compel()
+        self._prompt_weighting = prompt_weighting
         pipeline: Any = load_pipeline(model, dtype, variant, family=self.family)
         self.device = torch.device(device)
         self._pipeline = pipeline
@@ -65,6 +73,8 @@ class LatentGuidance(Guidance):
         self.alphas_cumprod = self._schedule.alphas_cumprod
         self.sample_size = image_size or _native_size(pipeline, self._denoiser)
         self._check(model)
+        side = self.sample_size // pipeline.vae_scale_factor
+        self.latent_shape = (self._vae.config.latent_channels, side, side)
         prepare(pipeline, execution or Execution(), self.device, model)
         self._vae = pipeline.vae  # it may be a tiny one now
         if dtype == torch.float16 and self._vae.config.force_upcast:
@@ -90,10 +100,19 @@ class LatentGuidance(Guidance):
         CLIP reads 77 tokens. Longer prompts are read in chunks (`clip_chunks`) whose tokens follow one another, so
         that L is 77 times the number of chunks; shorter prompts of the same call get empty chunks, as usual in the
         field. Pooled texts are averaged over a prompt's own chunks. T5 reads a prompt as a whole, and what it does not
-        read is warned of.
+        read is warned of. Weights in prompts are for the tokens alone.
         """
         if self._released:
             raise RuntimeError("embed was called after release_text_encoders")
+        if not self._prompt_weighting:
+            return self._embed_plain(prompts)
+        plain = self._embed_plain([plain_text(prompt) for prompt in prompts])
+        tokens = weighted_tokens(self._pipeline, prompts, str(self.device)).float().to(self.device)
+        # What the model knows as zeros, the empty prompt of Stable Diffusion XL, is not to become words.
+        known = plain.tokens.flatten(1).any(dim=1)
+        return Embeddings(tokens * known[:, None, None], plain.pooled)
+
+    def _embed_plain(self, prompts: Sequence[str]) -> Embeddings:
         if t5 := self._t5():
             warn_of_cuts(t5[0], prompts, t5[1])
         clip = self._pipeline.tokenizer
@@ -167,6 +186,7 @@ class StableDiffusion(LatentGuidance):
     """Stable Diffusion 1.x and 2.x: one CLIP text encoder, noise or v prediction as the scheduler's config says."""
 
     family = "StableDiffusionPipeline"
+    weighs_words = True
 
     def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _ = self._pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)
@@ -184,6 +204,7 @@ class StableDiffusionXL(LatentGuidance):
     """
 
     family = "StableDiffusionXLPipeline"
+    weighs_words = True
 
     def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _, pooled, _ = self._pipeline.encode_prompt(

@@ -152,15 +152,17 @@ class _RaySum(torch.autograd.Function):
         return weights_grad, values_grad, None, None
 
 
-def ray_weights(sigma: Tensor, step: float, offsets: Tensor) -> tuple[Tensor, Tensor]:
+def ray_weights(sigma: Tensor, step: float | Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Return weights w and transmittance T of packed samples, both [S].
 
-    ``sigma`` [S] is density per world unit, ``step`` the length each sample stands for, ``offsets`` [R + 1] int32
-    where each ray's samples begin (see ``PackedSamples``). The weights are differentiable once with respect to
-    sigma; the transmittance is not differentiable.
+    ``sigma`` [S] is density per world unit, ``step`` the length each sample stands for, one number or [S], ``offsets``
+    [R + 1] int32 where each ray's samples begin (see ``PackedSamples``). The weights are differentiable once with
+    respect to sigma; the transmittance is not differentiable.
 
     Example: sigma = [ln 2, ln 2], step = 1, one ray: w = [1/2, 1/4], T = [1, 1/2].
     """
+    if isinstance(step, Tensor):
+        sigma, step = sigma * step, 1.0
     if uses_warp(sigma.device):
         return _RayWeights.apply(sigma, step, offsets)
     return ray_weights_reference(sigma, step, offsets)

@@ -78,6 +78,7 @@ class HashGridLayout:
 
 _Corners = wp.types.vector(length=8, dtype=wp.int32)
 _Weights = wp.types.vector(length=8, dtype=wp.float32)
+_Faces = wp.types.vector(length=4, dtype=wp.float32)
 
 
 @wp.func
@@ -118,6 +119,26 @@ def _weights(w: wp.vec3):
 
 
 @wp.func
+def _slope_weights(w: wp.vec3, slope: wp.vec3):
+    """Return how the weights change when the fractions ``w`` change by ``slope``: the product rule, term by term."""
+    x0, y0, z0 = 1.0 - w[0], 1.0 - w[1], 1.0 - w[2]
+    # Each line: the change of one fraction times the weights along the other two axes.
+    x = slope[0] * _Faces(y0 * z0, w[1] * z0, y0 * w[2], w[1] * w[2])
+    y = slope[1] * _Faces(x0 * z0, w[0] * z0, x0 * w[2], w[0] * w[2])
+    z = slope[2] * _Faces(x0 * y0, w[0] * y0, x0 * w[1], w[0] * w[1])
+    return _Weights(
+        -x[0] - y[0] - z[0],
+        x[0] - y[1] - z[1],
+        -x[1] + y[0] - z[2],
+        x[1] + y[1] - z[3],
+        -x[2] - y[2] + z[0],
+        x[2] - y[3] + z[1],
+        -x[3] + y[2] + z[2],
+        x[3] + y[3] + z[3],
+    )
+
+
+@wp.func
 def _grid_position(x: wp.vec3, resolution: int):
     return wp.vec3(wp.clamp(x[0], 0.0, 1.0), wp.clamp(x[1], 0.0, 1.0), wp.clamp(x[2], 0.0, 1.0)) * float(resolution)
 
@@ -138,19 +159,45 @@ def _fraction(position: wp.vec3, cell: wp.vec3i, smoothstep: bool):
     return w
 
 
+@wp.func
+def _fraction_slope(position: wp.vec3, cell: wp.vec3i, resolution: int, smoothstep: bool):
+    """Return the derivative of each fraction along its own axis of the unit cube."""
+    w = position - wp.vec3(float(cell[0]), float(cell[1]), float(cell[2]))
+    if smoothstep:
+        rate = 6.0 * float(resolution)
+        return rate * wp.vec3(w[0] * (1.0 - w[0]), w[1] * (1.0 - w[1]), w[2] * (1.0 - w[2]))
+    return wp.vec3(float(resolution), float(resolution), float(resolution))
+
+
+@wp.func
+def _value_at(direction: wp.vec3, position: wp.vec3, cell: wp.vec3i, resolution: int, smoothstep: bool):
+    """Return the weights of the corners of a cell."""
+    return _weights(_fraction(position, cell, smoothstep))
+
+
+@wp.func
+def _slope_at(direction: wp.vec3, position: wp.vec3, cell: wp.vec3i, resolution: int, smoothstep: bool):
+    """Return the derivative of those weights when the point moves along ``direction``."""
+    w = _fraction(position, cell, smoothstep)
+    return _slope_weights(w, wp.cw_mul(direction, _fraction_slope(position, cell, resolution, smoothstep)))
+
+
 @functools.cache
-def _kernels(features: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel]:
+def _kernels(features: int, along: bool = False) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel]:
     """Build (encode, clear, scatter) for ``features`` per entry, so that an entry is one vector load.
 
     They hold encodings as [L, N, F]: a thread works on one level at a time and so walks through memory in order. From
     [N, L, F], two threads were no faster than one at scattering, and the transposing copy costs an eighth of the gain.
+    With ``along`` they encode, and scatter, the derivative of the encoding along a direction at each point.
     """
     vec: Any = wp.types.vector(length=features, dtype=wp.float32)
-    module = wp.get_module(f"dreamfusion_hashgrid_{features}")
+    module = wp.get_module(f"dreamfusion_hashgrid_{features}{'_along' if along else ''}")
+    corner_weights = _slope_at if along else _value_at
 
     @wp.kernel(enable_backward=False, module=module)
     def encode(
         points: wp.array(dtype=wp.vec3),
+        directions: wp.array(dtype=wp.vec3),
         table: wp.array(dtype=vec),
         resolutions: wp.array(dtype=int),
         offsets: wp.array(dtype=int),
@@ -170,7 +217,7 @@ def _kernels(features: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel]:
         for i in range(begin, wp.min(begin + grain, last)):
             position = _grid_position(points[i], resolution)
             c = _cell(position, resolution)
-            weights = _weights(_fraction(position, c, smoothstep))
+            weights = corner_weights(directions[i], position, c, resolution, smoothstep)
             entries = _entries(c, offset, resolution, size, dense)
             total = vec()
             for k in range(8):
@@ -190,6 +237,7 @@ def _kernels(features: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel]:
     @wp.kernel(enable_backward=False, module=module)
     def scatter(
         points: wp.array(dtype=wp.vec3),
+        directions: wp.array(dtype=wp.vec3),
         encoding_grad: wp.array2d(dtype=vec),
         resolutions: wp.array(dtype=int),
         offsets: wp.array(dtype=int),
@@ -211,13 +259,55 @@ def _kernels(features: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel]:
         for i in range(begin, wp.min(begin + grain, count)):
             position = _grid_position(points[i], resolution)
             c = _cell(position, resolution)
-            weights = _weights(_fraction(position, c, smoothstep))
+            weights = corner_weights(directions[i], position, c, resolution, smoothstep)
             entries = _entries(c, offset, resolution, size, dense)
             g = encoding_grad[level, i]
             for k in range(8):
                 wp.atomic_add(table_grad, entries[k], weights[k] * g)
 
     return encode, clear, scatter
+
+
+@functools.cache
+def _slope_kernel(features: int) -> wp.Kernel:
+    """Build the kernel that carries an upstream gradient from the encoding [L, N, F] to the points, level by level."""
+    vec: Any = wp.types.vector(length=features, dtype=wp.float32)
+
+    @wp.kernel(enable_backward=False, module=wp.get_module(f"dreamfusion_hashgrid_{features}_slope"))
+    def slope(
+        points: wp.array(dtype=wp.vec3),
+        table: wp.array(dtype=vec),
+        upstream: wp.array2d(dtype=vec),
+        resolutions: wp.array(dtype=int),
+        offsets: wp.array(dtype=int),
+        dense_levels: int,
+        smoothstep: bool,
+        slopes: wp.array2d(dtype=wp.vec3),
+        first: int,
+        last: int,
+        grain: int,
+    ):
+        level, block = wp.tid()
+        resolution = resolutions[level]
+        offset = offsets[level]
+        size = offsets[level + 1] - offset
+        dense = level < dense_levels
+        begin = first + block * grain
+        for i in range(begin, wp.min(begin + grain, last)):
+            position = _grid_position(points[i], resolution)
+            c = _cell(position, resolution)
+            w = _fraction(position, c, smoothstep)
+            rate = _fraction_slope(position, c, resolution, smoothstep)
+            x = _slope_weights(w, wp.vec3(rate[0], 0.0, 0.0))
+            y = _slope_weights(w, wp.vec3(0.0, rate[1], 0.0))
+            z = _slope_weights(w, wp.vec3(0.0, 0.0, rate[2]))
+            entries = _entries(c, offset, resolution, size, dense)
+            total = wp.vec3()
+            for k in range(8):
+                total += wp.dot(table[entries[k]], upstream[level, i]) * wp.vec3(x[k], y[k], z[k])
+            slopes[level, i] = total
+
+    return slope
 
 
 @functools.cache
@@ -230,27 +320,48 @@ def _vector_type(features: int) -> Any:
     return wp.types.vector(length=features, dtype=wp.float32)
 
 
-def _warp_encode(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+def _warp_encode(points: Tensor, table: Tensor, layout: HashGridLayout, directions: Tensor | None = None) -> Tensor:
+    """Encode ``points``, or with ``directions`` the derivative along them."""
     vec, device = _vector_type(layout.features), points.device
-    encode, _, _ = _kernels(layout.features)
+    encode, _, _ = _kernels(layout.features, along=directions is not None)
     resolutions, offsets = _layout_tensors(layout, device)
     encoding = points.new_empty(layout.levels, len(points), layout.features)
-    arguments = [array(points, wp.vec3), array(table, vec), array(resolutions), array(offsets)]
+    # A kernel without directions never reads the argument that stands in for them.
+    arguments = [array(points, wp.vec3), array(points if directions is None else directions, wp.vec3)]
+    arguments += [array(table, vec), array(resolutions), array(offsets)]
     arguments += [layout.dense_levels, layout.smoothstep, array(encoding, vec)]
     launch_over(encode, len(points), arguments, device, lanes=layout.levels)
     return encoding.transpose(0, 1).flatten(1)
 
 
-def _warp_encode_backward(points: Tensor, encoding_grad: Tensor, layout: HashGridLayout) -> Tensor:
+def _warp_slope(points: Tensor, table: Tensor, upstream: Tensor, layout: HashGridLayout) -> Tensor:
+    vec, device = _vector_type(layout.features), points.device
+    resolutions, offsets = _layout_tensors(layout, device)
+    slopes = points.new_empty(layout.levels, len(points), 3)
+    arguments = [array(points, wp.vec3), array(table, vec), array(_by_level(upstream, layout), vec)]
+    arguments += [array(resolutions), array(offsets), layout.dense_levels, layout.smoothstep, array(slopes, wp.vec3)]
+    launch_over(_slope_kernel(layout.features), len(points), arguments, device, lanes=layout.levels)
+    return slopes.sum(0)
+
+
+def _by_level(encoding: Tensor, layout: HashGridLayout) -> Tensor:
+    """Return an encoding [N, L * F] as the kernels hold it, [L, N, F]."""
+    return encoding.view(len(encoding), layout.levels, layout.features).transpose(0, 1).contiguous()
+
+
+def _warp_scatter(
+    points: Tensor, encoding_grad: Tensor, layout: HashGridLayout, directions: Tensor | None = None
+) -> Tensor:
+    """Return the gradient to the table for one to the encoding, or to its derivative along ``directions``."""
     vec, device, count = _vector_type(layout.features), points.device, len(points)
-    _, clear, scatter = _kernels(layout.features)
+    _, clear, scatter = _kernels(layout.features, along=directions is not None)
     resolutions, offsets = (array(t) for t in _layout_tensors(layout, device))
     # Not zeros: each thread clears its own levels just before it adds to them, while they are in its cache.
     table_grad = large_empty(layout.entries, layout.features, device)
     grad = array(table_grad, vec)
-    by_level = encoding_grad.view(count, layout.levels, layout.features).transpose(0, 1).contiguous()
-    inputs = [array(points, wp.vec3), array(by_level, vec)]
-    inputs += [resolutions, offsets, layout.dense_levels, layout.smoothstep]
+    by_level = _by_level(encoding_grad, layout)
+    inputs = [array(points, wp.vec3), array(points if directions is None else directions, wp.vec3)]
+    inputs += [array(by_level, vec), resolutions, offsets, layout.dense_levels, layout.smoothstep]
     largest = max(b - a for a, b in itertools.pairwise(layout.offsets))
     step = grain(device)
 
@@ -282,21 +393,54 @@ class _HashEncode(torch.autograd.Function):
         (points,) = ctx.saved_tensors
         table_grad = None
         if ctx.needs_input_grad[1]:
-            table_grad = _warp_encode_backward(points, encoding_grad.contiguous(), ctx.layout)
+            table_grad = _warp_scatter(points, encoding_grad.contiguous(), ctx.layout)
         return None, table_grad, None
+
+
+class _HashSlope(torch.autograd.Function):
+    """For an upstream gradient u: J^T u, J the Jacobian of the encoding in space. Linear in u and in the table."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, table: Tensor, upstream: Tensor, layout: HashGridLayout) -> Tensor:
+        points, table, upstream = points.contiguous(), table.contiguous(), upstream.contiguous()
+        ctx.save_for_backward(points, table, upstream)
+        ctx.layout = layout
+        return _warp_slope(points, table, upstream, layout)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
+        # grad . J^T u = u . J grad, and J grad is the derivative of the encoding along grad: so its gradient to u is
+        # that derivative, and to the table what scattering u with the derivatives of the weights gives.
+        points, table, upstream = ctx.saved_tensors
+        grad = grad.contiguous()
+        table_grad = _warp_scatter(points, upstream, ctx.layout, grad) if ctx.needs_input_grad[1] else None
+        upstream_grad = _warp_encode(points, table, ctx.layout, grad) if ctx.needs_input_grad[2] else None
+        return None, table_grad, upstream_grad, None
 
 
 def hash_encode(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
     """Interpolate the features of all levels at ``points``: the encoding [N, L * F], level by level.
 
     ``points`` [N, 3] lie in [0, 1]^3 (clamped to it), ``table`` is [E, F], both float32. Differentiable once with
-    respect to the table; *not* differentiable with respect to the points (normals use finite differences, which
-    carry a gradient to the table that a hand-written second derivative would also have to).
+    respect to the table; *not* differentiable with respect to the points: `hash_encode_slope` is its derivative there.
     On the CPU the gradient is the same bits on every run; on CUDA sums are taken in any order.
     """
     if uses_warp(points.device):
         return _HashEncode.apply(points.detach(), table, layout)
-    return hash_encode_reference(points, table, layout)
+    return hash_encode_reference(points.detach(), table, layout)
+
+
+def hash_encode_slope(points: Tensor, table: Tensor, upstream: Tensor, layout: HashGridLayout) -> Tensor:
+    """Return the gradient [N, 3], with respect to the points, of sum(upstream * hash_encode(points, table)).
+
+    Shapes as in `hash_encode`, ``upstream`` [N, L * F]. Differentiable once with respect to table and upstream: what
+    analytic normals need, the second derivative of the encoding that mixes space and table. *Not* differentiable
+    with respect to the points. Points on the boundary of a cell get the derivative of one side of it.
+    """
+    if uses_warp(points.device):
+        return _HashSlope.apply(points.detach(), table, upstream, layout)
+    return hash_encode_slope_reference(points, table, upstream, layout)
 
 
 def hash_encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
@@ -304,7 +448,7 @@ def hash_encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout)
     corner = torch.tensor(list(itertools.product((0, 1), repeat=3)), device=points.device)
     encodings = []
     for level, resolution in enumerate(layout.resolutions):
-        position = points.detach().clamp(0, 1) * resolution
+        position = points.clamp(0, 1) * resolution
         cell = position.long().clamp(max=resolution - 1)
         w = position - cell
         if layout.smoothstep:
@@ -320,3 +464,12 @@ def hash_encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout)
         features = table[layout.offsets[level] + index]
         encodings.append((weight[..., None] * features).sum(dim=1))
     return torch.cat(encodings, dim=-1)
+
+
+def hash_encode_slope_reference(points: Tensor, table: Tensor, upstream: Tensor, layout: HashGridLayout) -> Tensor:
+    """Do what ``hash_encode_slope`` does by differentiating the PyTorch twin."""
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        encoding = hash_encode_reference(points, table, layout)
+        (slope,) = torch.autograd.grad(encoding, points, upstream, create_graph=True)
+    return slope if torch.is_grad_enabled() else slope.detach()

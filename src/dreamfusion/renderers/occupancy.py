@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.fields.nerf import NerfField
+from dreamfusion.fields.field import Field
 
 _POINTS_PER_CALL = 2**18
 """Cells evaluated together: bounds the memory of an update."""
@@ -19,11 +19,11 @@ _POINTS_PER_CALL = 2**18
 class OccupancyConfig:
     """Size of the grid over [-1, 1]^3 and when a cell counts as empty.
 
-    A cell is empty when its density is below both the mean of the sphere and the density at which one step of
-    ``step_length`` has opacity ``alpha_threshold``. After ``full_updates`` updates of all cells, an update looks at
-    a random ``fraction`` of them, while what is remembered fades by ``decay`` everywhere: at 0.8 a tenfold fall is
-    forgotten in ten updates. ``dilate`` keeps the neighbours of occupied cells too, so that surfaces can move
-    outwards.
+    A cell is empty when its density is below both the mean of the sphere and a threshold: ``density``, or if that is
+    None the density at which one step of ``step_length`` has opacity ``alpha_threshold``. After ``full_updates``
+    updates of all cells, an update looks at a random ``fraction`` of them, while what is remembered fades by ``decay``
+    everywhere: at 0.8 a tenfold fall is forgotten in ten updates. ``dilate`` keeps the neighbours of occupied cells
+    too, so that surfaces can move outwards.
     """
 
     resolution: int = 64
@@ -33,6 +33,7 @@ class OccupancyConfig:
     full_updates: int = 4
     fraction: float = 0.5
     dilate: bool = True
+    density: float | None = None
 
     def __post_init__(self) -> None:
         if self.resolution < 2 or not 0 < self.fraction <= 1 or not 0 < self.decay <= 1:
@@ -42,7 +43,9 @@ class OccupancyConfig:
 
     @property
     def density_threshold(self) -> float:
-        """Density per world unit at which one step has opacity ``alpha_threshold``."""
+        """Density per world unit below which a cell may be empty."""
+        if self.density is not None:
+            return self.density
         return -math.log1p(-self.alpha_threshold) / self.step_length
 
 
@@ -77,7 +80,7 @@ class OccupancyGrid(nn.Module):
         return x.square() + y.square() + z.square() < 1
 
     @torch.no_grad()
-    def update(self, field: NerfField, generator: torch.Generator) -> None:
+    def update(self, field: Field, generator: torch.Generator) -> None:
         """Ask ``field`` for the density at a random point of each cell (or of a random part of the cells).
 
         Call it every 16 steps or so, the first time before the first step. ``generator`` is a CPU one.
@@ -86,13 +89,13 @@ class OccupancyGrid(nn.Module):
         self._visit(field, generator, 1.0 if everywhere else self.config.fraction)
 
     @torch.no_grad()
-    def refresh(self, field: NerfField, generator: torch.Generator, visits: int = 3) -> None:
+    def refresh(self, field: Field, generator: torch.Generator, visits: int = 3) -> None:
         """Forget all and look at every cell ``visits`` times: the tightest grid, for a finished field."""
         self.density.zero_()
         for _ in range(visits):
             self._visit(field, generator, 1.0)
 
-    def _visit(self, field: NerfField, generator: torch.Generator, fraction: float) -> None:
+    def _visit(self, field: Field, generator: torch.Generator, fraction: float) -> None:
         """Fade the running maximum, raise it where ``field`` is denser in a random part of the cells, and mark."""
         cells = self.inside.view(-1).nonzero()[:, 0]
         if fraction < 1:

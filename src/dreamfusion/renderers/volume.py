@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dreamfusion.cameras import Rays
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.fields.nerf import NerfField
+from dreamfusion.fields.field import Field
 from dreamfusion.kernels.compositing import ray_sum, ray_weights
 from dreamfusion.kernels.marching import PackedSamples, march_rays
+from dreamfusion.renderers.nerfacc import nerfacc_march_rays
 from dreamfusion.renderers.occupancy import OccupancyGrid
-from dreamfusion.shading import Lights, Shading, shade
+from dreamfusion.renderers.proposal import ProposalNetwork, Proposed
+from dreamfusion.shading import Lights, Material, Shading, phong_highlight, shade
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,17 @@ class RenderSettings:
     ``min_weight`` or behind a transmittance below ``min_transmittance`` are dropped before the pass with gradient.
     With the exp activation a dropped sample's gradient is proportional to its weight, so nothing that could
     grow is lost: a weight of 1e-3 is a density of 0.04 per unit, and matter grows outwards from what is denser.
+    Samples are at least ``dt_gamma`` times their distance apart, and at most ``max_steps`` on a ray; the ``marcher``
+    "nerfacc" is that library's, without these two.
     """
 
     step_length: float = 0.03
     min_weight: float = 1e-3
     min_transmittance: float = 1e-3
+    dt_gamma: float = 0.0
+    max_steps: int = 1024
+    marcher: Literal["warp", "nerfacc"] = "warp"
+    material: Material = dataclass_field(default_factory=Material)
 
     def __post_init__(self) -> None:
         if not 1e-4 <= self.step_length <= 0.5:
@@ -48,7 +58,8 @@ class RenderOutput:
     ``rgb``; ``opacity`` in [0, 1]; ``depth``: expected distance along the ray in world units given that it hits, 0
     where it meets nothing; ``normal``: weighted sum of the world-space normals, not normalised, or None;
     ``orientation`` [B]: the paper's orientation loss per image, mean over rays of sum sg(w_i) max(0, n_i . v)^2,
-    0 for images without normals; ``samples``: how many samples were evaluated with gradient.
+    0 for images without normals; ``samples``: how many samples were evaluated with gradient. With proposal sampling
+    also its two losses, ``interlevel`` and ``distortion``, means over the rays.
     """
 
     rgb: Tensor
@@ -57,6 +68,8 @@ class RenderOutput:
     normal: Tensor | None
     orientation: Tensor
     samples: int
+    interlevel: Tensor | None = None
+    distortion: Tensor | None = None
 
 
 Background = Callable[[Tensor], Tensor]
@@ -64,7 +77,7 @@ Background = Callable[[Tensor], Tensor]
 
 
 def render(
-    field: NerfField,
+    field: Field,
     background: Background,
     occupancy: OccupancyGrid,
     rays: Rays,
@@ -75,19 +88,21 @@ def render(
     generator: torch.Generator | None = None,
     background_color: Tensor | None = None,
     with_normals: bool = False,
+    proposal: ProposalNetwork | None = None,
 ) -> RenderOutput:
     """Render a batch of images of ``field``, differentiable in the parameters of field and background.
 
     ``rays`` [B, H, W, 3]; one light and one ``shading`` per image. ``generator`` (a CPU one) jitters the samples
     along each ray; without it they are centred. ``background_color`` [B, 3] replaces the background. Normals cost
-    several evaluations per sample, so images with "albedo" shading do without unless ``with_normals`` is set.
+    several evaluations per sample, so images with "albedo" shading do without unless ``with_normals`` is set. With
+    ``proposal``, samples lie where that network expects matter, and ``occupancy`` is not used.
     """
     batch = len(rays.origins)
     if len(shading) != batch or len(lights.diffuse) != batch:
         raise DreamFusionError(f"Rendering {batch} images takes {batch} lights and {batch} shadings, one per image.")
     needs_normals = torch.tensor([with_normals or s != "albedo" for s in shading], device=rays.origins.device)
-    surface = _find_surface(field, occupancy, rays, settings, generator, needs_normals)
-    return _show(surface, rays, background, lights, shading, background_color, with_normals)
+    surface = _find_surface(field, occupancy, rays, settings, generator, needs_normals, proposal)
+    return _show(surface, rays, background, lights, shading, settings.material, background_color, with_normals)
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,7 @@ class _Surface:
     """What the rays of a batch meet, before it is lit.
 
     ``samples`` [S], their ``points`` [S, 3], ``image`` [S] of the batch, compositing ``weights`` [S], ``albedo``
-    [S, 3], and the ``normal`` [K, 3] of the samples ``normal_at`` [K].
+    [S, 3], the ``normal`` [K, 3] of the samples ``normal_at`` [K], and what a proposal network proposed, if one did.
     """
 
     samples: PackedSamples
@@ -105,26 +120,32 @@ class _Surface:
     albedo: Tensor
     normal: Tensor
     normal_at: Tensor
+    proposed: Proposed | None
 
 
 def _find_surface(
-    field: NerfField,
+    field: Field,
     occupancy: OccupancyGrid,
     rays: Rays,
     settings: RenderSettings,
     generator: torch.Generator | None,
     needs_normals: Tensor,
+    proposal: ProposalNetwork | None,
 ) -> _Surface:
     """March the rays and evaluate the field, with normals for the images [B] that need them."""
     _, height, width, _ = rays.origins.shape
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
-    samples = _visible_samples(field, occupancy, origins, directions, settings, generator)
+    if proposal is None:
+        proposed, samples = None, _visible_samples(field, occupancy, origins, directions, settings, generator)
+    else:
+        proposed = proposal.propose(origins, directions, generator)
+        samples = proposed.samples
     points = samples.points(origins, directions)
     image = samples.ray_index // (height * width)
     normal_at = needs_normals[image].nonzero()[:, 0]
     density, albedo, normal = field.evaluate(points, normal_at)
-    weights, _ = ray_weights(density, settings.step_length, samples.offsets)
-    return _Surface(samples, points, image, weights, albedo, normal, normal_at)
+    weights, _ = ray_weights(density, samples.length, samples.offsets)
+    return _Surface(samples, points, image, weights, albedo, normal, normal_at, proposed)
 
 
 def _show(
@@ -133,13 +154,19 @@ def _show(
     background: Background,
     lights: Lights,
     shading: Sequence[Shading],
+    material: Material,
     background_color: Tensor | None,
     with_normals: bool,
 ) -> RenderOutput:
     """Light what the rays meet and composite it over the background."""
     batch, height, width, _ = rays.origins.shape
     samples, weights, normal, normal_at = surface.samples, surface.weights, surface.normal, surface.normal_at
-    channels = [_shaded(surface, lights, shading), samples.t[:, None], torch.ones_like(samples.t)[:, None]]
+    directions = rays.directions.reshape(-1, 3)[samples.ray_index[normal_at]]
+    channels = [
+        _shaded(surface, directions, lights, shading, material),
+        samples.t[:, None],
+        torch.ones_like(samples.t)[:, None],
+    ]
     if with_normals:
         channels.append(normal)
     sums = ray_sum(weights, torch.cat(channels, dim=1), samples.ray_index, samples.offsets)
@@ -150,8 +177,7 @@ def _show(
         behind = background(rays.directions).permute(0, 3, 1, 2)
     else:
         behind = background_color[:, :, None, None]
-    directions = rays.directions.reshape(-1, 3)
-    facing = (normal * directions[samples.ray_index[normal_at]]).sum(dim=-1).clamp(min=0).square()
+    facing = (normal * directions).sum(dim=-1).clamp(min=0).square()
     turned_away = torch.zeros(batch, device=weights.device).index_add(
         0, surface.image[normal_at], weights.detach()[normal_at] * facing
     )
@@ -162,12 +188,14 @@ def _show(
         normal=sums[:, 5:8] if with_normals else None,
         orientation=turned_away / (height * width),
         samples=len(samples),
+        interlevel=None if surface.proposed is None else surface.proposed.interlevel_loss(weights),
+        distortion=None if surface.proposed is None else surface.proposed.distortion_loss(weights),
     )
 
 
 @torch.no_grad()
 def _visible_samples(
-    field: NerfField,
+    field: Field,
     occupancy: OccupancyGrid,
     origins: Tensor,
     directions: Tensor,
@@ -177,14 +205,24 @@ def _visible_samples(
     """March the rays and keep the samples that carry weight."""
     count = len(origins)
     jitter = torch.full((count,), 0.5) if generator is None else torch.rand(count, generator=generator)
-    samples = march_rays(origins, directions, occupancy.occupied, settings.step_length, jitter.to(origins.device))
+    rays = (origins, directions, occupancy.occupied, settings.step_length, jitter.to(origins.device))
+    if settings.marcher == "nerfacc":
+        samples = nerfacc_march_rays(*rays)
+    else:
+        samples = march_rays(*rays, growth=settings.dt_gamma, max_steps=settings.max_steps)
     density = field.density(samples.points(origins, directions))
-    weights, transmittance = ray_weights(density, settings.step_length, samples.offsets)
+    weights, transmittance = ray_weights(density, samples.length, samples.offsets)
     return samples.select((weights >= settings.min_weight) & (transmittance >= settings.min_transmittance))
 
 
-def _shaded(surface: _Surface, lights: Lights, shading: Sequence[Shading]) -> Tensor:
-    """Return colours [S, 3]: the albedo in "albedo" images, else Lambertian, on white if "textureless"."""
+def _shaded(
+    surface: _Surface, directions: Tensor, lights: Lights, shading: Sequence[Shading], material: Material
+) -> Tensor:
+    """Return colours [S, 3]: the albedo in "albedo" images, else Lambertian, on white if "textureless".
+
+    ``directions`` [K, 3] are those of the rays through the samples with a normal, for the highlights of Lambertian
+    images.
+    """
     albedo, normal, normal_at = surface.albedo, surface.normal, surface.normal_at
     if len(normal_at) == 0:
         return albedo
@@ -195,13 +233,17 @@ def _shaded(surface: _Surface, lights: Lights, shading: Sequence[Shading]) -> Te
     color = torch.where(white, torch.ones_like(normal), albedo[normal_at])
     diffuse = torch.where(flat, torch.zeros_like(lights.diffuse[of, None]), lights.diffuse[of, None])
     ambient = torch.where(flat, torch.ones_like(diffuse), lights.ambient[of, None])
-    lit = shade(color, normal, surface.points[normal_at], lights.position[of], diffuse, ambient)
+    points, light = surface.points[normal_at], lights.position[of]
+    highlight = None
+    if material.specular > 0:
+        highlight = phong_highlight(normal, points, light, directions, material).masked_fill(white, 0)
+    lit = shade(color, normal, points, light, diffuse, ambient, highlight)
     return lit if len(normal_at) == len(albedo) else albedo.index_copy(0, normal_at, lit)
 
 
 @torch.no_grad()
 def render_pictures(
-    field: NerfField,
+    field: Field,
     background: Background,
     occupancy: OccupancyGrid,
     rays: Rays,
@@ -211,6 +253,7 @@ def render_pictures(
     *,
     background_color: Tensor | None = None,
     with_normals: bool = False,
+    proposal: ProposalNetwork | None = None,
     rays_per_call: int = 2**14,
 ) -> list[RenderOutput]:
     """Render finished pictures of any size in each of ``shadings``: as ``render`` does, but without jitter or gradient.
@@ -225,9 +268,10 @@ def render_pictures(
     strips: list[list[RenderOutput]] = [[] for _ in shadings]
     for top in range(0, height, rows):
         strip = Rays(rays.origins[:, top : top + rows], rays.directions[:, top : top + rows])
-        surface = _find_surface(field, occupancy, strip, settings, None, needs_normals)
+        surface = _find_surface(field, occupancy, strip, settings, None, needs_normals, proposal)
         for parts, shading in zip(strips, shadings, strict=True):
-            parts.append(_show(surface, strip, background, lights, [shading] * batch, background_color, with_normals))
+            modes, material = [shading] * batch, settings.material
+            parts.append(_show(surface, strip, background, lights, modes, material, background_color, with_normals))
     return [_stacked(parts) for parts in strips]
 
 

@@ -1,0 +1,8 @@
+"""Configurations of NVIDIA's NeMo DreamFusion, run as they are: `keys` has every key's meaning here, `reader` the rest.
+
+docs/nemo.md is the table for people.
+"""
+
+from dreamfusion.nemo.reader import NemoConfig, fit_device, fit_prior, read_nemo, refuse_mesh_stage
+
+__all__ = ["NemoConfig", "fit_device", "fit_prior", "read_nemo", "refuse_mesh_stage"]

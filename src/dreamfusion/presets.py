@@ -1,0 +1,304 @@
+"""Presets: what each changes of the defaults in `dreamfusion.config`.
+
+quick, default and high are tuned for the embedded prior. The others are other systems' settings, number for number, and
+want the large model they name; `--guidance` and `--model` choose another.
+
+Lengths. Our scene is the unit sphere. The paper's has radius 1.4 and cameras that may stand inside it, so `paper`
+divides its lengths by 1.4 and multiplies densities, which are per length, by it. threestudio's has radius 2: divided by
+2. NeMo's scene is the cube [-1, 1]^3, of which an object fills less than the unit sphere: as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Preset = Literal["quick", "default", "high", "paper", "nemo", "threestudio-sd", "threestudio-if"]
+
+_FULL_TIMES = {"t_min": 0.02, "t_max": 0.98, "t_max_end": 0.98, "anneal": "none", "weighting": "sds"}
+"""Timesteps and w(t) that all of these have in common: no annealing, w = 1 - abar."""
+
+_THREESTUDIO: dict[str, Any] = {
+    "steps": 10000,
+    "views": 1,
+    "resolution": 64,
+    "resolution_end": 64,
+    "collapse_from": 0.5,
+    "scene": {
+        "nerf": {
+            "grid": {
+                "levels": 16,
+                "features": 2,
+                "log2_size": 19,
+                "base_resolution": 16,
+                "max_resolution": 4096,
+                "interpolation": "linear",
+                "start_level": 8,
+                "progressive_from": 0.2,  # step 2000
+                "progressive_interval": 0.05,  # 500 steps
+            },
+            "hidden_width": 64,
+            "density_activation": "softplus",
+            "density_bias": 0.0,
+            "blob": "linear",
+            "blob_density": 20.0,  # 10 per length of theirs, which is half of ours
+            "blob_std": 0.25,  # 0.5 / 2
+            "normal_method": "analytic",
+        },
+        "background": "learned",
+        "background_network": {"frequencies": 2, "hidden_width": 16, "hidden_layers": 2},  # theirs: harmonics, degree 3
+        "step_length": 0.00677,  # 512 samples on the diagonal of their cube, 2 sqrt(3) 2 / 512, halved
+    },
+    "shading": {
+        "albedo_until": 0.2001,  # 2001 steps
+        "albedo_probability": 0.25,
+        "textureless_probability": 0.375,
+    },
+    "loss": {"opacity": 1.0, "entropy": 0.0, "orientation": 1000.0, "orientation_start": 0.01, "orientation_ramp": 0.5},
+    "optim": {
+        "optimizer": "adam",
+        "betas": (0.9, 0.99),
+        "eps": 1e-15,
+        "grid_lr": 0.01,
+        "network_lr": 0.01,
+        "background_lr": 0.001,
+        "warmup_steps": 0,
+        "final_lr": 1.0,
+        "max_grad_norm": None,
+    },
+    "cameras": {
+        "radius_min": 0.75,  # 1.5 / 2
+        "radius_max": 1.0,  # 2 / 2
+        "elevation_min_deg": -10.0,
+        "fov_min_deg": 40.0,
+        "fov_max_deg": 70.0,
+        "position_noise": 0.05,  # 0.1 / 2
+        "look_at_noise": 0.1,  # 0.2 / 2
+        "up_noise": 0.02,
+    },
+    "lights": {
+        "distance_min": 0.4,  # 0.8 / 2
+        "distance_max": 0.75,  # 1.5 / 2
+        "position_noise": 0.5,  # 1 / 2
+        "ambient": 0.1,
+        "diffuse": 0.9,
+    },
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 150, "resolution_end": 32},
+    "default": {},
+    "high": {
+        "steps": 3000,
+        "resolution_end": 64,
+        "scene": {"nerf": {"grid": {"levels": 8, "log2_size": 18, "max_resolution": 512}}},
+    },
+    # The paper (arXiv 2209.14988); "not given" is our choice.
+    "paper": {
+        "steps": 15000,  # section 3.2
+        "views": 4,  # section 3.2: four chips, one view each
+        "resolution": 64,  # section 3.2
+        "resolution_end": 64,
+        "collapse_from": 0.5,  # not given; a scene of fog fills the view at first
+        "guidance": {
+            "kind": "diffusers",
+            "model": "DeepFloyd/IF-I-XL-v1.0",  # section 3: Imagen's 64 x 64 base model, which nobody else has
+            "guidance_scale": 101.0,  # section 3.2: omega = 100
+            "view_mode": "nearest",  # A.2
+            **_FULL_TIMES,  # section 3.2
+        },
+        "scene": {
+            "architecture": "mip360",  # section 3.1
+            "mip": {
+                "scale": 1.4,  # A.2: the scene's radius
+                "density_activation": "exp",  # section 3.1
+                "density_bias": 0.33647223662121,  # ln 1.4: density per length of ours
+                "blob_density": 5.0,  # A.2
+                "blob_std": 0.2 / 1.4,  # A.2
+                "normal_method": "analytic",  # section 3.1
+                "frequencies": 8,  # A.2: octaves 2^0 to 2^7
+                "variance": 5e-2,  # A.2
+                "variance_end": 2e-3,
+                "variance_until": 1 / 3,  # A.2: 5000 steps
+                "hidden_width": 128,  # A.2
+                "blocks": 5,  # A.2
+            },
+            "renderer": "proposal",  # section 3.1, mip-NeRF 360
+            "background": "learned",  # section 3.1; its size is not given
+        },
+        "shading": {
+            "albedo_until": 1 / 15,  # A.2: 1000 steps
+            "albedo_probability": 0.25,  # A.2
+            "textureless_probability": 0.375,  # A.2: half of the lit views
+        },
+        "loss": {
+            "opacity": 1e-3,  # A.2: in [1e-3, 5e-3]
+            "entropy": 0.0,
+            "orientation": 1e-2,  # A.2
+            "orientation_start": 0.01,  # A.2: from 1e-4
+            "orientation_ramp": 1 / 3,  # A.2: over 5000 steps
+        },
+        "optim": {
+            "optimizer": "shampoo",  # A.2, and all the numbers here
+            "betas": (0.9, 0.9),
+            "eps": 1e-6,
+            "grid_lr": 1e-4,
+            "network_lr": 1e-4,
+            "warmup_steps": 3000,
+            "warmup_start": 1e-5,  # 1e-9 / 1e-4
+            "final_lr": 1e-2,  # 1e-6 / 1e-4
+            "max_grad_norm": None,
+        },
+        "cameras": {
+            "radius_min": 1 / 1.4,  # section 3.2
+            "radius_max": 1.5 / 1.4,
+            "elevation_min_deg": -10.0,  # section 3.2
+            "elevation_max_deg": 90.0,
+            "uniform_angle_probability": 0.5,  # A.2
+            "focal_min": 0.7,  # section 3.2
+            "focal_max": 1.35,
+            "position_noise": 0.1 / 1.4,  # A.2
+            "look_at_noise": 0.2 / 1.4,  # A.2
+            "up_noise": 0.02,  # A.2
+        },
+        "lights": {
+            "distance_min": 0.8 / 1.4,  # A.2
+            "distance_max": 1.5 / 1.4,
+            "position_noise": 1 / 1.4,  # A.2
+            "ambient": 0.1,  # A.2
+            "diffuse": 0.9,
+        },
+    },
+    # What `dreamfusion.nemo` makes of NeMo's dreamfusion.yaml and the groups it names (a test compares).
+    "nemo": {
+        "steps": 10000,
+        "seed": 2023,
+        "views": 1,
+        "resolution": 64,
+        "resolution_end": 64,
+        "checkpoint_every": 1000,
+        "collapse_from": 0.5,
+        "guidance": {
+            "kind": "sd",
+            "guidance_scale": 100.0,
+            "precision": "fp16",
+            "view_mode": "interpolated",
+            "view_texts": {
+                "front": ", front view",
+                "side": ", side view",
+                "back": ", back view",
+                "overhead_deg": 90.0,
+            },
+            **_FULL_TIMES,
+        },
+        "scene": {
+            "nerf": {
+                "grid": {
+                    "levels": 16,
+                    "features": 2,
+                    "log2_size": 19,
+                    "base_resolution": 16,
+                    "max_resolution": 2048,
+                    "interpolation": "smoothstep",
+                },
+                "hidden_width": 64,
+                "hidden_layers": 2,
+                "network_bias": True,
+                "density_activation": "exp",
+                "density_bias": 0.0,
+                "blob": "gaussian",
+                "blob_density": 5.0,
+                "blob_std": 0.2,
+                "normal_method": "central",
+                "normal_epsilon": 0.01,
+            },
+            "renderer": "marching",
+            "background": "static",
+            "background_color": (0.0, 0.0, 1.0),
+            "step_length": 2 * 3**0.5 / 1024,
+            "max_steps": 1024,
+            "dt_gamma": 0.0,
+            "occupancy_resolution": 128,
+            "occupancy_interval": 16,
+            "occupancy_density": 10.0,
+        },
+        "shading": {
+            "latent_until": 0.2,
+            "albedo_until": 0.0,
+            "albedo_probability": 0.0,
+            "textureless_probability": 0.2,
+        },
+        "loss": {
+            "distillation": 1.0,
+            "opacity": 0.0,
+            "opacity_squared": 0.0,
+            "entropy": 1e-3,
+            "entropy_ramp": 0.5,
+            "orientation": 1e-2,
+            "orientation_ramp": 0.0,
+            "normal_smooth_2d": 0.0,
+            "normal_smooth_3d": 0.0,
+        },
+        "optim": {
+            "optimizer": "adan",
+            "grid_lr": 5e-3,
+            "network_lr": 5e-3,
+            "background_lr": 5e-3,
+            "eps": 1e-8,
+            "weight_decay": 2e-5,
+            "max_grad_norm": 5.0,
+            "warmup_steps": 0,
+            "final_lr": 1.0,
+        },
+        "cameras": {
+            "radius_min": 3.0,
+            "radius_max": 3.5,
+            "elevation_min_deg": -15.0,
+            "elevation_max_deg": 45.0,
+            "azimuth_min_deg": -180.0,
+            "azimuth_max_deg": 180.0,
+            "fov_min_deg": 10.0,
+            "fov_max_deg": 30.0,
+            "uniform_angle_probability": 1.0,
+            "position_noise": 0.0,
+            "look_at_noise": 0.0,
+            "up_noise": 0.0,
+        },
+        "lights": {
+            "distance_min": 1000.0,
+            "distance_max": 1000.0,
+            "position_noise": 1.0,
+            "ambient": 0.1,
+            "ambient_max": 1.0,
+        },
+        "pictures": {
+            "radius": 3.2,
+            "elevation_deg": 0.0,
+            "focal": 2.8356409098088546,  # a field of view of 20 degrees
+            "shading": "albedo",
+            "val_every": 100,
+            "val_views": 5,
+            "val_resolution": 800,
+            "video": False,
+            "video_frames": 100,
+            "video_resolution": 800,
+            "video_fps": 25,
+        },
+    },
+    "threestudio-sd": _THREESTUDIO
+    | {
+        # threestudio's 100 is added to the text's prediction, not to the empty one's.
+        "guidance": {"kind": "sd", "guidance_scale": 101.0, "view_mode": "nearest", **_FULL_TIMES},
+        "cameras": _THREESTUDIO["cameras"] | {"elevation_max_deg": 45.0},
+    },
+    "threestudio-if": _THREESTUDIO
+    | {
+        "guidance": {
+            "kind": "diffusers",
+            "model": "DeepFloyd/IF-I-XL-v1.0",
+            "guidance_scale": 21.0,
+            "view_mode": "nearest",
+            **_FULL_TIMES,
+        },
+        "cameras": _THREESTUDIO["cameras"] | {"elevation_max_deg": 90.0},
+    },
+}
