@@ -15,7 +15,7 @@ from dreamfusion import files
 from dreamfusion.assets import video
 from dreamfusion.assets.images import contact_sheet, save_png, to_uint8
 from dreamfusion.assets.mesh import Mesh, extract_mesh, save_glb, surface_level, vertex_normals
-from dreamfusion.assets.video import save_mp4
+from dreamfusion.assets.video import save_video
 from dreamfusion.errors import DreamFusionError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -79,7 +79,7 @@ def read_video(path):
 def test_video_reads_back(height, width, tmp_path):
     colors = torch.tensor([[1.0, 0.1, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 1.0], [0.5, 0.5, 0.5]])
     frames = (color[:, None, None].expand(3, height, width) for color in colors)
-    save_mp4(frames, tmp_path / "film.mp4", fps=12)
+    save_video(frames, tmp_path / "film.mp4", fps=12)
     about, found = read_video(tmp_path / "film.mp4")
     assert about["size"] == (width + width % 2, height + height % 2)
     assert about["fps"] == 12
@@ -92,7 +92,7 @@ def test_video_reads_back(height, width, tmp_path):
 
 
 def test_video_starts_before_it_is_whole(tmp_path):
-    save_mp4([torch.zeros(3, 16, 16)] * 3, tmp_path / "film.mp4")
+    save_video([torch.zeros(3, 16, 16)] * 3, tmp_path / "film.mp4")
     data = (tmp_path / "film.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
 
@@ -104,18 +104,18 @@ def test_failing_frames_keep_the_earlier_video(tmp_path):
 
     (tmp_path / "film.mp4").write_bytes(b"earlier")
     with pytest.raises(ZeroDivisionError):
-        save_mp4(frames(), tmp_path / "film.mp4")
+        save_video(frames(), tmp_path / "film.mp4")
     with pytest.raises(ValueError, match="at least one"):
-        save_mp4([], tmp_path / "film.mp4")
+        save_video([], tmp_path / "film.mp4")
     with pytest.raises(ValueError, match="differ in size"):
-        save_mp4([torch.zeros(3, 16, 16), torch.zeros(3, 18, 16)], tmp_path / "film.mp4")
+        save_video([torch.zeros(3, 16, 16), torch.zeros(3, 18, 16)], tmp_path / "film.mp4")
     assert (tmp_path / "film.mp4").read_bytes() == b"earlier"
     assert os.listdir(tmp_path) == ["film.mp4"]
 
 
 def test_ffmpeg_failures_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(DreamFusionError, match="ffmpeg could not write the video"):
-        save_mp4([torch.zeros(3, 16, 16)], tmp_path / "absent" / "film.mp4")
+        save_video([torch.zeros(3, 16, 16)], tmp_path / "absent" / "film.mp4")
 
     complaints = tmp_path / "ffmpeg"
     complaints.write_text("#!/bin/sh\necho 'av_interleaved_write_frame(): No space left on device' >&2\nexit 1\n")
@@ -123,7 +123,7 @@ def test_ffmpeg_failures_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "find_ffmpeg", lambda: str(complaints))
     big = torch.zeros(3, 512, 512)  # more than a pipe holds, so that writing to it fails as well
     with pytest.raises(DreamFusionError, match="disk is full"):
-        save_mp4([big, big], tmp_path / "film.mp4")
+        save_video([big, big], tmp_path / "film.mp4")
 
 
 def test_missing_ffmpeg_is_named(tmp_path, monkeypatch):
@@ -132,7 +132,7 @@ def test_missing_ffmpeg_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
     with pytest.raises(DreamFusionError, match="imageio-ffmpeg"):
-        save_mp4([torch.zeros(3, 16, 16)], tmp_path / "film.mp4")
+        save_video([torch.zeros(3, 16, 16)], tmp_path / "film.mp4")
 
 
 # ---------------------------------------------------------------- meshes

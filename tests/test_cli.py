@@ -47,7 +47,7 @@ def test_generate_render_export(tmp_path: Path):
     made = dreamfusion("generate", "a red mushroom", "--config", "tiny.yaml", "--seed", "3", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert made.stdout.split() == [
-        f"runs/a-red-mushroom/{n}" for n in ("contact_sheet.png", "turntable.mp4", "mesh.glb")
+        f"runs/a-red-mushroom/{n}" for n in ("contact_sheet.png", "turntable.mp4", "mesh.glb", "viewer.html")
     ]
     assert all((tmp_path / path).is_file() for path in made.stdout.split())
     shown = dreamfusion("render", "runs/a-red-mushroom", "--size", "32", "--azimuth", "0", "90", cwd=tmp_path)
@@ -78,6 +78,8 @@ def test_prior_sample_toybox_and_doctor(tmp_path: Path):
         ("generate",),
         ("render",),
         ("export",),
+        ("compose",),
+        ("view",),
         ("prior", "train"),
         ("prior", "sample"),
         ("guidance", "compile"),

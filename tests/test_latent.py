@@ -351,7 +351,7 @@ def test_chunks_are_encoded_one_by_one_and_follow_each_other(saved, name):
 def test_a_long_prompt_keeps_its_views(saved, name):
     prior = opened(saved[name])
     config = parse_config({"prompt": "a red red red red mushroom", "guidance": {"negative_prompt": "blue"}})
-    prompts = ViewPrompts(prior, config)
+    prompts = ViewPrompts(prior, config, config.prompt)
     assert len(prompts.views) == 4
     assert prompts.negative.tokens.shape == (1, *prompts.views.tokens.shape[1:])
     z = noisy(prior, 4)

@@ -91,7 +91,7 @@ def generate(
             on_step=progress.step,
             **changes,
         )
-    written = [path for path in (result.contact_sheet, result.turntable, result.mesh) if path.exists()]
+    written = [path for path in (result.contact_sheet, result.turntable, result.mesh, result.viewer) if path.exists()]
     print(*written, sep="\n")
 
 
@@ -99,52 +99,62 @@ def render(
     run: Positional[Path],
     *,
     output: Path | None = None,
-    shading: Shading = "lambertian",
+    shading: Literal["albedo", "lambertian", "textureless", "normal"] = "lambertian",
     azimuth: tuple[float, ...] = (30.0,),
-    elevation: float = 15.0,
+    elevation: tuple[float, ...] = (15.0,),
     radius: float = 2.7,
     focal: float = 1.35,
-    size: int = 512,
+    size: tuple[int, ...] = (512,),
     light_azimuth: float | None = None,
     light_elevation: float = 45.0,
-    ambient: float = 0.3,
-    background: tuple[float, float, float] = (0.80, 0.81, 0.84),
+    light_intensity: float = 1.0,
+    light_color: str = "white",
+    ambient: float | None = None,
+    environment: Path | None = None,
+    background: str = "#cccfd6",
     turntable: int | None = None,
+    cameras: Path | None = None,
+    fps: float = 15.0,
 ) -> None:
     """Render a finished run from any camera, under any light.
 
     Args:
         run: folder of the run
-        output: picture or video to write (RUN/render.png or RUN/render.mp4 if not given)
-        shading: albedo (no light), lambertian (lit) or textureless (lit, white)
+        output: what to write, .png, .mp4, .webm, .gif or a folder of pictures (RUN/render.png or .mp4 if not given)
+        shading: albedo (no light), lambertian (lit), textureless (lit, white) or normal (directions as colours)
         azimuth: degrees around the object, 0 is the front; several give a strip of pictures
-        elevation: degrees above the horizon
+        elevation: degrees above the horizon; one, or as many as azimuths
         radius: distance of the camera in world units; the object lies inside the unit sphere
         focal: focal length in image widths
-        size: side of the picture in pixels
+        size: side of the picture in pixels, or width and height
         light_azimuth: degrees around the object the light stands at; by default it goes with the camera
         light_elevation: degrees above the horizon the light stands at
-        ambient: share of the light that comes from everywhere
-        background: colour behind the object, three numbers from 0 to 1
+        light_intensity: factor on all light
+        light_color: name such as "orange", or "#rrggbb"
+        ambient: share of the light that comes from everywhere (0.3, or 0 with an environment, if not given)
+        environment: picture of the light all around, equirectangular, .hdr, .exr or an ordinary one
+        background: colour name or "#rrggbb", a picture, "environment" or "transparent"
         turntable: make a video of this many frames, once around, in place of pictures
+        cameras: JSON list of cameras for the frames of a video, see docs/pictures.md
+        fps: frames per second of a video
 
     """
-    from dreamfusion.results import render_run
+    from dreamfusion.render import Light, render_run
 
     path = render_run(
         run,
         output=output,
         shading=shading,
         azimuths_deg=azimuth,
-        elevation_deg=elevation,
+        elevations_deg=elevation,
         radius=radius,
         focal=focal,
         size=size,
-        light_azimuth_deg=light_azimuth,
-        light_elevation_deg=light_elevation,
-        ambient=ambient,
-        backdrop=background,
+        light=Light(light_azimuth, light_elevation, light_intensity, light_color, ambient, environment),
+        background=background,
         turntable_frames=turntable,
+        cameras_file=cameras,
+        fps=fps,
     )
     print(path)
 
@@ -161,6 +171,69 @@ def export(run: Positional[Path], *, output: Path | None = None, resolution: int
     from dreamfusion.results import export_run
 
     print(export_run(run, output=output, resolution=resolution))
+
+
+def compose(
+    objects: Positional[tuple[str, ...]],
+    *,
+    output: Path = Path("runs/scene"),
+    azimuth: tuple[float, ...] = (25.0,),
+    elevation: float = 18.0,
+    size: tuple[int, int] = (960, 540),
+    light_azimuth: float = 75.0,
+    light_elevation: float = 45.0,
+    softness: float = 2.5,
+    sky: float = 0.4,
+    ground: tuple[float, float, float] = (0.86, 0.86, 0.87),
+    samples: int = 48,
+    device: str = "auto",
+) -> None:
+    """Place several results on a ground and write a picture with shadows, a GLB scene and a viewer page.
+
+    Args:
+        objects: runs (or .glb files) as RUN, RUN:x,y, RUN:x,y,scale or RUN:x,y,scale,azimuth; x is towards the camera
+        output: folder for scene.png, scene.glb and viewer.html
+        azimuth: degrees around the scene, 0 is the front; several give a strip of pictures
+        elevation: degrees above the horizon
+        size: width and height of the picture in pixels
+        light_azimuth: degrees around the scene the sun stands at
+        light_elevation: degrees above the horizon the sun stands at
+        softness: degrees of half the width of the sun; larger makes softer shadows
+        sky: share of the light that comes from everywhere
+        ground: colour of the ground, three numbers from 0 to 1
+        samples: paths of light per pixel; more are slower and less grainy
+        device: auto, cpu, cuda or cuda:N
+
+    """
+    from dreamfusion.compose import SunAndSky, parse_placement
+    from dreamfusion.compose import compose as run
+
+    picture = run(
+        [parse_placement(text) for text in objects],
+        output,
+        azimuths_deg=azimuth,
+        elevation_deg=elevation,
+        size=size,
+        light=SunAndSky(light_azimuth, light_elevation, softness, sky),
+        ground_color=ground,
+        samples=samples,
+        device=device,
+    )
+    print(f"{picture}\n{output / 'scene.glb'}\n{output / 'viewer.html'}")
+
+
+def view(run: Positional[Path], *, host: str = "127.0.0.1", port: int = 8080) -> None:
+    """Look at a run in the browser while it goes on: newest mesh, light, new prompt, stop.
+
+    Args:
+        run: folder of the run, finished or not
+        host: address to serve on; 0.0.0.0 lets other machines in, who can then stop the run too
+        port: port to serve on
+
+    """
+    from dreamfusion.view import view as run_view
+
+    run_view(run, host=host, port=port)
 
 
 def prior_train(
@@ -473,6 +546,8 @@ def build_app() -> tyro.extras.SubcommandApp:
     app.command(generate)
     app.command(render)
     app.command(export)
+    app.command(compose)
+    app.command(view)
     app.command(prior, name="prior")
     app.command(guidance, name="guidance")
     app.command(toybox, name="toybox")

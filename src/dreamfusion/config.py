@@ -266,6 +266,8 @@ class Config(Section):
 
     prompt: Annotated[str, Field(min_length=1)]
     """what to make"""
+    later_prompts: dict[Annotated[int, Field(ge=0)], Annotated[str, Field(min_length=1)]] = {}
+    """prompts that take over when so many steps are done; `dreamfusion view` adds to them while a run goes on"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """same seed, same machine, same result"""
     device: str = "auto"
@@ -295,6 +297,15 @@ class Config(Section):
     cameras: CameraRange = CameraRange()
     lights: LightRange = LightRange()
     pictures: PicturesConfig = PicturesConfig()
+
+    @property
+    def prompts(self) -> dict[int, str]:
+        """The prompts by the number of finished steps from which they hold, the first from 0 on."""
+        return {0: self.prompt} | dict(sorted(self.later_prompts.items()))
+
+    def prompt_at(self, step: int) -> str:
+        """Return the prompt that holds when ``step`` steps are done."""
+        return self.prompts[max(first for first in self.prompts if first <= step)]
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -140,11 +140,11 @@ def _kernels() -> Check:
 def _video() -> Check:
     import imageio_ffmpeg
 
-    from dreamfusion.assets.video import save_mp4
+    from dreamfusion.assets.video import save_video
 
     try:
         with tempfile.TemporaryDirectory() as folder:
-            save_mp4([torch.zeros(3, 16, 16)] * 2, Path(folder) / "trial.mp4")
+            save_video([torch.zeros(3, 16, 16)] * 2, Path(folder) / "trial.mp4")
     except DreamFusionError as error:
         return Check("Video", "fail", _first_line(error), "reinstall it: pip install --force-reinstall imageio-ffmpeg")
     return Check("Video", "ok", f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()} writes H.264")

@@ -114,6 +114,11 @@ class State:
                 self.saved_critic = None
         return self.critic
 
+    def park_critic(self) -> None:
+        """Keep what the critic has learned without it, for another prior of the same kind to come."""
+        if self.critic is not None:
+            self.critic, self.saved_critic = None, self.critic.state_dict()
+
 
 @dataclass(frozen=True)
 class Step:
@@ -134,11 +139,11 @@ class Texts:
 
 
 class ViewPrompts:
-    """Text embeddings of the four view prompts and of the negative prompt, made once."""
+    """Text embeddings of a prompt's four views and of the negative prompt, made once."""
 
-    def __init__(self, guidance: Guidance, config: Config) -> None:
+    def __init__(self, guidance: Guidance, config: Config, prompt: str) -> None:
         self.guidance, self.config = guidance, config.guidance
-        texts = view_prompts(config.prompt, self.config.view_texts)
+        texts = view_prompts(prompt, self.config.view_texts)
         # In one call, because only then do a long and a short prompt come out equally long (see LatentGuidance.embed).
         embeddings = guidance.embed([*texts, self.config.negative_prompt])
         self.views, self.negative = embeddings[: len(texts)], embeddings[len(texts) :]  # four and one
@@ -309,7 +314,7 @@ def optimize(
     """
     check_latent_phase(config, guidance)
     scene, optimizer, random = state.scene, state.optimizer, state.generators
-    prompts = ViewPrompts(guidance, config)
+    prompts = {prompt: ViewPrompts(guidance, config, prompt) for prompt in config.prompts.values()}
     if release_text_encoders:
         guidance.release_text_encoders()
 
@@ -350,7 +355,8 @@ def optimize(
         t_min, t_max = timestep_range(progress, g.t_min, g.t_max, g.t_max_end, g.anneal)
         t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
-        distillation, info = distill(config, guidance, state, prompts(cameras), cameras, z, t)
+        texts = prompts[config.prompt_at(state.step)](cameras)
+        distillation, info = distill(config, guidance, state, texts, cameras, z, t)
 
         # 4. Regularise and step.
         terms = regularize(out, progress, config)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the finished assets, and how to open a run again, render it and export it.
+"""What a run leaves behind: the finished assets, and how to open a run again and export it.
 
 runs/<slug-of-prompt>/
     config.yaml         every number of the run
@@ -9,6 +9,7 @@ runs/<slug-of-prompt>/
     turntable.mp4       the shaded object, once around (unless pictures.video is off)
     validation/         a picture every pictures.val_every steps, if that is set
     mesh.glb            the object with its colours
+    viewer.html         the mesh in a page of its own, to turn and to light
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from torch import Tensor
 
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.assets.mesh import extract_mesh, save_glb
-from dreamfusion.assets.video import save_mp4
-from dreamfusion.cameras import Cameras, fixed_cameras, orbit_cameras, spherical_position
+from dreamfusion.assets.video import save_video
+from dreamfusion.assets.viewer import save_viewer
+from dreamfusion.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint
 from dreamfusion.config import Config, PicturesConfig, load_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.optimize import State
-from dreamfusion.scene import PICTURE_BACKDROP, Scene
-from dreamfusion.shading import Lights, Shading, headlights
+from dreamfusion.scene import Scene
+from dreamfusion.shading import Shading
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
 SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
-_LIGHT_DISTANCE = 4.0
 _PREVIEW_SIZE = 72
 SHEET_SIZE = 112
 TURNTABLE_SIZE, TURNTABLE_FRAMES = 144, 30
 MESH_RESOLUTION = 128
-_FPS = 15
+FPS = 15
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Result:
     def mesh(self) -> Path:
         """The mesh with colours, glTF binary."""
         return self.folder / "mesh.glb"
+
+    @property
+    def viewer(self) -> Path:
+        """The page to look at the mesh in a browser."""
+        return self.folder / "viewer.html"
 
     @property
     def turntable(self) -> Path:
@@ -88,7 +94,7 @@ def open_run(folder: Path | str, device: str = "auto") -> Result:
 
 
 def write_assets(result: Result) -> None:
-    """Write contact sheet, turntable (if configured) and mesh; DreamFusionError if there is no object to write."""
+    """Write contact sheet, turntable (if configured), mesh and viewer; DreamFusionError if there is nothing to write."""
     scene = result.scene
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
@@ -97,8 +103,9 @@ def write_assets(result: Result) -> None:
     pictures = result.config.pictures
     if pictures.video:
         frames = _around(scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
-        save_mp4(frames, result.turntable, fps=pictures.video_fps)
+        save_video(frames, result.turntable, fps=pictures.video_fps)
     save_glb(extract_mesh(scene.field, MESH_RESOLUTION), result.mesh)
+    save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
 
 
 def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[Tensor]:
@@ -119,63 +126,6 @@ def save_validation(scene: Scene, pictures: PicturesConfig, step: int, folder: P
 def preview(scene: Scene) -> Tensor:
     """Return a small picture [3, H, W] of the scene from four sides, shaded."""
     return torch.cat(list(scene.pictures(orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
-
-
-def render_run(
-    folder: Path | str,
-    *,
-    output: Path | None = None,
-    shading: Shading = "lambertian",
-    azimuths_deg: Sequence[float] = (30.0,),
-    elevation_deg: float = 15.0,
-    radius: float = 2.7,
-    focal: float = 1.35,
-    size: int = 512,
-    light_azimuth_deg: float | None = None,
-    light_elevation_deg: float = 45.0,
-    ambient: float = 0.3,
-    backdrop: Sequence[float] = PICTURE_BACKDROP,
-    turntable_frames: int | None = None,
-) -> Path:
-    """Render a run from given cameras under a given light and return the picture or video written.
-
-    Angles in degrees, lengths in world units, ``focal`` in image widths. Several azimuths give a strip. With
-    ``turntable_frames`` a video is written instead. Without ``light_azimuth_deg`` the light goes with the camera.
-    Raises DreamFusionError for values out of range.
-    """
-    if not 8 <= size <= 4096:
-        raise DreamFusionError(f"--size must be from 8 to 4096 (given: {size}).")
-    if radius <= 0.1 or focal <= 0:
-        raise DreamFusionError("--radius must be above 0.1 and --focal above 0.")
-    if not 0 <= ambient <= 1 or not all(0 <= c <= 1 for c in backdrop):
-        raise DreamFusionError("--ambient and --background must be from 0 to 1.")
-    if turntable_frames is not None and not 2 <= turntable_frames <= 2000:
-        raise DreamFusionError(f"--turntable must be from 2 to 2000 frames (given: {turntable_frames}).")
-    result = open_run(folder)
-    if turntable_frames is None:
-        azimuth = torch.tensor(azimuths_deg)
-    else:
-        azimuth = torch.arange(turntable_frames) * (360.0 / turntable_frames) + azimuths_deg[0]
-    cameras = fixed_cameras(azimuth, elevation_deg, radius=radius, focal=focal)
-    lights = _lights(cameras, light_azimuth_deg, light_elevation_deg, ambient)
-    images = result.scene.pictures(cameras, [shading], size, lights=lights, backdrop=backdrop)[shading]
-    if turntable_frames is None:
-        path = output or result.folder / "render.png"
-        save_png(torch.cat(list(images), dim=2), path)
-    else:
-        path = output or result.folder / "render.mp4"
-        save_mp4(images, path, fps=_FPS)
-    return path
-
-
-def _lights(cameras: Cameras, azimuth_deg: float | None, elevation_deg: float, ambient: float) -> Lights:
-    if azimuth_deg is None:
-        return headlights(cameras, ambient=ambient)
-    count = len(cameras)
-    position = spherical_position(
-        torch.full((count,), _LIGHT_DISTANCE), torch.full((count,), azimuth_deg), torch.full((count,), elevation_deg)
-    )
-    return Lights(position, torch.full((count,), 1 - ambient), torch.full((count,), ambient))
 
 
 def export_run(folder: Path | str, *, output: Path | None = None, resolution: int = MESH_RESOLUTION) -> Path:

@@ -12,6 +12,7 @@ import torch
 from dreamfusion.assets.images import save_png
 from dreamfusion.checkpoints import save_checkpoint
 from dreamfusion.config import Config, build_config, load_config, save_config
+from dreamfusion.control import Requests
 from dreamfusion.critic import check_adaptable
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
@@ -87,9 +88,18 @@ def generate(
     save_config(config, folder / "config.yaml")
     if on_start is not None:
         on_start(folder, config, state.step)
-    # A prior that the caller brought along may be asked about other prompts later, so it stays whole.
-    steps = optimize(config, guidance, state, release_text_encoders=guidance_model is None)
-    _save_on_the_way(config, steps, state, folder, on_step)
+    with Requests(folder) as requests:
+        while True:
+            # A prior that the caller brought along may be asked about other prompts later, so it stays whole.
+            steps = optimize(config, guidance, state, release_text_encoders=guidance_model is None)
+            prompt = _save_on_the_way(config, steps, state, folder, requests, on_step)
+            if prompt is None:
+                break
+            if guidance_model is None:
+                del steps, guidance  # its text encoders are gone; two priors may not fit into memory
+                state.park_critic()
+            config, guidance = _change_prompt(config, prompt, state.step, guidance_model, requests, device)
+            save_config(config, folder / "config.yaml")
     result = Result(folder, config, state.scene)
     if assets:
         write_assets(result)
@@ -124,16 +134,50 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
         execution=config.guidance.execution,
         prompt_weighting=config.guidance.prompt_weighting,
     )
-    if isinstance(guidance, PixelGuidance):
-        guidance.check_vocabulary(config.prompt)
-        guidance.check_vocabulary(config.guidance.negative_prompt)
+    _check_words(guidance, config)
     return guidance
 
 
+def _check_words(guidance: Guidance, config: Config) -> None:
+    """Raise DreamFusionError if the prior does not know a word of any prompt."""
+    if isinstance(guidance, PixelGuidance):
+        for prompt in [*config.prompts.values(), config.guidance.negative_prompt]:
+            guidance.check_vocabulary(prompt)
+
+
+def _change_prompt(
+    config: Config,
+    prompt: str,
+    step: int,
+    guidance_model: Guidance | None,
+    requests: Requests,
+    device: torch.device,
+) -> tuple[Config, Guidance]:
+    """Return the configuration with a prompt that holds from ``step`` on, and the prior; as they were if it refuses."""
+    try:
+        later = config.later_prompts | {step: validate_prompt(prompt)}
+        changed = config.model_copy(update={"later_prompts": later})
+        guidance = guidance_model or load_guidance(changed, device)
+        _check_words(guidance, changed)
+    except DreamFusionError as error:
+        requests.answer(f"The prompt stays as it was. {error}")
+        return config, guidance_model or load_guidance(config, device)
+    requests.answer(f"From step {step} on the prompt is: {later[step]}")
+    return changed, guidance
+
+
 def _save_on_the_way(
-    config: Config, steps: Iterator[Step], state: State, folder: Path, on_step: Callable[[Step], None] | None
-) -> None:
-    """Optimise to the end, writing metrics, previews and checkpoints; a stop by the user leaves a checkpoint."""
+    config: Config,
+    steps: Iterator[Step],
+    state: State,
+    folder: Path,
+    requests: Requests,
+    on_step: Callable[[Step], None] | None,
+) -> str | None:
+    """Optimise to the end, writing metrics, previews and checkpoints; a stop by the user leaves a checkpoint.
+
+    Return a new prompt as soon as one is asked for, after a checkpoint, or None at the end.
+    """
     saved = state.step
 
     def save() -> None:
@@ -146,17 +190,24 @@ def _save_on_the_way(
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
             for step in steps:
                 metrics.write(json.dumps(step.metrics) + "\n")
+                metrics.flush()  # whoever watches reads them, and rows may run ahead of a checkpoint, never lag behind
                 if step.number % config.checkpoint_every == 0 or step.number == config.steps:
-                    metrics.flush()  # before the checkpoint: rows may run ahead of it, never lag behind
                     save()
                 if step.number % config.preview_every == 0:
-                    metrics.flush()
                     save_png(preview(state.scene), folder / "preview.png")
                 every = config.pictures.val_every
                 if every is not None and step.number % every == 0:
                     save_validation(state.scene, config.pictures, step.number, folder)
                 if on_step is not None:
                     on_step(step)
+                asked = requests.take()
+                if "stop" in asked:
+                    raise KeyboardInterrupt
+                if asked and state.step > saved:
+                    save()
+                if "prompt" in asked and step.number < config.steps:
+                    return asked["prompt"]
+        return None
     except KeyboardInterrupt:
         if state.step > saved:
             save()

@@ -132,15 +132,33 @@ class Scene(nn.Module):
 
         The backdrop is plain; without ``lights``, a light goes with the camera.
         """
-        outputs = render_pictures(
+        outputs = self.layers(cameras, shadings, (size, size), lights=lights, backdrop=backdrop)
+        return {shading: output.rgb for shading, output in zip(shadings, outputs, strict=True)}
+
+    def layers(
+        self,
+        cameras: Cameras,
+        shadings: Sequence[Shading],
+        size: tuple[int, int],
+        *,
+        lights: Lights | None = None,
+        backdrop: Sequence[float] = (0.0, 0.0, 0.0),
+        with_normals: bool = False,
+    ) -> list[RenderOutput]:
+        """Render finished pictures of (width, height) pixels in every shading, with opacity and, if asked, normals.
+
+        On the black backdrop of the default, ``rgb`` is that of the object alone, times its opacity.
+        """
+        width, height = size
+        return render_pictures(
             self.field,
             self.background,
             self.occupancy,
-            cameras.to(self.device).rays(size, size),
+            cameras.to(self.device).rays(height, width),
             (lights or headlights(cameras)).to(self.device),
             shadings,
             self.settings,
             background_color=torch.tensor(backdrop, device=self.device).expand(len(cameras), 3),
+            with_normals=with_normals,
             proposal=self.proposal,
         )
-        return {shading: output.rgb for shading, output in zip(shadings, outputs, strict=True)}

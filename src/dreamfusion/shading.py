@@ -6,6 +6,7 @@ The three renderings that the method alternates between: plain albedo, Lambertia
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -18,21 +19,29 @@ from dreamfusion.errors import DreamFusionError
 
 Shading = Literal["albedo", "lambertian", "textureless"]
 
+GAMMA = 2.2
+"""Pictures multiply display-referred values; with a power law that is the same as multiplying linear light."""
+
 
 @dataclass(frozen=True)
 class Lights:
-    """One point light per image: ``position`` [B, 3], ``diffuse`` and ``ambient`` intensity [B]."""
+    """One point light per image: ``position`` [B, 3], ``diffuse`` and ``ambient`` intensity [B] or colour [B, 3].
+
+    ``environment`` [9, 3] is light from all around on all images (see `dreamfusion.environment`).
+    """
 
     position: Tensor
     diffuse: Tensor
     ambient: Tensor
+    environment: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Lights:
         """Return the same lights on another device."""
-        return Lights(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Lights(**{name: value if value is None else value.to(device) for name, value in values.items()})
 
     def __getitem__(self, index: slice) -> Lights:
-        return Lights(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return Lights(self.position[index], self.diffuse[index], self.ambient[index], self.environment)
 
 
 @dataclass(frozen=True)
@@ -139,8 +148,8 @@ def shade(
     """Return Lambertian colour: albedo * (diffuse * max(0, n . l) + ambient), l the unit vector to the light.
 
     Paper equation 4. ``albedo``, ``normal`` (unit), ``point`` and ``light_position`` are [..., 3];
-    ``diffuse`` and ``ambient`` broadcast against [..., 1]. Textureless: pass an albedo of ones. ``highlight`` [..., 1]
-    (see `phong_highlight`) is white light, diffuse * highlight, that the albedo does not colour.
+    ``diffuse`` and ``ambient`` are [..., 1] or [..., 3]. Textureless: pass an albedo of ones. ``highlight`` [..., 1] (see
+    `phong_highlight`) is white light, diffuse * highlight, that the albedo does not colour.
     """
     to_light = torch.nn.functional.normalize(light_position - point, dim=-1)
     cosine = (normal * to_light).sum(dim=-1, keepdim=True).clamp(min=0)
@@ -162,3 +171,24 @@ def phong_highlight(
     mirrored = 2 * cosine * normal - to_light
     aligned = -(mirrored * direction).sum(dim=-1, keepdim=True)
     return torch.where(cosine > 0, material.specular * aligned.clamp(min=0) ** material.shininess, 0.0)
+
+
+def harmonics(direction: Tensor) -> Tensor:
+    """Return the nine real spherical harmonics [..., 9] up to degree 2 at unit directions [..., 3]."""
+    x, y, z = direction.unbind(-1)
+    constant = torch.full_like(x, 0.5 * math.sqrt(1 / math.pi))
+    first = math.sqrt(3 / (4 * math.pi))
+    second = 0.5 * math.sqrt(15 / math.pi)
+    zonal = 0.25 * math.sqrt(5 / math.pi) * (3 * z * z - 1)
+    linear = [constant, first * y, first * z, first * x]
+    return torch.stack(
+        [*linear, second * x * y, second * y * z, zonal, second * x * z, second / 2 * (x * x - y * y)], dim=-1
+    )
+
+
+def environment_light(coefficients: Tensor, normal: Tensor) -> Tensor:
+    """Return what an environment multiplies display-referred colours by, [..., 3], for unit normals [..., 3].
+
+    ``coefficients`` [9, 3] are those of `dreamfusion.environment.irradiance_coefficients`.
+    """
+    return (harmonics(normal) @ coefficients).clamp(min=0) ** (1 / GAMMA)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from skimage import measure
 from torch import Tensor
 
+from dreamfusion.assets.gltf import to_linear
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import write_atomically
 
@@ -151,7 +152,7 @@ def save_glb(mesh: Mesh, path: Path | str) -> None:
         vertices=_to_gltf(mesh.vertices),
         faces=mesh.faces,
         vertex_normals=_to_gltf(mesh.normals),
-        vertex_attributes={"_COLOR_0": _to_linear(mesh.colors)},
+        vertex_attributes={"_COLOR_0": to_linear(mesh.colors)},
         process=False,
     )
     scene = trimesh.Scene()
@@ -181,12 +182,6 @@ def _finish_gltf(tree: dict[str, Any]) -> None:
 
 def _to_gltf(vectors: Floats) -> Floats:
     return np.ascontiguousarray(vectors[:, [1, 2, 0]])
-
-
-def _to_linear(srgb: Floats) -> Floats:
-    """Return linear light for sRGB values in [0, 1] (IEC 61966-2-1)."""
-    srgb = srgb.clip(0.0, 1.0)
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def _device_of(field: ColoredDensity) -> torch.device:

@@ -1,4 +1,4 @@
-"""Video: frames to an H.264 file that every browser, phone and player opens."""
+"""Video: frames to a file that every browser, phone and player opens: H.264 in MP4, VP9 in WebM, or GIF."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def find_ffmpeg() -> str:
         ) from error
 
 
-def save_mp4(frames: Iterable[Tensor], path: Path | str, fps: float = 30.0) -> None:
-    """Write frames [3, H, W] in [0, 1], all of one size, as H.264 in yuv420p, atomically.
+def save_video(frames: Iterable[Tensor], path: Path | str, fps: float = 30.0) -> None:
+    """Write frames [3, H, W] in [0, 1], all of one size, atomically, in the format of ``path``: .mp4, .webm or .gif.
 
     The frames are taken one at a time, so a generator can render them on the way. An odd height or width, which
     yuv420p does not have, is made even by repeating the last row or column. Raises `DreamFusionError` if ffmpeg is
@@ -47,11 +47,25 @@ def save_mp4(frames: Iterable[Tensor], path: Path | str, fps: float = 30.0) -> N
 def _command(program: str, path: Path, width: int, height: int, fps: float) -> list[str]:
     """Return the ffmpeg command that reads raw RGB frames from its standard input."""
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
+    if path.suffix.lower() == ".gif":
+        # A palette of the film's own: the general one shows bands.
+        return [
+            program,
+            "-y",
+            "-v",
+            "error",
+            *source,
+            "-vf",
+            "split[a][b];[a]palettegen[p];[b][p]paletteuse",
+            str(path),
+        ]
     # Without the conversion to BT.709 and its tags, players guess the colour matrix, and most guess wrong.
     colors = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
     colors += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
     # faststart puts the index first, so that a browser starts to play before it has the whole file.
     codec = ["-c:v", "libx264", "-crf", "18", "-preset", "medium", "-movflags", "+faststart"]
+    if path.suffix.lower() == ".webm":
+        codec = ["-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-row-mt", "1"]
     return [program, "-y", "-v", "error", *source, "-an", *codec, *colors, str(path)]
 
 

@@ -23,7 +23,7 @@ from dreamfusion.kernels.marching import PackedSamples, march_rays
 from dreamfusion.renderers.nerfacc import nerfacc_march_rays
 from dreamfusion.renderers.occupancy import OccupancyGrid
 from dreamfusion.renderers.proposal import ProposalNetwork, Proposed
-from dreamfusion.shading import Lights, Material, Shading, phong_highlight, shade
+from dreamfusion.shading import Lights, Material, Shading, environment_light, phong_highlight, shade
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,12 @@ def _shaded(
     white = torch.tensor([s == "textureless" for s in shading], device=device)[of, None]
     flat = torch.tensor([s == "albedo" for s in shading], device=device)[of, None]
     color = torch.where(white, torch.ones_like(normal), albedo[normal_at])
-    diffuse = torch.where(flat, torch.zeros_like(lights.diffuse[of, None]), lights.diffuse[of, None])
-    ambient = torch.where(flat, torch.ones_like(diffuse), lights.ambient[of, None])
+    images = len(lights.diffuse)
+    diffuse = torch.where(flat, 0.0, lights.diffuse.view(images, -1)[of])
+    around = lights.ambient.view(images, -1)[of]
+    if lights.environment is not None:
+        around = around + environment_light(lights.environment, normal)
+    ambient = torch.where(flat, 1.0, around)
     points, light = surface.points[normal_at], lights.position[of]
     highlight = None
     if material.specular > 0:

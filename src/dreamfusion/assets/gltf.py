@@ -1,0 +1,243 @@
+"""Binary glTF 2.0 files: reading their triangles, and putting several into one scene without touching their content.
+
+The merge copies every byte of geometry and texture as it is and only renumbers what refers to it, so nothing that an
+export has written is lost. Matrices are 4 x 4 in the world of the package (z up, front +x).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dreamfusion.errors import DreamFusionError
+
+Floats = NDArray[np.float32]
+
+_FROM_GLTF = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
+"""glTF's x, y, z (y up, front +z) are our y, z, x."""
+
+_TYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
+_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+_LISTS = ("accessors", "bufferViews", "images", "samplers", "textures", "materials", "meshes", "nodes")
+
+
+@dataclass(frozen=True)
+class Glb:
+    """The JSON of a binary glTF file and its binary chunk."""
+
+    tree: dict[str, Any]
+    binary: bytes
+
+
+@dataclass(frozen=True)
+class Triangles:
+    """Triangles in the world of the package: unit ``normals`` and linear ``colors`` at ``vertices`` [V, 3]."""
+
+    vertices: Floats
+    faces: NDArray[np.int64]
+    normals: Floats
+    colors: Floats
+
+    def moved(self, matrix: NDArray[np.float64]) -> Triangles:
+        """Return them moved by a 4 x 4 matrix of rotation, uniform scale and translation."""
+        vertices = self.vertices @ matrix[:3, :3].T + matrix[:3, 3]
+        return Triangles(vertices.astype(np.float32), self.faces, _turned(self.normals, matrix), self.colors)
+
+    @staticmethod
+    def joined(parts: Sequence[Triangles]) -> Triangles:
+        """Return several as one."""
+        offsets = np.cumsum([0, *(len(part.vertices) for part in parts)])
+        faces = [part.faces + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
+        stacked = [np.concatenate([getattr(p, name) for p in parts]) for name in ("vertices", "normals", "colors")]
+        return Triangles(stacked[0], np.concatenate(faces), stacked[1], stacked[2])
+
+
+def read_glb(path: Path | str) -> Glb:
+    """Read a binary glTF 2.0 file; DreamFusionError if it is missing or is none."""
+    try:
+        return parse_glb(Path(path).read_bytes())
+    except OSError as error:
+        raise DreamFusionError(f"Cannot read the mesh {path}: {error.strerror}.") from None
+    except (ValueError, struct.error):
+        raise DreamFusionError(f"{path} is not a binary glTF 2.0 file: export the mesh again as GLB.") from None
+
+
+def parse_glb(data: bytes) -> Glb:
+    """Return the content of a binary glTF 2.0 file; ValueError or struct.error if it is none."""
+    magic, version, _, length, kind = struct.unpack_from("<4sIII4s", data)
+    if (magic, version, kind) != (b"glTF", 2, b"JSON"):
+        raise ValueError("not binary glTF 2.0")
+    size, _ = struct.unpack_from("<I4s", data, 20 + length)
+    return Glb(json.loads(data[20 : 20 + length]), data[28 + length : 28 + length + size])
+
+
+def triangles(glb: Glb) -> Triangles:
+    """Return all triangles of a file's scene, with the colours of vertices, textures at vertices, and materials.
+
+    Raises DreamFusionError if it holds none, or is damaged.
+    """
+    try:
+        parts = [part for root in _scene_of(glb.tree)["nodes"] for part in _of_node(glb, root, np.eye(4))]
+    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        raise DreamFusionError(f"The mesh is damaged ({error!r:.80}): export it again as GLB.") from None
+    if not parts:
+        raise DreamFusionError("The mesh has no triangles: export it again as GLB.")
+    return Triangles.joined(parts)
+
+
+def merge(parts: Sequence[tuple[Glb, NDArray[np.float64]]]) -> bytes:
+    """Return a binary glTF file of one scene with each part moved by its matrix."""
+    merged: dict[str, Any] = {name: [] for name in _LISTS}
+    extensions: dict[str, set[str]] = {"extensionsUsed": set(), "extensionsRequired": set()}
+    binary, roots = bytearray(), []
+    for glb, matrix in parts:
+        counts = {name: len(merged[name]) for name in _LISTS}
+        for name in _LISTS:
+            merged[name] += [_renumbered(item, name, counts) for item in glb.tree.get(name, [])]
+        for view in merged["bufferViews"][counts["bufferViews"] :]:
+            view["buffer"], view["byteOffset"] = 0, view.get("byteOffset", 0) + len(binary)
+        for name, found in extensions.items():
+            found.update(glb.tree.get(name, []))
+        binary += glb.binary + bytes(-len(glb.binary) % 4)
+        in_gltf = np.linalg.inv(_FROM_GLTF) @ matrix @ _FROM_GLTF
+        children = [node + counts["nodes"] for node in _scene_of(glb.tree)["nodes"]]
+        roots.append(len(merged["nodes"]))
+        merged["nodes"].append({"children": children, "matrix": in_gltf.T.ravel().tolist()})
+    tree = {"asset": {"version": "2.0", "generator": "dreamfusion"}, "scene": 0, "scenes": [{"nodes": roots}]}
+    tree |= {name: items for name, items in merged.items() if items}
+    tree |= {name: sorted(found) for name, found in extensions.items() if found}
+    tree["buffers"] = [{"byteLength": len(binary)}]
+    text = json.dumps(tree, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + bytes(binary)
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def _renumbered(item: Any, kind: str, counts: dict[str, int]) -> Any:
+    """Return a copy of an entry of the list ``kind`` whose references are moved on by the entries before it."""
+    refers = {
+        "accessors": {"bufferView": "bufferViews"},
+        "images": {"bufferView": "bufferViews"},
+        "textures": {"source": "images", "sampler": "samplers"},
+        "meshes": {"indices": "accessors", "material": "materials"},
+        "nodes": {"mesh": "meshes", "children": "nodes"},
+    }.get(kind, {})
+
+    def walk(node: Any, key: str) -> Any:
+        if isinstance(node, list):
+            return [walk(value, key) for value in node]
+        if not isinstance(node, dict):
+            return node + counts[refers[key]] if key in refers else node
+        if kind == "meshes" and key in ("attributes", "targets"):  # by names that anybody may choose
+            return {name: value + counts["accessors"] for name, value in node.items()}
+        moved = {name: value if name == "extras" else walk(value, name) for name, value in node.items()}
+        if kind == "materials" and key.endswith("Texture"):
+            moved["index"] += counts["textures"]
+        return moved
+
+    return walk(item, "")
+
+
+def _scene_of(tree: dict[str, Any]) -> dict[str, Any]:
+    return tree["scenes"][tree.get("scene", 0)]
+
+
+def _of_node(glb: Glb, index: int, above: NDArray[np.float64]) -> list[Triangles]:
+    node = glb.tree["nodes"][index]
+    matrix = above @ _local_matrix(node)
+    primitives = glb.tree["meshes"][node["mesh"]]["primitives"] if "mesh" in node else []
+    parts = [_of_primitive(glb, p).moved(_FROM_GLTF @ matrix) for p in primitives if p.get("mode", 4) == 4]
+    return parts + [part for child in node.get("children", []) for part in _of_node(glb, child, matrix)]
+
+
+def _local_matrix(node: dict[str, Any]) -> NDArray[np.float64]:
+    """Return the 4 x 4 matrix of a node, which gives it whole (by columns) or as translation, rotation and scale."""
+    if "matrix" in node:
+        return np.array(node["matrix"], dtype=np.float64).reshape(4, 4).T
+    x, y, z, w = node.get("rotation", (0.0, 0.0, 0.0, 1.0))
+    turn = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn * np.array(node.get("scale", (1.0, 1.0, 1.0)))
+    matrix[:3, 3] = node.get("translation", (0.0, 0.0, 0.0))
+    return matrix
+
+
+def _of_primitive(glb: Glb, primitive: dict[str, Any]) -> Triangles:
+    attributes = primitive["attributes"]
+    vertices = _accessor(glb, attributes["POSITION"])
+    faces = _accessor(glb, primitive["indices"]) if "indices" in primitive else np.arange(len(vertices))
+    faces = faces.reshape(-1, 3).astype(np.int64)
+    if "NORMAL" in attributes:
+        normals = _accessor(glb, attributes["NORMAL"])
+    else:
+        from dreamfusion.assets.mesh import vertex_normals
+
+        normals = vertex_normals(vertices, faces)
+    colors = np.ones_like(vertices)
+    if "COLOR_0" in attributes:
+        colors = colors * _accessor(glb, attributes["COLOR_0"])[:, :3]
+    if "material" in primitive:
+        colors = colors * _material_colors(glb, primitive["material"], attributes)
+    return Triangles(vertices, faces, normals, colors.astype(np.float32))
+
+
+def _material_colors(glb: Glb, index: int, attributes: dict[str, int]) -> Floats:
+    """Return the linear colours [V, 3] or [3] that a material gives: its factor, and its texture at the vertices."""
+    pbr = glb.tree["materials"][index].get("pbrMetallicRoughness", {})
+    factor = np.float32(pbr.get("baseColorFactor", (1.0, 1.0, 1.0, 1.0))[:3])
+    texture = pbr.get("baseColorTexture")
+    if texture is None:
+        return factor
+    image = glb.tree["images"][glb.tree["textures"][texture["index"]]["source"]]
+    with Image.open(io.BytesIO(_view(glb, image["bufferView"]))) as picture:
+        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+    uv = _accessor(glb, attributes[f"TEXCOORD_{texture.get('texCoord', 0)}"]) % 1.0
+    height, width, _ = pixels.shape
+    column = (uv[:, 0] * width).astype(int).clip(0, width - 1)
+    row = (uv[:, 1] * height).astype(int).clip(0, height - 1)
+    return factor * to_linear(pixels[row, column])
+
+
+def to_linear(srgb: Floats) -> Floats:
+    """Return linear light for sRGB values in [0, 1] (IEC 61966-2-1)."""
+    srgb = srgb.clip(0.0, 1.0)
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def _accessor(glb: Glb, index: int) -> Any:
+    """Return the values of an accessor, [N] or [N, components], as floats where the file says so."""
+    accessor = glb.tree["accessors"][index]
+    kind, width, count = np.dtype(_TYPES[accessor["componentType"]]), _WIDTHS[accessor["type"]], accessor["count"]
+    view = glb.tree["bufferViews"][accessor["bufferView"]]
+    data, start = _view(glb, accessor["bufferView"]), accessor.get("byteOffset", 0)
+    stride = view.get("byteStride", kind.itemsize * width)
+    values = np.ndarray((count, width), kind, data, start, (stride, kind.itemsize))
+    if accessor.get("normalized"):
+        return (values / np.iinfo(kind).max).astype(np.float32)
+    return values.copy() if width > 1 else values[:, 0].copy()
+
+
+def _view(glb: Glb, index: int) -> bytes:
+    view = glb.tree["bufferViews"][index]
+    start = view.get("byteOffset", 0)
+    return glb.binary[start : start + view["byteLength"]]
+
+
+def _turned(normals: Floats, matrix: NDArray[np.float64]) -> Floats:
+    turned = normals @ matrix[:3, :3].T
+    return (turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-12)).astype(np.float32)

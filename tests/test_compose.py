@@ -1,0 +1,231 @@
+"""Scenes of several objects: the path tracer against known light, glTF files, placements, and the whole command."""
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from dreamfusion.assets.gltf import Triangles, merge, parse_glb, read_glb, triangles
+from dreamfusion.assets.mesh import Mesh, save_glb
+from dreamfusion.cameras import Cameras, fixed_cameras
+from dreamfusion.compose import Placement, compose, parse_placement, to_display
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.kernels.pathtrace import Ground, Sun, trace
+
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+BLACK = (0.0, 0.0, 0.0)
+
+
+def ball(radius: float, centre: tuple[float, float, float], albedo: float = 0.5) -> Triangles:
+    shape = trimesh.creation.icosphere(subdivisions=4, radius=1.0)
+    vertices = (shape.vertices * radius + np.array(centre)).astype(np.float32)
+    colors = np.full((len(vertices), 3), albedo, np.float32)
+    return Triangles(vertices, shape.faces.astype(np.int64), shape.vertices.astype(np.float32), colors)
+
+
+def shown(mesh: Triangles, cameras: Cameras, device: str, **options) -> torch.Tensor:
+    arrays = [torch.from_numpy(a).to(device) for a in (mesh.vertices, mesh.faces, mesh.normals, mesh.colors)]
+    defaults = {
+        "sun": Sun((0.0, 0.0, 1.0), BLACK, 0.0),
+        "ground": Ground((0.5, 0.25, 0.125), 1e4),
+        "sky": torch.ones(1, 1, 3),
+        "backdrop": BLACK,
+        "samples": 16,
+    }
+    return trace(*arrays, cameras, (17, 17), **(defaults | options)).cpu()
+
+
+def from_above(height: float = 4.0) -> Cameras:
+    return fixed_cameras(0.0, 90.0, radius=height, focal=0.5)
+
+
+FAR_BALL = ball(0.1, (500.0, 500.0, 1.0))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_open_ground_under_an_even_sky_has_its_own_colour(device: str):
+    image = shown(FAR_BALL, from_above(), device)
+    expected = torch.tensor([0.5, 0.25, 0.125]).view(1, 3, 1, 1).expand_as(image)
+    torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_sun_lights_by_the_cosine_and_casts_a_shadow_where_geometry_says(device: str):
+    tilt = math.radians(60)
+    sun = Sun((math.cos(tilt), 0.0, math.sin(tilt)), (1.0, 1.0, 1.0), 0.0)
+    # A small ball 2 above the ground: its shadow lies 2 / tan(60 deg) = 1.155 behind it, at x = -1.155.
+    image = shown(ball(0.3, (0.0, 0.0, 2.0)), from_above(40.0), device, sun=sun, sky=torch.zeros(1, 1, 3), bounces=0)
+    assert image[0, 0, 0, 0].item() == pytest.approx(0.5 * math.sin(tilt), abs=1e-4)
+
+    def at(x: float, y: float) -> float:
+        # A camera far above with its up towards -x: rows grow towards +x there, columns towards +y.
+        pose = torch.tensor([[[0.0, 1.0, 0.0, x], [1.0, 0.0, 0.0, y], [0.0, 0.0, -1.0, 0.05]]])
+        one = torch.ones(1)
+        camera = Cameras(pose, 1000 * one, 0 * one, 90 * one, one)
+        lit = shown(ball(0.3, (0, 0, 2.0)), camera, device, sun=sun, sky=torch.zeros(1, 1, 3), bounces=0)
+        return lit[0, 0].mean().item()
+
+    lit = 0.5 * math.sin(tilt)
+    edge = 0.3 / math.sin(tilt)
+    assert at(-1.155, 0.0) == 0
+    assert at(-1.155 + edge - 0.03, 0.0) == 0
+    assert at(-1.155 + edge + 0.03, 0.0) == pytest.approx(lit, abs=1e-3)
+    assert at(-1.155, 0.27) == 0
+    assert at(-1.155, 0.33) == pytest.approx(lit, abs=1e-3)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_light_between_surfaces_is_conserved(device: str):
+    # A white ball in an even white sky on a white ground is invisible: every path comes back with all of its light,
+    # but for those that are cut off after the last bounce.
+    scene = ball(0.5, (0.0, 0.0, 1.0), albedo=1.0)
+    white = Ground((1.0, 1.0, 1.0), 1e4)
+    camera = fixed_cameras(0.0, 45.0, radius=4.0, focal=2.0)
+    image = shown(scene, camera, device, ground=white, samples=64, bounces=12, backdrop=(1.0, 1.0, 1.0))
+    assert image.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert image.max().item() <= 1.0001
+
+
+def test_pictures_are_the_same_bits_for_any_number_of_threads():
+    images = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        images.append(shown(ball(0.5, (0.0, 0.0, 0.5)), fixed_cameras(0.0, 30.0, radius=4.0), "cpu", samples=2))
+    assert torch.equal(*images)
+
+
+def test_the_sky_is_seen_where_its_picture_has_it():
+    sky = torch.zeros(4, 8, 3)
+    sky[:2, 4:, 0] = 1.0  # red above, to the right of the front: azimuths -180 to 0
+    view = {"sky": sky, "backdrop": None, "samples": 1}
+
+    def seen(toward_azimuth: float) -> list[float]:
+        # A camera at the opposite side, below the horizon, looks up at the sky in that direction.
+        camera = fixed_cameras(toward_azimuth + 180.0, -30.0, radius=1.0, focal=50.0)
+        return shown(FAR_BALL, camera, "cpu", **view)[0, :, 8, 8].tolist()
+
+    assert seen(-90.0) == [1.0, 0.0, 0.0]
+    assert seen(90.0) == [0.0, 0.0, 0.0]
+
+
+def test_display_values_are_srgb():
+    torch.testing.assert_close(
+        to_display(torch.tensor([0.0, 0.002, 0.214, 1.0, 7.0])),
+        torch.tensor([0.0, 0.02584, 0.5, 1, 1]),
+        atol=1e-3,
+        rtol=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two run folders: a red ball with vertex colours, and a box with a blue texture."""
+    folder = tmp_path_factory.mktemp("runs")
+    shape = ball(0.5, (0.1, 0.0, 0.2))
+    colors = np.tile(np.float32([0.8, 0.1, 0.1]), (len(shape.vertices), 1))
+    (folder / "ball").mkdir()
+    save_glb(Mesh(shape.vertices, shape.faces, shape.normals, colors), folder / "ball/mesh.glb")
+    box = trimesh.creation.box(extents=(1.0, 0.5, 0.8))
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.new("RGB", (4, 4), (20, 40, 220)))
+    box.visual = trimesh.visual.TextureVisuals(uv=np.full((len(box.vertices), 2), 0.5), material=material)
+    (folder / "box").mkdir()
+    (folder / "box/mesh.glb").write_bytes(trimesh.Scene(box).export(file_type="glb"))
+    return [folder / "ball", folder / "box"]
+
+
+def test_triangles_come_back_in_our_world_and_in_linear_light(runs: list[Path]):
+    shape = triangles(read_glb(runs[0] / "mesh.glb"))
+    np.testing.assert_allclose(shape.vertices.mean(axis=0), [0.1, 0.0, 0.2], atol=1e-3)
+    np.testing.assert_allclose(shape.colors[0], [0.6038, 0.0100, 0.0100], atol=1e-3)
+    box = triangles(read_glb(runs[1] / "mesh.glb"))
+    assert np.ptp(box.vertices, axis=0) == pytest.approx([0.8, 1.0, 0.5]), "glTF's x, y, z are our y, z, x"
+    np.testing.assert_allclose(box.colors[0], [0.00699, 0.02122, 0.71569], atol=1e-4)
+
+
+def test_a_merged_file_keeps_meshes_textures_and_places(runs: list[Path]):
+    moved = np.eye(4)
+    moved[:3, 3] = 1.0, 2.0, 3.0
+    parts = [read_glb(run / "mesh.glb") for run in runs]
+    merged = parse_glb(merge([(parts[0], np.eye(4)), (parts[1], moved), (parts[1], np.eye(4))]))
+    assert len(merged.tree["images"]) == 2
+    assert len(merged.tree["meshes"]) == 3
+    separate = Triangles.joined([triangles(parts[0]), triangles(parts[1]).moved(moved), triangles(parts[1])])
+    together = triangles(merged)
+    np.testing.assert_allclose(together.vertices, separate.vertices, atol=1e-5)
+    np.testing.assert_array_equal(together.faces, separate.faces)
+    np.testing.assert_allclose(together.colors, separate.colors)
+    loaded = trimesh.load(trimesh.util.wrap_as_stream(merge([(parts[0], moved)])), file_type="glb")
+    assert loaded.bounds.mean(axis=0) == pytest.approx([2.0, 3.2, 1.1], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "placement"),
+    [
+        ("runs/a-car", Placement(Path("runs/a-car"))),
+        ("runs/a-car:1,-2.5", Placement(Path("runs/a-car"), 1.0, -2.5)),
+        ("runs/a-car:0,1e-1,2,90", Placement(Path("runs/a-car"), 0.0, 0.1, 2.0, 90.0)),
+        ("C:\\runs\\a-car:1,2", Placement(Path("C:\\runs\\a-car"), 1.0, 2.0)),
+        ("runs/odd:name", Placement(Path("runs/odd:name"))),
+    ],
+)
+def test_placements_are_read(text: str, placement: Placement):
+    assert parse_placement(text) == placement
+
+
+@pytest.mark.parametrize("text", ["run:1", "run:1,2,3,4,5", "run:1,2,0", "run:1e9,0"])
+def test_odd_placements_get_one_line(text: str):
+    with pytest.raises(DreamFusionError, match="run:"):
+        parse_placement(text)
+
+
+def test_a_scene_stands_on_the_ground_and_is_written_whole(runs: list[Path], tmp_path: Path):
+    picture = compose(
+        [Placement(runs[0]), Placement(runs[1], scale=0.5, azimuth_deg=90.0)],
+        tmp_path / "scene",
+        size=(96, 54),
+        samples=4,
+    )
+    assert {path.name for path in (tmp_path / "scene").iterdir()} == {"scene.png", "scene.glb", "viewer.html"}
+    pixels = np.asarray(Image.open(picture)).astype(int)
+    assert pixels.shape == (54, 96, 3)
+    red = (pixels[..., 0] - pixels[..., 2]) > 60
+    blue = (pixels[..., 2] - pixels[..., 0]) > 60
+    assert red.sum() > 100
+    assert blue.sum() > 50
+    assert red.nonzero()[1].mean() < blue.nonzero()[1].mean(), "in their order from left to right"
+    corner = pixels[0, 0]
+    assert abs(corner - np.array([219, 219, 222])).max() <= 1
+    shadow = pixels.sum(axis=-1) < 3 * 190
+    assert (shadow & ~red & ~blue).sum() > 20
+
+    glb = read_glb(tmp_path / "scene/scene.glb")
+    roots = [glb.tree["nodes"][index] for index in glb.tree["scenes"][0]["nodes"]]
+    assert len(roots) == 3
+    low = []
+    for index in range(2):
+        alone = json.loads(json.dumps(glb.tree))
+        alone["scenes"][0]["nodes"] = [glb.tree["scenes"][0]["nodes"][index]]
+        low.append(triangles(type(glb)(alone, glb.binary)).vertices.min(axis=0)[2])
+    assert low == pytest.approx([0.0, 0.0], abs=1e-5)
+
+
+def test_bad_scenes_get_one_line(runs: list[Path], tmp_path: Path):
+    with pytest.raises(DreamFusionError, match="no run"):
+        compose([Placement(tmp_path / "absent")], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DreamFusionError, match=r"has no mesh\.glb"):
+        compose([Placement(tmp_path / "empty")], tmp_path / "out")
+    (tmp_path / "bad.glb").write_bytes(struct.pack("<4sII", b"glTF", 2, 12))
+    with pytest.raises(DreamFusionError, match="not a binary glTF"):
+        compose([Placement(tmp_path / "bad.glb")], tmp_path / "out")
+    with pytest.raises(DreamFusionError, match="for every object, or for none"):
+        compose([Placement(runs[0], 0.0, 0.0), Placement(runs[1])], tmp_path / "out")
+    with pytest.raises(DreamFusionError, match="--samples"):
+        compose([Placement(runs[0])], tmp_path / "out", samples=0)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,170 @@
+"""The viewer page in a real browser, opened from disk."""
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from dreamfusion.assets.mesh import Mesh, save_glb
+from dreamfusion.assets.viewer import save_viewer
+from dreamfusion.errors import DreamFusionError
+
+TITLE = 'a "red" <ball> & more'
+
+
+def save_ball(path: Path, color: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Path:
+    """Write a ball with vertex colours."""
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.7)
+    vertices = ball.vertices.astype(np.float32)
+    colors = np.tile(np.float32(color), (len(vertices), 1))
+    save_glb(Mesh(vertices, ball.faces.astype(np.int64), vertices / 0.7, colors), path)
+    return path
+
+
+def save_textured(path: Path) -> Path:
+    """Write a box whose colour is in a texture alone: all blue."""
+    box = trimesh.creation.box(extents=(1, 1, 1))
+    texture = Image.new("RGB", (8, 8), (20, 40, 220))
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=texture, metallicFactor=0.0)
+    box.visual = trimesh.visual.TextureVisuals(uv=np.full((len(box.vertices), 2), 0.5), material=material)
+    path.write_bytes(trimesh.Scene(box).export(file_type="glb"))
+    return path
+
+
+class Page:
+    """An open page, which must not complain."""
+
+    def __init__(self, browser: Any, html: Path, **viewport: int) -> None:
+        self.complaints: list[str] = []
+        self.page = browser.new_page(viewport=viewport or {"width": 360, "height": 560}, offline=True)
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+        self.page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else self._fetched(r))
+        self.page.goto(html.as_uri())
+        self.page.wait_for_selector("body[data-ready]", timeout=120_000)
+
+    def _fetched(self, request: Any) -> None:
+        self.complaints.append(f"fetched {request.url}")
+
+    def pixels(self) -> np.ndarray:
+        """Return the picture on the canvas, [H, W, 3], without its edge, where focus and the panel's shadow show."""
+        png = self.page.locator("#canvas").screenshot(timeout=120_000)
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)[12:-12, 12:-12]
+
+    def middle(self) -> np.ndarray:
+        """Return the colour in the middle of the canvas."""
+        picture = self.pixels()
+        return picture[picture.shape[0] // 2, picture.shape[1] // 2]
+
+    def set(self, name: str, value: str) -> None:
+        """Move a slider or choose a colour."""
+        self.page.locator(f"#{name}").fill(value)
+
+    def mode(self, name: str) -> None:
+        """Choose how the object is shown."""
+        self.page.locator(f"input[value={name}]").check(force=True)
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    folder = tmp_path_factory.mktemp("viewer")
+    save_viewer(save_ball(folder / "ball.glb"), folder / "a page.html", TITLE)
+    opened = Page(browser, folder / "a page.html")
+    yield opened
+    opened.page.close()
+
+
+def test_the_object_is_seen_under_its_title(page: Page):
+    picture = page.pixels()
+    red, green, _ = page.middle()
+    assert red > 80 > green, "the ball is red"
+    assert abs(picture[-1, 0] - [0xD9, 0xDC, 0xE1]).max() <= 2, "the corner shows the background"
+    assert page.page.title() == page.page.locator("h1").inner_text() == TITLE
+    assert page.complaints == []
+
+
+def test_light_and_background_change_the_picture(page: Page):
+    page.set("azimuth", "30")
+    lit = page.middle()
+    page.set("azimuth", "-150")
+    unlit = page.middle()
+    assert unlit[0] < lit[0] - 20, "a light behind the ball leaves its front darker"
+    page.set("background", "#102030")
+    assert abs(page.pixels()[-1, 0] - [0x10, 0x20, 0x30]).max() <= 2
+    assert page.complaints == []
+
+
+def test_every_mode_shows_something_else(page: Page):
+    middles = {}
+    for mode in ("shaded", "albedo", "textureless", "normals"):
+        page.mode(mode)
+        middles[mode] = page.middle()
+    assert abs(middles["albedo"] - np.array([204, 26, 26])).max() <= 3, "albedo is the colour of the mesh itself"
+    assert np.ptp(middles["textureless"]) <= 12, "textureless is grey"
+    assert abs(middles["normals"] - np.array([128, 128, 255])).max() <= 12, "the normal faces the camera"
+    page.mode("albedo")
+    solid = page.pixels()
+    page.mode("wireframe")
+    wires = page.pixels()
+    background = (abs(wires - wires[-1, 0]).max(axis=-1) < 8).sum()
+    assert background > (abs(solid - solid[-1, 0]).max(axis=-1) < 8).sum() + 200, "one sees through a wireframe"
+    page.mode("shaded")
+    assert page.complaints == []
+
+
+def test_mouse_wheel_and_keys_move_the_camera(page: Page):
+    page.mode("shaded")
+    start = page.pixels()
+    canvas = page.page.locator("#canvas")
+
+    def moved(picture: np.ndarray) -> bool:
+        return bool((abs(picture - start).max(axis=-1) > 12).sum() > 50)
+
+    canvas.focus()
+    page.page.keyboard.press("-")
+    assert moved(page.pixels())
+    page.page.keyboard.press("Home")
+    assert not moved(page.pixels())
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.page.mouse.move(x, y)
+    page.page.mouse.wheel(0, 600)
+    assert moved(page.pixels())
+    page.page.locator("#home").click()
+    page.page.mouse.move(x, y)
+    page.page.mouse.down()
+    page.page.mouse.move(x + 90, y + 40, steps=3)
+    page.page.mouse.up()
+    assert moved(page.pixels())
+    page.page.locator("#home").click()
+    assert not moved(page.pixels())
+    assert page.complaints == []
+
+
+def test_textures_are_shown(browser: Any, tmp_path: Path):
+    save_viewer(save_textured(tmp_path / "box.glb"), tmp_path / "box.html", "a blue box")
+    opened = Page(browser, tmp_path / "box.html")
+    opened.mode("albedo")
+    assert abs(opened.middle() - np.array([20, 40, 220])).max() <= 3
+    assert opened.complaints == []
+    opened.page.close()
+
+
+def test_a_page_is_one_small_file_that_names_no_other(tmp_path: Path):
+    save_viewer(save_ball(tmp_path / "ball.glb"), tmp_path / "v.html", TITLE)
+    text = (tmp_path / "v.html").read_text()
+    assert len(text) < 2_000_000
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=\"(?!data:)", text)
+    assert "<ball>" not in text
+
+
+def test_a_mesh_that_is_not_there_gets_one_line(tmp_path: Path):
+    with pytest.raises(DreamFusionError, match="Cannot read the mesh"):
+        save_viewer(tmp_path / "no.glb", tmp_path / "v.html", "nothing")
+    assert list(tmp_path.iterdir()) == []
