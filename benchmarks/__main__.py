@@ -11,12 +11,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import guidance, hashgrid, iteration
+from benchmarks import assets, guidance, hashgrid, iteration
 
 PARTS = {
     "hashgrid": hashgrid.rows,
     "iteration": iteration.rows,
     "architectures": iteration.architectures,
+    "assets": assets.rows,
     "runs": iteration.whole_runs,
     "guidance": guidance.rows,
 }

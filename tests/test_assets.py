@@ -1,8 +1,5 @@
-import errno
-import json
 import math
 import os
-import struct
 
 import imageio_ffmpeg
 import numpy as np
@@ -11,12 +8,13 @@ import torch
 import trimesh
 from PIL import Image
 
-from dreamfusion import files
+from dreamfusion.assets import mesh as meshes
 from dreamfusion.assets import video
 from dreamfusion.assets.images import contact_sheet, save_png, to_uint8
-from dreamfusion.assets.mesh import Mesh, extract_mesh, save_glb, surface_level, vertex_normals
+from dreamfusion.assets.mesh import decimate, extract_mesh, surface_level, vertex_normals
 from dreamfusion.assets.video import save_video
 from dreamfusion.errors import DreamFusionError
+from solids import Analytic, Gaussian, ball, body_of, box
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -138,39 +136,6 @@ def test_missing_ffmpeg_is_named(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- meshes
 
 
-class Analytic:
-    """A field of constant ``peak`` density where ``inside`` is true, red at the front and otherwise blue."""
-
-    def __init__(self, inside, peak=100.0):
-        self.inside, self.peak = inside, peak
-
-    def density(self, x):
-        return self.peak * self.inside(x).float()
-
-    def albedo(self, x):
-        front = (x[:, :1] > 0).float()
-        return torch.cat([front * 0.5, torch.zeros_like(front), 1 - front], dim=1)
-
-
-class Gaussian(Analytic):
-    """A ball whose density falls off smoothly, ``peak`` in the middle."""
-
-    def density(self, x):
-        return self.peak * torch.exp(-x.square().sum(-1) / (2 * 0.2**2))
-
-
-def ball(radius, center=(0.0, 0.0, 0.0)):
-    return lambda x: (x - torch.tensor(center, device=x.device)).norm(dim=-1) < radius
-
-
-def box(half):
-    return lambda x: (x.abs() < torch.tensor(half, device=x.device)).all(-1)
-
-
-def body_of(mesh):
-    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-
-
 @pytest.mark.parametrize("device", DEVICES)
 def test_ball_has_its_volume_and_faces_outwards(device):
     mesh = extract_mesh(Analytic(ball(0.6)), 64, device=device)
@@ -269,65 +234,43 @@ def test_vertex_normals_are_weighted_by_area():
     assert normals[4] == pytest.approx([0, 0, 1]), "a vertex without faces has a unit normal still"
 
 
-def test_glb_stands_upright_faces_the_viewer_and_keeps_its_colors(tmp_path):
-    # A tall box with a nose at its front (+x) and a hat that leans to its left (+y).
-    def inside(x):
-        trunk = box((0.2, 0.3, 0.6))(x)
-        nose = box((0.5, 0.06, 0.06))(x) & (x[:, 0] > 0)
-        hat = box((0.1, 0.3, 0.2))(x - torch.tensor([0.0, 0.3, 0.5]))
-        return trunk | nose | hat
-
-    mesh = extract_mesh(Analytic(inside), 64)
-    save_glb(mesh, tmp_path / "mesh.glb")
-    assert os.listdir(tmp_path) == ["mesh.glb"]
-    scene = trimesh.load_scene(tmp_path / "mesh.glb", process=False)
-    (body,) = scene.dump()
-    spacing = 2 / 63
-    low, high = body.bounds
-    assert high[2] == pytest.approx(0.5, abs=spacing), "the nose is at glTF's front, +z"
-    assert low[2] == pytest.approx(-0.2, abs=spacing)
-    assert high[1] == pytest.approx(0.7, abs=spacing), "up is +y"
-    assert high[0] == pytest.approx(0.6, abs=spacing), "left is +x, seen by the object"
-    assert low[0] == pytest.approx(-0.3, abs=spacing)
-    assert body.volume > 0
-    assert body.visual.material.metallicFactor == 0
-    assert body.visual.material.roughnessFactor == 1
-
-    tree, _ = read_glb(tmp_path / "mesh.glb")
-    assert tree["asset"]["version"] == "2.0"
-    positions, colors, normals = (attribute(tmp_path / "mesh.glb", name) for name in ("POSITION", "COLOR_0", "NORMAL"))
-    assert np.linalg.norm(normals, axis=1) == pytest.approx(1, abs=1e-5)
-    # sRGB 0.5 is 0.2140 in linear light (IEC 61966-2-1); the back's full blue stays.
-    assert np.abs(colors[positions[:, 2] > 0.05] - [0.2140, 0, 0]).max() < 1e-4
-    assert np.abs(colors[positions[:, 2] < -0.05] - [0, 0, 1]).max() < 1e-6
+@pytest.mark.parametrize("max_faces", [500, 5000])
+def test_decimated_surfaces_keep_their_shape_and_stay_closed(max_faces):
+    # A ring: the budget must not close its hole.
+    ring = Analytic(lambda x: (x[:, :2].norm(dim=-1) - 0.6).square() + x[:, 2].square() < 0.2**2)
+    whole, mesh = extract_mesh(ring, 64), extract_mesh(ring, 64, max_faces=max_faces)
+    assert len(whole.faces) > 10_000
+    assert 0.9 * max_faces <= len(mesh.faces) <= max_faces
+    body = body_of(mesh)
+    assert body.is_watertight
+    assert body.euler_number == 0
+    assert body.volume == pytest.approx(body_of(whole).volume, rel=0.02)
+    assert np.linalg.norm(mesh.normals, axis=1) == pytest.approx(1, abs=1e-5)
+    assert len(mesh.colors) == len(mesh.vertices)
 
 
-def read_glb(path):
-    """Return the JSON and the binary chunk of a GLB file, read by hand from the specification."""
-    data = path.read_bytes()
-    magic, version, length, json_length, json_type = struct.unpack_from("<4sIII4s", data)
-    assert (magic, version, length, json_type) == (b"glTF", 2, len(data), b"JSON")
-    return json.loads(data[20 : 20 + json_length]), data[28 + json_length :]
+def test_a_surface_within_its_budget_is_left_alone():
+    mesh = extract_mesh(Analytic(ball(0.5)), 32)
+    vertices, faces = decimate(mesh.vertices, mesh.faces, len(mesh.faces))
+    assert vertices is mesh.vertices
+    assert faces is mesh.faces
 
 
-def attribute(path, name):
-    tree, binary = read_glb(path)
-    accessor = tree["accessors"][tree["meshes"][0]["primitives"][0]["attributes"][name]]
-    assert (accessor["componentType"], accessor["type"]) == (5126, "VEC3")
-    view = tree["bufferViews"][accessor["bufferView"]]
-    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
-    return np.frombuffer(binary, "<f4", accessor["count"] * 3, start).reshape(-1, 3)
+def test_a_reduction_that_tears_the_surface_is_not_taken(monkeypatch):
+    mesh = extract_mesh(Analytic(ball(0.5)), 32)
 
+    def torn(vertices, faces, **_):
+        return vertices, faces[1:500]
 
-def test_full_disk_keeps_the_earlier_mesh(tmp_path, monkeypatch):
-    triangle = np.eye(3, dtype=np.float32)
-    mesh = Mesh(triangle, np.array([[0, 1, 2]]), triangle, triangle)
-    (tmp_path / "mesh.glb").write_bytes(b"earlier")
+    def flat(vertices, faces, **_):
+        # A tetrahedron with its corner 3 split in two (3 and 4), and a fin: two faces back to back.
+        corners = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 4], [1, 3, 2], [0, 4, 3], [3, 4, 2], [5, 6, 7], [7, 6, 5]])
+        points = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1], [5, 0, 0], [6, 0, 0], [5, 1, 0]])
+        return points, corners
 
-    def full(handle):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(DreamFusionError, match="disk is full"):
-        save_glb(mesh, tmp_path / "mesh.glb")
-    assert (tmp_path / "mesh.glb").read_bytes() == b"earlier"
+    monkeypatch.setattr(meshes.fast_simplification, "simplify", torn)
+    assert decimate(mesh.vertices, mesh.faces, 1000)[1] is mesh.faces
+    monkeypatch.setattr(meshes.fast_simplification, "simplify", flat)
+    body = trimesh.Trimesh(*decimate(mesh.vertices, mesh.faces, 1000), process=False)
+    assert (body.vertices.shape, body.faces.shape) == ((4, 3), (4, 3))
+    assert body.volume == pytest.approx(1 / 6)

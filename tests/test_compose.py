@@ -11,8 +11,9 @@ import torch
 import trimesh
 from PIL import Image
 
+from dreamfusion.assets.formats import save_glb
 from dreamfusion.assets.gltf import Triangles, merge, parse_glb, read_glb, triangles
-from dreamfusion.assets.mesh import Mesh, save_glb
+from dreamfusion.assets.mesh import Mesh
 from dreamfusion.cameras import Cameras, fixed_cameras
 from dreamfusion.compose import Placement, compose, parse_placement, to_display
 from dreamfusion.errors import DreamFusionError

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import signal
@@ -12,8 +13,10 @@ import trimesh
 from PIL import Image
 
 import dreamfusion
+from dreamfusion import results
 from dreamfusion.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields.nerf import NerfField
 from dreamfusion.results import export_run, open_run
 from dreamfusion.run import generate
 from worlds import BACKDROP, STILL, toy_prior
@@ -90,9 +93,84 @@ def test_the_saved_configuration_reproduces_the_run(finished: dreamfusion.Result
 
 def test_a_finished_run_can_be_exported_again(finished: dreamfusion.Result, tmp_path: Path):
     before = (finished.folder / "mesh.glb").read_bytes()
-    mesh = export_run(finished.folder, output=tmp_path / "m.glb", resolution=32)
+    (mesh,) = export_run(finished.folder, output=tmp_path / "m.glb", resolution=32, texture_size=64)
     assert len(trimesh.load(mesh, force="mesh").faces) > 50
     assert (finished.folder / "mesh.glb").read_bytes() == before
+
+
+def test_one_export_writes_several_formats(finished: dreamfusion.Result, tmp_path: Path):
+    small = {"resolution": 32, "max_faces": 400, "texture_size": 64}
+    paths = export_run(finished.folder, formats=("glb", "stl", "obj", "stl"), output=tmp_path / "new/toy.stl", **small)
+    assert [path.name for path in paths] == ["toy.glb", "toy.stl", "toy.obj"]
+    assert {path.suffix for path in (tmp_path / "new").iterdir()} == {".glb", ".stl", ".obj", ".mtl", ".png"}
+    for path in paths:
+        assert 300 < len(trimesh.load(path, force="mesh").faces) <= 400
+    assert trimesh.load(paths[1]).is_watertight
+    assert Image.open(tmp_path / "new/toy.png").size == (64, 64)
+    (path,) = export_run(finished.folder, output=tmp_path / "toy.PLY", size_mm=50, **small)
+    assert trimesh.load(path).extents.max() == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"formats": ("fbx",)}, "No mesh format is called fbx"),
+        ({"output": Path("toy.gltf")}, "end it in .glb"),
+        ({"output": Path("toy.glb"), "formats": ("stl", "ply")}, "is no stl or ply"),
+        ({"resolution": 8}, "--resolution"),
+        ({"max_faces": 10}, "--faces"),
+        ({"max_faces": 10_000_000}, "--faces"),
+        ({"texture_size": 16}, "--texture-size"),
+        ({"size_mm": 0.0}, "--size-mm"),
+        ({"size_mm": float("nan")}, "--size-mm"),
+    ],
+)
+def test_exporting_refuses_what_it_cannot_do(finished: dreamfusion.Result, arguments: dict, message: str, in_tmp: Path):
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
+    with pytest.raises(DreamFusionError, match=message) as caught:
+        export_run(finished.folder, **arguments)
+    assert "\n" not in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_an_export_that_cannot_be_written_says_so(finished: dreamfusion.Result, tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DreamFusionError, match=r"file; remove it|file of that name is in the way"):
+        export_run(finished.folder, output=tmp_path / "file/toy.glb")
+
+
+def test_an_empty_scene_leaves_the_earlier_mesh(finished: dreamfusion.Result, tmp_path: Path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.folder, copy)
+    before = (copy / "mesh.glb").read_bytes()
+    monkeypatch.setattr(NerfField, "density", lambda field, x: torch.zeros(len(x)))
+    with pytest.raises(DreamFusionError, match="scene is empty"):
+        export_run(copy)
+    assert (copy / "mesh.glb").read_bytes() == before
+
+
+def test_without_xatlas_a_run_still_ends_with_a_mesh(finished: dreamfusion.Result, tmp_path: Path, monkeypatch):
+    assert trimesh.load(finished.mesh, force="mesh").visual.material.baseColorTexture is not None
+    monkeypatch.setattr(results, "can_unwrap", lambda: False)
+    result = dataclasses.replace(finished, folder=tmp_path)
+    results.write_assets(result)
+    assert trimesh.load(result.mesh, force="mesh").visual.material.baseColorTexture is None
+    assert "COLOR_0" in result.mesh.read_bytes().decode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 4}, "--size"),
+        ({"ambient": 2.0}, "--ambient"),
+        ({"radius": 0.0}, "--radius"),
+        ({"turntable_frames": 1}, "--turntable"),
+    ],
+)
+def test_rendering_refuses_values_out_of_range(finished: dreamfusion.Result, arguments: dict, message: str):
+    with pytest.raises(DreamFusionError, match=message):
+        render_run(finished.folder, **arguments)
 
 
 def test_an_output_that_holds_a_run_is_left_alone(finished: dreamfusion.Result):

@@ -11,7 +11,8 @@ import pytest
 import trimesh
 from PIL import Image
 
-from dreamfusion.assets.mesh import Mesh, save_glb
+from dreamfusion.assets.formats import save_glb
+from dreamfusion.assets.mesh import Mesh
 from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.errors import DreamFusionError
 

@@ -159,18 +159,40 @@ def render(
     print(path)
 
 
-def export(run: Positional[Path], *, output: Path | None = None, resolution: int = 128) -> None:
-    """Write the mesh of a finished run as GLB.
+def export(
+    run: Positional[Path],
+    *,
+    format: tuple[Literal["glb", "obj", "ply", "stl", "usdz"], ...] = (),
+    output: Path | None = None,
+    resolution: int = 128,
+    faces: int = 20_000,
+    texture_size: int = 1024,
+    size_mm: float | None = None,
+) -> None:
+    """Write the mesh of a finished run for other programs: GLB, OBJ, PLY, STL or USDZ.
 
     Args:
         run: folder of the run
-        output: file to write (RUN/mesh.glb if not given)
-        resolution: cells per side of the grid in which the surface is found
+        format: one or more formats (what the suffix of --output says if not given, or glb)
+        output: file to write (RUN/mesh.FORMAT if not given); with several formats its suffix is theirs
+        resolution: samples per side of the grid in which the surface is found
+        faces: the mesh has at most about this many triangles
+        texture_size: side of the texture in texels (glb, obj, usdz)
+        size_mm: longest side of the object in millimetres (stl: 100 if not given; others: 1 unit of the scene is 1 m)
 
     """
     from dreamfusion.results import export_run
 
-    print(export_run(run, output=output, resolution=resolution))
+    paths = export_run(
+        run,
+        formats=format,
+        output=output,
+        resolution=resolution,
+        max_faces=faces,
+        texture_size=texture_size,
+        size_mm=size_mm,
+    )
+    print(*paths, sep="\n")
 
 
 def compose(

@@ -68,17 +68,30 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
     earlier file stays as it was. A full disk, a folder that is missing or cannot be written and the like become a
     `DreamFusionError`. The temporary name keeps the suffix, by which libraries choose their format.
     """
-    path = Path(path)
-    temporary = _temporary_sibling(path)
-    try:
+    with write_together(path) as (temporary,):
         yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
+
+
+@contextmanager
+def write_together(*paths: Path | str) -> Iterator[list[Path]]:
+    """Give temporary paths for files of one folder that belong together; none is moved before all are on the disk.
+
+    The same promises as `write_atomically`; errors name the first.
+    """
+    targets = [Path(path) for path in paths]
+    temporaries = [_temporary_sibling(path) for path in targets]
+    try:
+        yield temporaries
+        for temporary in temporaries:
+            _flush(temporary)
+        for temporary, path in zip(temporaries, targets, strict=True):
+            os.replace(temporary, path)
+        _flush_folder(targets[0].parent)
     except OSError as error:
-        raise explain(error, path) from error
+        raise explain(error, targets[0]) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ runs/<slug-of-prompt>/
     contact_sheet.png   albedo, shaded and textureless views all around
     turntable.mp4       the shaded object, once around (unless pictures.video is off)
     validation/         a picture every pictures.val_every steps, if that is set
-    mesh.glb            the object with its colours
+    mesh.glb            the object with its texture
     viewer.html         the mesh in a page of its own, to turn and to light
 """
 
@@ -21,8 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dreamfusion.assets.formats import FORMATS, TEXTURED, Format, format_of, require_usd, save_glb, save_mesh
 from dreamfusion.assets.images import contact_sheet, save_png
-from dreamfusion.assets.mesh import extract_mesh, save_glb
+from dreamfusion.assets.mesh import Mesh, extract_mesh
+from dreamfusion.assets.texture import can_unwrap, check_texture_size, texture_mesh
 from dreamfusion.assets.video import save_video
 from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.cameras import fixed_cameras, orbit_cameras
@@ -30,6 +32,7 @@ from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint
 from dreamfusion.config import Config, PicturesConfig, load_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.files import prepare_output_dir
 from dreamfusion.optimize import State
 from dreamfusion.scene import Scene
 from dreamfusion.shading import Shading
@@ -39,7 +42,7 @@ SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 _PREVIEW_SIZE = 72
 SHEET_SIZE = 112
 TURNTABLE_SIZE, TURNTABLE_FRAMES = 144, 30
-MESH_RESOLUTION = 128
+MESH_RESOLUTION, MESH_FACES, TEXTURE_SIZE = 128, 20_000, 1024
 FPS = 15
 
 
@@ -53,7 +56,7 @@ class Result:
 
     @property
     def mesh(self) -> Path:
-        """The mesh with colours, glTF binary."""
+        """The mesh with its texture, glTF binary."""
         return self.folder / "mesh.glb"
 
     @property
@@ -94,7 +97,7 @@ def open_run(folder: Path | str, device: str = "auto") -> Result:
 
 
 def write_assets(result: Result) -> None:
-    """Write contact sheet, turntable (if configured), mesh and viewer; DreamFusionError if there is nothing to write."""
+    """Write contact sheet, video (if configured), mesh and viewer; DreamFusionError if there is nothing to write."""
     scene = result.scene
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
@@ -104,7 +107,9 @@ def write_assets(result: Result) -> None:
     if pictures.video:
         frames = _around(scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
         save_video(frames, result.turntable, fps=pictures.video_fps)
-    save_glb(extract_mesh(scene.field, MESH_RESOLUTION), result.mesh)
+    mesh = extract_mesh(scene.field, MESH_RESOLUTION, max_faces=MESH_FACES)
+    # A run of hours must not end without its mesh for want of a library: then it has vertex colours.
+    save_glb(_textured(scene, mesh, TEXTURE_SIZE) if can_unwrap() else mesh, result.mesh)
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
 
 
@@ -128,13 +133,57 @@ def preview(scene: Scene) -> Tensor:
     return torch.cat(list(scene.pictures(orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
 
 
-def export_run(folder: Path | str, *, output: Path | None = None, resolution: int = MESH_RESOLUTION) -> Path:
-    """Extract the mesh of a run at ``resolution`` cells per side, write it as GLB and return its path."""
+def export_run(
+    folder: Path | str,
+    *,
+    formats: Sequence[Format] = (),
+    output: Path | None = None,
+    resolution: int = MESH_RESOLUTION,
+    max_faces: int = MESH_FACES,
+    texture_size: int = TEXTURE_SIZE,
+    size_mm: float | None = None,
+) -> list[Path]:
+    """Write the mesh of a run in one or more formats and return the paths, RUN/mesh.<format> or as ``output`` says.
+
+    Without ``formats`` the suffix of ``output`` decides, or else it is a GLB. ``resolution`` is the number of samples
+    per side of the grid in which the surface is found, ``max_faces`` its face budget, ``texture_size`` the side of the
+    texture in texels, ``size_mm`` the longest side of the object in millimetres.
+    Raises DreamFusionError for values out of range, an empty or full scene, or a file that cannot be written.
+    """
     if not 16 <= resolution <= 512:
         raise DreamFusionError(f"--resolution must be from 16 to 512 (given: {resolution}).")
-    if output is not None and output.suffix.lower() != ".glb":
-        raise DreamFusionError(f"--output must end in .glb (given: {output}).")
+    if not 100 <= max_faces <= 1_000_000:
+        raise DreamFusionError(f"--faces must be from 100 to 1,000,000 (given: {max_faces}).")
+    if size_mm is not None and not 1 <= size_mm <= 100_000:
+        raise DreamFusionError(f"--size-mm must be from 1 to 100,000 (given: {size_mm:g}).")
+    check_texture_size(texture_size)
+    paths = _export_paths(Path(folder), formats, output)
+    kinds = {format_of(path) for path in paths}
+    if "usdz" in kinds:
+        require_usd()
     result = open_run(folder)
-    path = output or result.mesh
-    save_glb(extract_mesh(result.scene.field, resolution), path)
-    return path
+    prepare_output_dir(paths[0].parent)  # before the minutes that follow
+    mesh = extract_mesh(result.scene.field, resolution, max_faces=max_faces)
+    # Plain formats take the mesh uncut: seams would leave an STL open.
+    textured = _textured(result.scene, mesh, texture_size) if kinds & TEXTURED else mesh
+    for path in paths:
+        save_mesh(textured if format_of(path) in TEXTURED else mesh, path, size_mm=size_mm)
+    return paths
+
+
+def _textured(scene: Scene, mesh: Mesh, size: int) -> Mesh:
+    return texture_mesh(mesh, scene.field.albedo, size, device=scene.device)
+
+
+def _export_paths(folder: Path, formats: Sequence[Format], output: Path | None) -> list[Path]:
+    unknown = set(formats) - set(FORMATS)
+    if unknown:
+        raise DreamFusionError(f"No mesh format is called {unknown.pop()}: give {', '.join(FORMATS)}.")
+    if output is None:
+        return [folder / f"mesh.{name}" for name in dict.fromkeys(formats or ["glb"])]
+    if not formats:
+        format_of(output)
+        return [output]
+    if output.suffix and format_of(output) not in formats:
+        raise DreamFusionError(f"--output {output} is no {' or '.join(formats)}: change its suffix or --format.")
+    return [output.with_suffix(f".{name}") for name in dict.fromkeys(formats)]

@@ -148,8 +148,8 @@ def shade(
     """Return Lambertian colour: albedo * (diffuse * max(0, n . l) + ambient), l the unit vector to the light.
 
     Paper equation 4. ``albedo``, ``normal`` (unit), ``point`` and ``light_position`` are [..., 3];
-    ``diffuse`` and ``ambient`` are [..., 1] or [..., 3]. Textureless: pass an albedo of ones. ``highlight`` [..., 1] (see
-    `phong_highlight`) is white light, diffuse * highlight, that the albedo does not colour.
+    ``diffuse`` and ``ambient`` are [..., 1] or [..., 3]. Textureless: pass an albedo of ones. ``highlight`` [..., 1]
+    (see `phong_highlight`) is white light, diffuse * highlight, that the albedo does not colour.
     """
     to_light = torch.nn.functional.normalize(light_position - point, dim=-1)
     cosine = (normal * to_light).sum(dim=-1, keepdim=True).clamp(min=0)

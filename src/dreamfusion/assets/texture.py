@@ -1,0 +1,131 @@
+"""Textures: a mesh cut open and laid flat (UV unwrapping), and a field's colours baked into the picture it lies on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from dreamfusion.assets.mesh import Faces, Floats, Mesh
+from dreamfusion.errors import DreamFusionError
+
+MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE = 64, 4096
+
+_CHART_SHARE = 1 / 60  # Of the surface, at most; growing larger charts takes xatlas five times as long.
+_PADDING = 2  # Texels between charts.
+_CHUNK = 1 << 20  # Texels looked at together.
+
+Colors = Callable[[Tensor], Tensor]
+"""Anything that maps points [N, 3] to display-referred colours [N, 3] in [0, 1]."""
+
+
+def can_unwrap() -> bool:
+    """Return whether xatlas is installed; it has no wheels for ARM on Linux."""
+    return find_spec("xatlas") is not None
+
+
+def check_texture_size(size: int) -> None:
+    """Raise `DreamFusionError` if a texture cannot have this side in texels."""
+    if not MIN_TEXTURE_SIZE <= size <= MAX_TEXTURE_SIZE:
+        raise DreamFusionError(
+            f"--texture-size must be from {MIN_TEXTURE_SIZE} to {MAX_TEXTURE_SIZE} texels (given: {size})."
+        )
+
+
+def texture_mesh(mesh: Mesh, colors: Colors, size: int, *, device: torch.device | str = "cpu") -> Mesh:
+    """Return the mesh with a texture of ``size`` x ``size`` texels; see `unwrap` and `bake`."""
+    return bake(unwrap(mesh, size), colors, size, device=device)
+
+
+def unwrap(mesh: Mesh, size: int) -> Mesh:
+    """Return the mesh with ``uv``, its charts a few texels apart in a picture of side ``size``.
+
+    Vertices at the seams are doubled, with equal normals, so the surface still looks smooth.
+    Raises `DreamFusionError` if xatlas is missing or the size out of range.
+    """
+    check_texture_size(size)
+    if not can_unwrap():
+        raise DreamFusionError("A texture needs xatlas: pip install xatlas (on ARM Linux this takes a C++ compiler).")
+    import xatlas
+
+    corners = mesh.vertices[mesh.faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
+    charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
+    charts.max_chart_area = float(area) * _CHART_SHARE
+    packing.resolution, packing.padding = size, _PADDING
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))
+    atlas.generate(charts, packing)
+    source, faces, uv = atlas[0]
+    # xatlas only comes near to the asked side, and its pictures need not be square: charts must keep their shape.
+    uv = uv * np.array([atlas.width, atlas.height], dtype=np.float32) / max(atlas.width, atlas.height)
+    return Mesh(
+        vertices=mesh.vertices[source],
+        faces=faces.astype(np.int64),
+        normals=mesh.normals[source],
+        colors=mesh.colors[source],
+        uv=uv.astype(np.float32),
+    )
+
+
+def bake(mesh: Mesh, colors: Colors, size: int, *, device: torch.device | str = "cpu") -> Mesh:
+    """Return an unwrapped mesh with its texture: ``colors`` at the surface point of every texel.
+
+    Texels between the charts take the colour of the nearest one within, so that no seam shows when a viewer
+    interpolates or shrinks the picture.
+    """
+    if mesh.uv is None:
+        raise ValueError("bake needs a mesh with uv: unwrap it first")
+    # Row 0 of the picture is its upper edge, where v is 1.
+    corners = (mesh.uv * [1.0, -1.0] + [0.0, 1.0])[mesh.faces] * size
+    texture = np.zeros((size, size, 3), np.uint8)
+    empty = np.ones((size, size), bool)
+    for rows, columns, face, weights in rasterize(corners, size):
+        points = np.einsum("nc,ncd->nd", weights, mesh.vertices[mesh.faces[face]])
+        with torch.no_grad():
+            found = colors(torch.from_numpy(points.astype(np.float32)).to(device))
+        found = torch.nan_to_num(found.float()).clamp(0.0, 1.0) * 255.0
+        texture[rows, columns] = found.round().to(torch.uint8).cpu().numpy()
+        empty[rows, columns] = False
+    if not empty.all():
+        nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
+        texture = texture[nearest[0], nearest[1]]
+    return replace(mesh, texture=texture)
+
+
+Texels = tuple[NDArray[np.int64], NDArray[np.int64], Faces, Floats]
+
+
+def rasterize(corners: NDArray[np.floating], size: int) -> Iterator[Texels]:
+    """Yield the texels of a picture of side ``size`` whose centres lie in triangles ``corners`` [F, 3, 2], in texels.
+
+    Each time some: their rows [N], columns [N], triangles [N] and barycentric weights [N, 3].
+    """
+    low = np.floor(corners.min(axis=1) - 0.5).clip(0, size - 1).astype(np.int64)
+    high = np.ceil(corners.max(axis=1) - 0.5).clip(0, size - 1).astype(np.int64)
+    extent = high - low + 1
+    counts = extent.prod(axis=1)
+    (a, b, c) = corners.transpose(1, 0, 2)
+    doubled_area = _cross(b - a, c - a)
+    for some in np.split(np.arange(len(corners)), np.flatnonzero(np.diff(counts.cumsum() // _CHUNK)) + 1):
+        # All texels of the triangles' bounding boxes, one after the other.
+        face = np.repeat(some, counts[some])
+        place = np.arange(len(face)) - np.repeat(counts[some].cumsum() - counts[some], counts[some])
+        columns, rows = low[face, 0] + place % extent[face, 0], low[face, 1] + place // extent[face, 0]
+        centre = np.stack([columns, rows], axis=1) + 0.5
+        weights = np.stack([_cross(b[face] - centre, c[face] - centre), _cross(c[face] - centre, a[face] - centre)])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            weights = weights / doubled_area[face]
+        weights = np.stack([*weights, 1.0 - weights.sum(axis=0)], axis=1)
+        inside = (weights >= 0).all(axis=1)  # false for NaN too: triangles without area hold no texel
+        yield rows[inside], columns[inside], face[inside], weights[inside]
+
+
+def _cross(u: NDArray[np.floating], v: NDArray[np.floating]) -> NDArray[np.floating]:
+    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]

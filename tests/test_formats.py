@@ -1,0 +1,336 @@
+import errno
+import io
+import json
+import math
+import os
+import shutil
+import struct
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from dreamfusion import files
+from dreamfusion.assets import formats, texture
+from dreamfusion.assets.formats import format_of, save_glb, save_mesh, save_obj, save_usdz
+from dreamfusion.assets.mesh import Mesh, extract_mesh
+from dreamfusion.assets.texture import bake, rasterize, texture_mesh, unwrap
+from dreamfusion.errors import DreamFusionError
+from solids import Analytic, figure
+
+SPACING = 2 / 63
+LOW, HIGH = np.array([-0.2, -0.3, -0.6]), np.array([0.5, 0.6, 0.7])
+"""The bounds of `solids.figure`."""
+
+
+def rainbow(x):
+    """A colour that tells every place from every other."""
+    return x / 2 + 0.5
+
+
+@pytest.fixture(scope="module")
+def plain() -> Mesh:
+    field = Analytic(figure)
+    field.albedo = rainbow
+    return extract_mesh(field, 64, max_faces=2000)
+
+
+@pytest.fixture(scope="module")
+def textured(plain: Mesh) -> Mesh:
+    return texture_mesh(plain, rainbow, 128)
+
+
+# ---------------------------------------------------------------- textures
+
+
+def test_rasterized_triangles_hold_the_texels_whose_centres_lie_in_them(monkeypatch):
+    corners = np.array([[[0, 0], [4, 0], [0, 4]], [[5, 5], [5, 5], [5, 5]], [[8, 8], [8, 4], [4, 8]]], float)
+
+    def found():
+        rows, columns, face, weights = (np.concatenate(parts) for parts in zip(*rasterize(corners, 8), strict=True))
+        assert np.einsum("nc,ncd->nd", weights, corners[face]) == pytest.approx(np.stack([columns, rows], 1) + 0.5)
+        return sorted(zip(face.tolist(), rows.tolist(), columns.tolist(), strict=True))
+
+    first = [(0, row, column) for row in range(4) for column in range(4) if row + column + 1 <= 4]
+    assert [texel for texel in found() if texel[0] == 0] == first
+    assert [texel[1:] for texel in found() if texel[0] == 2] == sorted((7 - r, 7 - c) for _, r, c in first)
+    whole = found()
+    monkeypatch.setattr(texture, "_CHUNK", 3)
+    assert found() == whole, "the same in pieces"
+
+
+def test_charts_lie_apart_in_the_picture_and_keep_their_shape(plain: Mesh):
+    mesh = unwrap(plain, 256)
+    assert mesh.uv.min() >= 0
+    assert mesh.uv.max() <= 1
+    assert len(mesh.faces) == len(plain.faces)
+    assert np.array_equal(mesh.vertices[mesh.faces], plain.vertices[plain.faces])
+    assert np.array_equal(mesh.normals[mesh.faces], plain.normals[plain.faces]), "seams do not show in the shading"
+    rows, columns, _, _ = (
+        np.concatenate(parts) for parts in zip(*rasterize(mesh.uv[mesh.faces] * 256, 256), strict=True)
+    )
+    assert len(np.unique(rows * 256 + columns)) > 0.999 * len(rows), "no texel is used twice"
+    assert len(rows) > 0.4 * 256**2, "most of the picture is used"
+
+    def sides(corners):
+        return np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2)
+
+    stretch = sides(mesh.uv[mesh.faces]) / sides(mesh.vertices[mesh.faces])
+    assert np.quantile(stretch, 0.95) < 1.5 * np.quantile(stretch, 0.05)
+
+
+def looked_up(picture, uv):
+    """The colours [N, 3] of a picture at uv, v upwards, by the nearest texel."""
+    height, width, _ = picture.shape
+    column, row = uv[:, 0] * width, (1 - uv[:, 1]) * height
+    return picture[row.astype(int).clip(0, height - 1), column.astype(int).clip(0, width - 1)] / 255
+
+
+def test_the_texture_holds_the_colour_of_every_surface_point(textured: Mesh):
+    assert textured.texture.shape == (128, 128, 3)
+    weights = np.random.default_rng(0).dirichlet([1, 1, 1], size=len(textured.faces))
+    points, uv = (np.einsum("nc,ncd->nd", weights, x[textured.faces]) for x in (textured.vertices, textured.uv))
+    # A texel is about 0.02 wide, so half a texel is 0.005 of colour along each axis.
+    assert np.abs(looked_up(textured.texture, uv) - rainbow(points)).max() < 0.02
+
+
+def test_no_empty_texel_is_left_around_the_charts(plain: Mesh):
+    def white(x):
+        return torch.ones_like(x)
+
+    mesh = unwrap(plain, 128)
+    assert (bake(mesh, white, 128).texture == 255).all()
+    assert (bake(mesh, lambda x: white(x) * math.nan, 128).texture == 0).all(), "colours that are no numbers are black"
+
+
+def test_textures_of_impossible_sizes_are_refused(plain: Mesh):
+    for size in (32, 8192):
+        with pytest.raises(DreamFusionError, match="--texture-size"):
+            unwrap(plain, size)
+    with pytest.raises(ValueError, match="unwrap it first"):
+        bake(plain, rainbow, 128)
+
+
+def test_a_missing_library_is_named(textured: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(texture, "find_spec", lambda name: None)
+    with pytest.raises(DreamFusionError, match="pip install xatlas"):
+        unwrap(textured, 128)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    with pytest.raises(DreamFusionError, match=r"dreamfusion\[usd\]"):
+        save_usdz(textured, tmp_path / "mesh.usdz")
+    assert os.listdir(tmp_path) == []
+
+
+# ---------------------------------------------------------------- files
+
+
+def y_up(points):
+    return points[:, [1, 2, 0]]
+
+
+def front_at_minus_y(points):
+    return points[:, [1, 0, 2]] * [1, -1, 1]
+
+
+def bounds(turn, scale=1.0):
+    corners = turn(np.stack([LOW, HIGH])) * scale
+    return np.stack([corners.min(axis=0), corners.max(axis=0)])
+
+
+def read_glb(path):
+    """Return the JSON and the binary chunk of a GLB file, read by hand from the specification."""
+    data = path.read_bytes()
+    magic, version, length, json_length, json_type = struct.unpack_from("<4sIII4s", data)
+    assert (magic, version, length, json_type) == (b"glTF", 2, len(data), b"JSON")
+    return json.loads(data[20 : 20 + json_length]), data[28 + json_length :]
+
+
+def attribute(path, name, kind="VEC3"):
+    tree, binary = read_glb(path)
+    accessor = tree["accessors"][tree["meshes"][0]["primitives"][0]["attributes"][name]]
+    assert (accessor["componentType"], accessor["type"]) == (5126, kind)
+    view = tree["bufferViews"][accessor["bufferView"]]
+    start, width = view.get("byteOffset", 0) + accessor.get("byteOffset", 0), int(kind[-1])
+    return np.frombuffer(binary, "<f4", accessor["count"] * width, start).reshape(-1, width)
+
+
+def test_a_textured_glb_stands_upright_and_faces_the_viewer(textured: Mesh, tmp_path: Path):
+    path = tmp_path / "mesh.glb"
+    save_glb(textured, path)
+    assert os.listdir(tmp_path) == ["mesh.glb"]
+    positions, normals = attribute(path, "POSITION"), attribute(path, "NORMAL")
+    uv = attribute(path, "TEXCOORD_0", "VEC2")
+    assert np.stack([positions.min(axis=0), positions.max(axis=0)]) == pytest.approx(bounds(y_up), abs=SPACING)
+    assert np.linalg.norm(normals, axis=1) == pytest.approx(1, abs=1e-5)
+    tree, binary = read_glb(path)
+    (material,) = tree["materials"]
+    matte = material["pbrMetallicRoughness"]
+    assert (matte["metallicFactor"], matte["roughnessFactor"]) == (0, 1)
+    image = tree["images"][tree["textures"][matte["baseColorTexture"]["index"]]["source"]]
+    view = tree["bufferViews"][image["bufferView"]]
+    picture = Image.open(io.BytesIO(binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]))
+    assert (picture.format, picture.size) == ("PNG", (128, 128))
+    # glTF measures v from the top of the picture.
+    colors = looked_up(np.asarray(picture), uv * [1, -1] + [0, 1])
+    assert np.abs(colors - rainbow(positions[:, [2, 0, 1]])).max() < 0.04
+    body = trimesh.load(path, force="mesh")
+    assert body.volume > 0, "faces are wound outwards"
+
+
+def test_a_glb_without_texture_has_linear_vertex_colors(tmp_path: Path):
+    mesh = extract_mesh(Analytic(figure), 64)
+    save_glb(mesh, tmp_path / "mesh.glb")
+    positions, colors = (attribute(tmp_path / "mesh.glb", name) for name in ("POSITION", "COLOR_0"))
+    # sRGB 0.5 is 0.2140 in linear light (IEC 61966-2-1); the back's full blue stays.
+    assert np.abs(colors[positions[:, 2] > 0.05] - [0.2140, 0, 0]).max() < 1e-4
+    assert np.abs(colors[positions[:, 2] < -0.05] - [0, 0, 1]).max() < 1e-6
+    (material,) = read_glb(tmp_path / "mesh.glb")[0]["materials"]
+    assert material["pbrMetallicRoughness"] == {"metallicFactor": 0, "roughnessFactor": 1}
+
+
+def gltf_validator() -> Path:
+    """The Khronos validator where `.ci/gltf-validator` puts it; the test is skipped where it is not."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("GLTF_VALIDATOR") or cache / "dreamfusion/gltf-validator-2.0.0-dev.3.10")
+    if shutil.which("node") is None or not folder.is_dir():
+        pytest.skip("the Khronos glTF validator is not installed: run .ci/gltf-validator (needs npm, and node)")
+    return folder / "node_modules/gltf-validator"
+
+
+VALIDATE = """
+const validator = require(process.argv[1]), data = require("fs").readFileSync(process.argv[2]);
+validator.validateBytes(new Uint8Array(data)).then(report => console.log(JSON.stringify(report)));
+"""
+
+
+def test_glb_files_pass_the_khronos_validator(textured: Mesh, plain: Mesh, tmp_path: Path):
+    validator = gltf_validator()
+
+    def report(path):
+        command = ["node", "-e", VALIDATE, str(validator), str(path)]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    for name, mesh in (("textured", textured), ("plain", plain)):
+        save_glb(mesh, tmp_path / f"{name}.glb")
+        found = report(tmp_path / f"{name}.glb")
+        assert found["issues"]["messages"] == []
+        assert found["info"]["totalTriangleCount"] == len(mesh.faces)
+        assert found["info"]["hasTextures"] == (name == "textured")
+    broken = (tmp_path / "textured.glb").read_bytes().replace(b'"POSITION"', b'"POSITIOM"')
+    (tmp_path / "broken.glb").write_bytes(broken)
+    assert report(tmp_path / "broken.glb")["issues"]["numErrors"] > 0, "the validator looks at what it is given"
+
+
+def test_an_obj_comes_with_its_material_and_picture(textured: Mesh, tmp_path: Path):
+    save_obj(textured, tmp_path / "a toy.obj")
+    assert sorted(os.listdir(tmp_path)) == ["a toy.mtl", "a toy.obj", "a toy.png"]
+    body = trimesh.load(tmp_path / "a toy.obj", force="mesh", process=False)
+    assert body.bounds == pytest.approx(bounds(y_up), abs=SPACING)
+    assert body.volume > 0
+    assert len(body.faces) == len(textured.faces)
+    material = body.visual.material
+    assert material.diffuse.tolist() == [255, 255, 255, 255], "the picture is not darkened"
+    colors = looked_up(np.asarray(material.image.convert("RGB")), np.asarray(body.visual.uv))
+    assert np.abs(colors - rainbow(body.vertices[:, [2, 0, 1]])).max() < 0.04
+    lines = (tmp_path / "a toy.obj").read_text().splitlines()
+    normals = np.array([line.split()[1:] for line in lines if line.startswith("vn ")], float)
+    assert normals == pytest.approx(y_up(textured.normals), abs=1e-6)
+
+
+def test_a_ply_has_the_colors_at_its_vertices(plain: Mesh, tmp_path: Path):
+    save_mesh(plain, tmp_path / "mesh.ply")
+    body = trimesh.load(tmp_path / "mesh.ply", process=False)
+    assert body.is_watertight
+    assert body.bounds == pytest.approx(bounds(front_at_minus_y), abs=SPACING)
+    assert body.volume > 0
+    world = body.vertices[:, [1, 0, 2]] * [-1, 1, 1]
+    assert np.abs(body.visual.vertex_colors[:, :3] / 255 - rainbow(world)).max() < 0.003
+
+
+def test_an_stl_is_closed_and_in_millimetres(plain: Mesh, tmp_path: Path):
+    save_mesh(plain, tmp_path / "mesh.stl")
+    save_mesh(plain, tmp_path / "small.stl", size_mm=26)
+    body = trimesh.load(tmp_path / "mesh.stl")
+    assert body.is_watertight
+    assert body.volume > 0
+    assert body.extents.max() == pytest.approx(100, abs=1e-3)
+    assert body.bounds[0, 2] == 0, "it stands on the plate"
+    expected = bounds(front_at_minus_y, 100 / 1.3)
+    assert body.bounds[:, :2] == pytest.approx(expected[:, :2], abs=SPACING * 100)
+    assert trimesh.load(tmp_path / "small.stl").extents.max() == pytest.approx(26, abs=1e-3)
+    assert b"millimetre" in (tmp_path / "mesh.stl").read_bytes()[:80]
+
+
+def test_other_formats_take_a_size_too(plain: Mesh, tmp_path: Path):
+    save_mesh(plain, tmp_path / "mesh.glb", size_mm=130)
+    assert np.ptp(attribute(tmp_path / "mesh.glb", "POSITION"), axis=0).max() == pytest.approx(0.13)
+
+
+def test_a_usdz_is_what_quick_look_opens(textured: Mesh, tmp_path: Path):
+    pytest.importorskip("pxr", reason="usd-core is not installed: pip install 'dreamfusion[usd]'")
+    from pxr import Usd, UsdGeom, UsdShade, UsdValidation
+
+    path = tmp_path / "mesh.usdz"
+    save_usdz(textured, path)
+    assert os.listdir(tmp_path) == ["mesh.usdz"]
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as package:
+        entries = package.infolist()
+        picture = np.asarray(Image.open(io.BytesIO(package.read(entries[1]))))
+    assert [Path(entry.filename).suffix for entry in entries] == [".usdc", ".png"]
+    for entry in entries:
+        name_length, extra_length = struct.unpack_from("<HH", data, entry.header_offset + 26)
+        assert (entry.header_offset + 30 + name_length + extra_length) % 64 == 0
+        assert entry.compress_type == zipfile.ZIP_STORED
+
+    stage = Usd.Stage.Open(str(path))
+    registry = UsdValidation.ValidationRegistry()
+    assert UsdValidation.ValidationContext(registry.GetOrLoadAllValidators()).Validate(stage) == []
+    assert UsdGeom.GetStageUpAxis(stage) == "Y"
+    assert UsdGeom.GetStageMetersPerUnit(stage) == 1
+    body = UsdGeom.Mesh(stage.GetDefaultPrim().GetChild("mesh"))
+    points = np.array(body.GetPointsAttr().Get())
+    assert np.stack([points.min(0), points.max(0)]) == pytest.approx(bounds(y_up) + np.array([0, 0.6, 0]), abs=SPACING)
+    assert points[:, 1].min() == 0, "it stands on the ground"
+    assert np.array_equal(np.array(body.GetFaceVertexIndicesAttr().Get()).reshape(-1, 3), textured.faces)
+    uv = np.array(UsdGeom.PrimvarsAPI(body).GetPrimvar("st").Get())
+    assert np.abs(looked_up(picture, uv) - rainbow(textured.vertices)).max() < 0.04
+    material, _ = UsdShade.MaterialBindingAPI(body).ComputeBoundMaterial()
+    surface = UsdShade.Shader(material.ComputeSurfaceSource()[0])
+    (source,) = surface.GetInput("diffuseColor").GetConnectedSources()[0]
+    file = UsdShade.Shader(source.source.GetPrim()).GetInput("file").Get()
+    assert file.resolvedPath.endswith(entries[1].filename + "]")
+
+
+def test_suffixes_name_formats():
+    assert [format_of(Path(name)) for name in ("a.glb", "b.OBJ", "c.d.stl")] == ["glb", "obj", "stl"]
+    for name in ("mesh.fbx", "mesh", ".glb"):
+        with pytest.raises(DreamFusionError, match=r"end it in \.glb, \.obj, \.ply, \.stl, \.usdz"):
+            format_of(Path(name))
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_full_disk_keeps_the_earlier_files(
+    name: str, textured: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if name == "usdz":
+        pytest.importorskip("pxr")
+    earlier = {f"mesh.{suffix}": b"earlier" for suffix in ((name, "mtl", "png") if name == "obj" else (name,))}
+    for file, data in earlier.items():
+        (tmp_path / file).write_bytes(data)
+    calls = []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == len(earlier):  # the last file of those that belong together
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(DreamFusionError, match="disk is full"):
+        save_mesh(textured, tmp_path / f"mesh.{name}")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == earlier
