@@ -7,7 +7,8 @@ from dreamfusion.assets.mesh import sample_density, surface_level
 from dreamfusion.checkpoints import Checkpoint
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.optimize import State, latent_picture, optimize, ramp, refuse_collapse, sample_shading
+from dreamfusion.normals import latent_picture
+from dreamfusion.optimize import State, optimize, ramp, refuse_collapse, sample_shading
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy

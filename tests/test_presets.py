@@ -163,7 +163,8 @@ def test_threestudio(name: str, scale: float, highest: float):
 def test_every_preset_takes_steps(name: str):
     """Small pictures and tables, and a prior without latents; all else is the preset's."""
     small = {
-        "steps": 4,
+        "steps": 2,
+        "views": 1,
         "resolution": 8,
         "resolution_end": 8,
         "scene": {"nerf": {"grid": {"log2_size": 10}}, "occupancy_resolution": 16, "step_length": 0.05},

@@ -159,20 +159,6 @@ def test_without_xatlas_a_run_still_ends_with_a_mesh(finished: dreamfusion.Resul
     assert "COLOR_0" in result.mesh.read_bytes().decode("latin-1")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"size": 4}, "--size"),
-        ({"ambient": 2.0}, "--ambient"),
-        ({"radius": 0.0}, "--radius"),
-        ({"turntable_frames": 1}, "--turntable"),
-    ],
-)
-def test_rendering_refuses_values_out_of_range(finished: dreamfusion.Result, arguments: dict, message: str):
-    with pytest.raises(DreamFusionError, match=message):
-        render_run(finished.folder, **arguments)
-
-
 def test_an_output_that_holds_a_run_is_left_alone(finished: dreamfusion.Result):
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
     prior = toy_prior("mushroom", views=8, size=16)

@@ -23,7 +23,8 @@ from dreamfusion.guidance.loading import STABLE_DIFFUSION
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.prepare import set_precision
 from dreamfusion.nemo import fit_device, fit_prior, read_nemo, refuse_mesh_stage
-from dreamfusion.optimize import State, Step, check_latent_phase, optimize
+from dreamfusion.normals import check_latent_phase
+from dreamfusion.optimize import State, Step, optimize
 from dreamfusion.presets import Preset
 from dreamfusion.prompts import validate_prompt
 from dreamfusion.results import Result, open_state, preview, save_validation, write_assets

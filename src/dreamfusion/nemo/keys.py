@@ -234,8 +234,7 @@ PARTS: dict[str, dict[str, Part]] = {
             | _fused_layers("sigma_net_cfg", "scene.nerf.hidden_width", "scene.nerf.hidden_layers")
             | _fused_layers("features_net_cfg", "scene.nerf.hidden_width", "scene.nerf.hidden_layers"),
             _NERF_SETS | {"scene.nerf.grid.max_resolution": 2048, "scene.nerf.network_bias": False},
-            "the same grid and networks without biases, computed by our kernels on every machine; "
-            "`scene.architecture: tinycudann` takes the library",
+            "the same grid and networks without biases, computed by our kernels on every machine",
         ),
     },
     "background": {
