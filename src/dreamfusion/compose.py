@@ -196,9 +196,14 @@ def _picture(
     direction = (math.cos(height) * math.cos(turn), math.cos(height) * math.sin(turn), math.sin(height))
     # The open ground has exactly its own colour, and what is behind it has the same, so that no horizon is seen.
     strength = (1.0 - light.sky) / math.sin(height)
-    ground = tuple(to_linear(np.float32(ground_color)).tolist())
+    ground = _linear(ground_color)
+    arrays = (scene.vertices, scene.faces, scene.normals, scene.colors)
+    vertices, faces, normals, colors = (torch.from_numpy(array).to(device) for array in arrays)
     linear = trace(
-        *(torch.from_numpy(a).to(device) for a in (scene.vertices, scene.faces, scene.normals, scene.colors)),
+        vertices,
+        faces,
+        normals,
+        colors,
         cameras,
         (size[0], size[1]),
         sun=Sun(direction, (strength, strength, strength), light.radius_deg),
@@ -217,14 +222,22 @@ def to_display(linear: Tensor) -> Tensor:
 
 
 def _ground(reach: float, color: Sequence[float]) -> Glb:
-    """Return a disc on the plane z = 0 as glTF."""
-    disc = trimesh.creation.cylinder(radius=2.0 * reach, height=0.02 * reach, sections=96)
-    vertices = (disc.vertices - [0.0, 0.0, 0.01 * reach])[:, [1, 2, 0]]
-    factor = [*to_linear(np.float32(color)).tolist(), 1.0]
+    """Return a disc on the plane z = 0 as glTF, whose y is up."""
+    turn = np.linspace(0.0, 2.0 * np.pi, 96, endpoint=False)
+    ring = 1.3 * reach * np.stack([np.sin(turn), np.zeros(96), np.cos(turn)], axis=1)
+    edge = np.arange(96)
+    faces = np.stack([np.full(96, 96), edge, np.roll(edge, -1)], axis=1)
+    up = np.tile([0.0, 1.0, 0.0], (97, 1))
+    factor = [*_linear(color), 1.0]
     material = trimesh.visual.material.PBRMaterial(baseColorFactor=factor, metallicFactor=0.0, roughnessFactor=1.0)
     visual = trimesh.visual.TextureVisuals(material=material)
-    body = trimesh.Trimesh(vertices, disc.faces, visual=visual, process=False)
-    return parse_glb(trimesh.Scene({"ground": body}).export(file_type="glb", include_normals=True))
+    disc = trimesh.Trimesh(np.vstack([ring, [[0, 0, 0]]]), faces, vertex_normals=up, visual=visual, process=False)
+    return parse_glb(trimesh.Scene(disc).export(file_type="glb", include_normals=True))
+
+
+def _linear(color: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = to_linear(np.asarray(color, np.float32)).tolist()
+    return red, green, blue
 
 
 def _check(

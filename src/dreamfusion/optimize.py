@@ -117,7 +117,8 @@ class State:
     def park_critic(self) -> None:
         """Keep what the critic has learned without it, for another prior of the same kind to come."""
         if self.critic is not None:
-            self.critic, self.saved_critic = None, self.critic.state_dict()
+            self.saved_critic = self.critic.state_dict()
+            self.critic = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -37,8 +37,8 @@ class Lights:
 
     def to(self, device: torch.device | str) -> Lights:
         """Return the same lights on another device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Lights(**{name: value if value is None else value.to(device) for name, value in values.items()})
+        around = None if self.environment is None else self.environment.to(device)
+        return Lights(self.position.to(device), self.diffuse.to(device), self.ambient.to(device), around)
 
     def __getitem__(self, index: slice) -> Lights:
         return Lights(self.position[index], self.diffuse[index], self.ambient[index], self.environment)

@@ -8,15 +8,14 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-import trimesh
 from PIL import Image
 
-from dreamfusion.assets.gltf import to_linear
-from dreamfusion.assets.mesh import Mesh, extract_mesh
+from dreamfusion.assets.mesh import extract_mesh, save_glb
 from dreamfusion.cameras import spherical_position
 from dreamfusion.checkpoints import latest_checkpoint
 from dreamfusion.config import load_config
@@ -100,7 +99,8 @@ class Viewer:
         scene, gui, handles = self.server.scene, self.server.gui, self._handles
         scene.set_up_direction("+z")
         scene.configure_default_lights(enabled=False)
-        self.server.initial_camera.position = tuple(_toward(30.0, 15.0, 2.8))
+        scene.configure_environment_map(None)
+        self.server.initial_camera.position = tuple(_toward(30.0, 15.0, 2.2))
         self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
         handles["ambient_light"] = scene.add_light_ambient("/ambient")
         handles["lamp"] = scene.add_light_directional("/lamp", cast_shadow=False)
@@ -125,9 +125,9 @@ class Viewer:
     def _set_light(self) -> None:
         around, height, ambient = (self._handles[name].value for name in ("around", "height", "ambient"))
         self._handles["lamp"].position = tuple(_toward(around, height, 5.0))
-        # Of a light of strength pi, a diffuse surface that faces it sends back all.
-        self._handles["lamp"].intensity = math.pi * (1 - ambient / 100)
-        self._handles["ambient_light"].intensity = math.pi * ambient / 100
+        # viser maps tones as film does, in which the full strength of pi would bleach colours.
+        self._handles["lamp"].intensity = 0.5 * math.pi * (1 - ambient / 100)
+        self._handles["ambient_light"].intensity = 0.5 * math.pi * ambient / 100
 
     def _show(self, checkpoint: Path, *, final: bool) -> str:
         """Show the mesh of the newest checkpoint; return what there is to say."""
@@ -140,7 +140,11 @@ class Viewer:
             self._shown = checkpoint
             return str(error)
         self._shown = checkpoint
-        self.server.scene.add_mesh_trimesh("/object", _as_trimesh(mesh), cast_shadow=False)
+        with TemporaryDirectory() as folder:
+            save_glb(mesh, Path(folder) / "mesh.glb")
+            glb = (Path(folder) / "mesh.glb").read_bytes()
+        # glTF's x, y, z are our y, z, x: a third of a turn about the diagonal.
+        self.server.scene.add_glb("/object", glb, wxyz=(0.5, 0.5, 0.5, 0.5), cast_shadow=False)
         return ""
 
     def _show_preview(self) -> None:
@@ -167,9 +171,3 @@ class Viewer:
 
 def _toward(azimuth_deg: float, elevation_deg: float, distance: float) -> list[float]:
     return spherical_position(*(torch.tensor([float(v)]) for v in (distance, azimuth_deg, elevation_deg)))[0].tolist()
-
-
-def _as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
-    """Return a mesh with linear vertex colours, as glTF has them, in which viser sends it."""
-    colors = (to_linear(mesh.colors) * 255).round().astype(np.uint8)
-    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, vertex_colors=colors, process=False)

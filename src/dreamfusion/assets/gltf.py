@@ -199,7 +199,7 @@ def _of_primitive(glb: Glb, primitive: dict[str, Any]) -> Triangles:
 def _material_colors(glb: Glb, index: int, attributes: dict[str, int]) -> Floats:
     """Return the linear colours [V, 3] or [3] that a material gives: its factor, and its texture at the vertices."""
     pbr = glb.tree["materials"][index].get("pbrMetallicRoughness", {})
-    factor = np.float32(pbr.get("baseColorFactor", (1.0, 1.0, 1.0, 1.0))[:3])
+    factor = np.asarray(pbr.get("baseColorFactor", (1.0, 1.0, 1.0, 1.0))[:3], np.float32)
     texture = pbr.get("baseColorTexture")
     if texture is None:
         return factor
@@ -222,7 +222,8 @@ def to_linear(srgb: Floats) -> Floats:
 def _accessor(glb: Glb, index: int) -> Any:
     """Return the values of an accessor, [N] or [N, components], as floats where the file says so."""
     accessor = glb.tree["accessors"][index]
-    kind, width, count = np.dtype(_TYPES[accessor["componentType"]]), _WIDTHS[accessor["type"]], accessor["count"]
+    kind: Any = np.dtype(_TYPES[accessor["componentType"]])
+    width, count = _WIDTHS[accessor["type"]], accessor["count"]
     view = glb.tree["bufferViews"][accessor["bufferView"]]
     data, start = _view(glb, accessor["bufferView"]), accessor.get("byteOffset", 0)
     stride = view.get("byteStride", kind.itemsize * width)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -33,22 +33,25 @@ def support_table() -> str:
     rows = [["", *(f"`{family}`" for family in PARTS), "compiled engine"], ["---"] * (len(PARTS) + 2)]
     rows.append(["z", *("latents" if "vae" in parts else "pixels" for parts in PARTS.values()), _ITS_MODELS])
 
-    def add(name: str, of_family: Callable[[str], bool], of_engine: str = _ITS_MODELS) -> None:
-        rows.append([name, *("yes" if of_family(family) else "no" for family in PARTS), of_engine])
+    def add(name: str, families: Iterable[str], of_engine: str = _ITS_MODELS) -> None:
+        rows.append([name, *("yes" if family in set(families) else "no" for family in PARTS), of_engine])
 
-    add("folder, hub name", lambda family: True, "folder")
-    add("`.safetensors`, `.ckpt`", lambda family: hasattr(getattr(diffusers, family), "from_single_file"), "no")
-    add("`.nemo`, or original names with their YAML", lambda family: family == ORIGINAL_FAMILY, "no")
+    with_vae = [family for family, parts in PARTS.items() if "vae" in parts]
+    flows = [family for family in PARTS if _is_flow(family)]
+    add("folder, hub name", PARTS, "folder")
+    add(
+        "`.safetensors`, `.ckpt`",
+        [name for name in PARTS if hasattr(getattr(diffusers, name), "from_single_file")],
+        "no",
+    )
+    add("`.nemo`, or original names with their YAML", [ORIGINAL_FAMILY], "no")
     for prediction in PREDICTIONS:
-        add(f"predicts `{prediction}`", lambda family, p=prediction: _is_flow(family) == (p == "flow"))
+        add(f"predicts `{prediction}`", flows if prediction == "flow" else set(PARTS) - set(flows))
     for precision in get_args(Precision):
-        add(f"`precision: {precision}`", lambda family: True, "all but the denoiser")
+        add(f"`precision: {precision}`", PARTS, "all but the denoiser")
     for field in dataclasses.fields(Execution):
-        add(
-            f"`execution.{field.name}`",
-            lambda family, name=field.name: name not in VAE_SWITCHES or "vae" in PARTS[family],
-            "no" if field.name in DENOISER_SWITCHES else _ITS_MODELS,
-        )
+        families: Iterable[str] = with_vae if field.name in VAE_SWITCHES else PARTS
+        add(f"`execution.{field.name}`", families, "no" if field.name in DENOISER_SWITCHES else _ITS_MODELS)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

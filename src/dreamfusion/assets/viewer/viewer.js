@@ -65,7 +65,7 @@ function show(model) {
   Object.assign(lamp.shadow.camera, { left: -reach, right: reach, bottom: -reach, top: reach, near, far });
   const floor = new Mesh(new PlaneGeometry(40 * ball.radius, 40 * ball.radius), new ShadowMaterial({ opacity: 0.3 }));
   floor.rotation.x = -90 * degrees;
-  floor.position.set(ball.center.x, box.min.y, ball.center.z);
+  floor.position.set(ball.center.x, box.min.y - 0.002 * ball.radius, ball.center.z);
   floor.receiveShadow = true;
   scene.add(ambient, lamp, lamp.target, floor);
 
