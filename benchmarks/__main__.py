@@ -11,13 +11,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import assets, guidance, hashgrid, iteration
+from benchmarks import assets, guidance, hashgrid, iteration, mesh
 
 PARTS = {
     "hashgrid": hashgrid.rows,
     "iteration": iteration.rows,
     "architectures": iteration.architectures,
     "assets": assets.rows,
+    "mesh": mesh.rows,
     "runs": iteration.whole_runs,
     "guidance": guidance.rows,
 }

@@ -35,7 +35,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "networks": [(Field, "density"), (Field, "evaluate")],
     "compositing": [(volume, "_show"), (volume, "ray_weights")],
     "backward": [(torch.Tensor, "backward")],
-    "other rendering": [(Scene, "render"), (Scene, "update_occupancy")],
+    "other rendering": [(Scene, "render"), (Scene, "prepare")],
 }
 """What is timed under which name; a part does not count the parts that it calls."""
 
@@ -114,7 +114,7 @@ def architectures(quick: bool = False) -> list[Row]:
     for name, scene in SCENES.items():
         config = build_config("default", {"prompt": "a red mushroom", "device": "cpu", "scene": scene, "views": 2})
         state, steps = State.fresh(config, torch.device("cpu")), 1 if quick else 5
-        state.scene.update_occupancy(state.generators["occupancy"])
+        state.scene.prepare(0, 0.0, state.generators["occupancy"])
 
         def step(config: Config = config, state: State = state) -> None:
             random = state.generators

@@ -68,6 +68,17 @@ class Cameras:
         origins = self.position[:, None, None, :].expand_as(directions)
         return Rays(origins.contiguous(), directions.contiguous())
 
+    def clip(self, points: Tensor, *, aspect: float = 1.0, near: float = 0.05, far: float = 20.0) -> Tensor:
+        """Return world ``points`` [V, 3] in the clip space of pictures (see `kernels.rasterize`), [B, V, 4].
+
+        ``aspect`` is the pictures' width over their height; ``near`` and ``far`` are distances along the viewing
+        direction, in world units.
+        """
+        rotation = self.camera_to_world[:, :, :3]
+        x, y, z = ((points - self.position[:, None]) @ rotation).unbind(-1)
+        zoom = 2 * self.focal[:, None]
+        return torch.stack([zoom * x, zoom * aspect * y, (z - near) * (far / (far - near)), z], dim=-1)
+
 
 @dataclass(frozen=True)
 class CameraRange:

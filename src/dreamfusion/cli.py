@@ -95,6 +95,59 @@ def generate(
     print(*written, sep="\n")
 
 
+def refine(
+    run: Positional[Path | None] = None,
+    *,
+    mesh: Path | None = None,
+    prompt: str | None = None,
+    preset: Literal["quick", "default", "high"] = "default",
+    steps: int | None = None,
+    resolution: int | None = None,
+    seed: int | None = None,
+    output: Path | None = None,
+    resume: Path | None = None,
+    device: str | None = None,
+    config: Path | None = None,
+) -> None:
+    """Turn a finished run into a mesh and optimise that, at a higher resolution.
+
+    Args:
+        run: folder of a finished run, which stays as it is
+        mesh: start from this closed mesh in place of the run's shape (GLB, OBJ, PLY, STL)
+        prompt: what to make, if not what the run made; needed without a run
+        preset: quick (a draft), default, or high (slower, finer)
+        steps: optimisation steps
+        resolution: side of the rendered views in pixels (512 on a GPU if not given, fewer on a CPU)
+        seed: another seed gives another result; the same gives the same (the run's if not given)
+        output: folder for the results (RUN-refined if not given)
+        resume: folder of a stopped refinement to continue exactly where it was
+        device: auto, cpu, cuda, cuda:N or mps
+        config: YAML file with any of the settings of a run's config.yaml; other options override it
+
+    """
+    from dreamfusion.progress import RunProgress
+    from dreamfusion.refine import refine as start
+    from dreamfusion.run import generate as resumed
+
+    asked = {"prompt": prompt, "steps": steps, "resolution": resolution, "seed": seed, "device": device}
+    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    with RunProgress(console) as progress:
+        if resume is not None:
+            result = resumed(resume=resume, on_start=progress.start, on_step=progress.step, **changes)
+        else:
+            result = start(
+                run,
+                mesh=mesh,
+                preset=preset,
+                output=output,
+                config_file=config,
+                on_start=progress.start,
+                on_step=progress.step,
+                **changes,
+            )
+    print(f"{result.contact_sheet}\n{result.turntable}\n{result.mesh}")
+
+
 def render(
     run: Positional[Path],
     *,
@@ -566,6 +619,7 @@ def build_app() -> tyro.extras.SubcommandApp:
     toybox.command(name="render")(toybox_render)
     app = tyro.extras.SubcommandApp()
     app.command(generate)
+    app.command(refine)
     app.command(render)
     app.command(export)
     app.command(compose)

@@ -17,6 +17,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import BackgroundConfig
 from dreamfusion.fields.mip_nerf import MipConfig
 from dreamfusion.fields.nerf import NerfConfig
+from dreamfusion.fields.tetrahedra import TetrahedraConfig
 from dreamfusion.files import write_text
 from dreamfusion.guidance.execution import Execution, Precision
 from dreamfusion.losses import Anneal, Weighting
@@ -102,6 +103,8 @@ class SceneConfig(Section):
     small network expects matter, as in mip-NeRF 360; nerfacc: as marching, by that library's kernels (CUDA)"""
     proposal: ProposalConfig = ProposalConfig()
     """the proposal renderer's samples and network"""
+    tetrahedra: TetrahedraConfig | None = None
+    """null: a volume, the NeRF; otherwise a mesh in this grid of tetrahedra, with the NeRF's colours (refine)"""
     background: Literal["random", "learned", "static"] = "random"
     """random: another plain colour for every view, which forces a clean silhouette; learned: the paper's network"""
     background_color: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)
@@ -191,6 +194,10 @@ class LossConfig(Section):
     """renderer proposal: keeps what a ray meets in one place (mip-NeRF 360, whose weight is 0.01)"""
     interlevel: NonNegative = 1.0
     """renderer proposal: trains the proposal network to cover what the field shows"""
+    normal_consistency: NonNegative = 0.5
+    """meshes: neighbouring faces look the same way; mean of 1 - cos of the angle between them"""
+    laplacian: NonNegative = 0.5
+    """meshes: vertices lie amid their neighbours; mean squared distance in sides of the grid's cubes"""
 
     @model_validator(mode="after")
     def _check(self) -> LossConfig:
@@ -208,6 +215,8 @@ class OptimConfig(Section):
     """learning rate of the hash grid"""
     network_lr: Positive = 2e-3
     """learning rate of the small networks"""
+    surface_lr: Positive = 1e-3
+    """meshes: learning rate of the distances, in world units, and of the offsets, in half sides of the grid's cubes"""
     background_lr: Positive | None = None
     """learning rate of a learned background (null: network_lr)"""
     betas: tuple[Fraction, ...] | None = None
@@ -298,6 +307,12 @@ class Config(Section):
     lights: LightRange = LightRange()
     pictures: PicturesConfig = PicturesConfig()
 
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if self.scene.tetrahedra is not None and self.loss.normal_smooth_3d > 0:
+            raise ValueError("loss.normal_smooth_3d is for volumes: a mesh has loss.normal_consistency")
+        return self
+
     @property
     def prompts(self) -> dict[int, str]:
         """The prompts by the number of finished steps from which they hold, the first from 0 on."""
@@ -308,11 +323,12 @@ class Config(Section):
         return self.prompts[max(first for first in self.prompts if first <= step)]
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return nested tables with the values of ``changes`` in place of those of ``base``."""
     result = dict(base)
     for key, value in changes.items():
         nested = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if nested else value
+        result[key] = merged(result[key], value) if nested else value
     return result
 
 
@@ -325,10 +341,10 @@ def build_config(
     """
     if preset not in PRESETS:
         raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(PRESETS)}.")
-    values = _merged(PRESETS[preset], base or {})
+    values = merged(PRESETS[preset], base or {})
     if file is not None:
-        values = _merged(values, read_yaml(Path(file)))
-    return parse_config(_merged(values, changes))
+        values = merged(values, read_yaml(Path(file)))
+    return parse_config(merged(values, changes))
 
 
 def parse_config(values: dict[str, Any]) -> Config:

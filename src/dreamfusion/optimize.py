@@ -32,6 +32,7 @@ from dreamfusion.losses import (
     timestep_range,
     vsd_loss,
 )
+from dreamfusion.mesh_scene import AnyScene, build_scene
 from dreamfusion.normals import check_latent_phase, latent_picture, normal_picture, surface_change
 from dreamfusion.optimizers import build_optimizer, learning_rate_factor
 from dreamfusion.prompts import perp_neg_weights, view_prompts, view_weights
@@ -50,7 +51,7 @@ EMPTY_OPACITY, FULL_OPACITY = 0.01, 0.9
 class State:
     """All that changes during a run; saved and restored as a whole, so that resuming is bit-equal."""
 
-    scene: Scene
+    scene: AnyScene
     optimizer: torch.optim.Optimizer
     generators: dict[str, torch.Generator]
     step: int = 0
@@ -61,7 +62,7 @@ class State:
     @staticmethod
     def fresh(config: Config, device: torch.device) -> State:
         """Return the state before the first step; everything random follows from ``config.seed``."""
-        scene = Scene(config.scene, config.seed).to(device)
+        scene = build_scene(config.scene, config.seed).to(device)
         generators = {
             purpose: torch.Generator().manual_seed(config.seed * len(PURPOSES) + index)
             for index, purpose in enumerate(PURPOSES)
@@ -182,7 +183,7 @@ def sample_shading(count: int, progress: float, config: Config, generator: torch
 
 
 def regularize(out: RenderOutput, progress: float, config: Config) -> dict[str, Tensor]:
-    """Return the weighted terms that keep the scene compact, solid and outward-facing (paper A.2)."""
+    """Return the weighted terms that keep a scene compact, solid and outward-facing (paper A.2), a mesh smooth."""
     loss = config.loss
     orientation = loss.orientation * max(ramp(progress, loss.orientation_ramp), loss.orientation_start)
     terms = {
@@ -197,6 +198,10 @@ def regularize(out: RenderOutput, progress: float, config: Config) -> dict[str, 
     if out.interlevel is not None and out.distortion is not None:
         terms["interlevel_loss"] = loss.interlevel * out.interlevel
         terms["distortion_loss"] = loss.distortion * out.distortion
+    if out.surface is not None and config.scene.tetrahedra is not None:
+        cubes = config.scene.tetrahedra.resolution / 2  # per world unit
+        terms["normal_consistency_loss"] = loss.normal_consistency * out.surface.normal_consistency()
+        terms["laplacian_loss"] = loss.laplacian * cubes**2 * out.surface.laplacian()
     return terms
 
 
@@ -281,9 +286,7 @@ def optimize(
     while state.step < config.steps:
         progress = state.step / config.steps
         set_learning_rates(state, config)
-        scene.set_progress(progress)
-        if state.step % config.scene.occupancy_interval == 0:
-            scene.update_occupancy(random["occupancy"])
+        scene.prepare(state.step, progress, random["occupancy"])
 
         # 1. A random camera and light for each view.
         cameras = sample_cameras(config.views, config.cameras, random["camera"])
@@ -320,7 +323,7 @@ def optimize(
 
         # 4. Regularise and step.
         terms = regularize(out, progress, config)
-        if config.loss.normal_smooth_3d > 0:
+        if config.loss.normal_smooth_3d > 0 and isinstance(scene, Scene):  # refused for a mesh
             change = surface_change(scene.field, cameras.to(scene.device).rays(size, size), out, random["jitter"])
             terms["normal_smooth_3d_loss"] = config.loss.normal_smooth_3d * change
         loss = config.loss.distillation * distillation + sum(terms.values())

@@ -19,8 +19,8 @@ from dreamfusion.cameras import Cameras, fixed_cameras, spherical_position
 from dreamfusion.environment import irradiance_coefficients, load_environment, load_picture, look_up
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import replace_folder
+from dreamfusion.mesh_scene import AnyScene
 from dreamfusion.results import FPS, open_run
-from dreamfusion.scene import Scene
 from dreamfusion.shading import GAMMA, Lights, Shading, headlights
 
 FILMS = (".mp4", ".webm", ".gif")
@@ -202,7 +202,7 @@ def _seen(environment: Tensor, toward: Tensor) -> Tensor:
 
 
 def _frames(
-    scene: Scene,
+    scene: AnyScene,
     cameras: Cameras,
     lights: Lights,
     shading: PictureShading,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dreamfusion.assets.formats import FORMATS, TEXTURED, Format, format_of, require_usd, save_glb, save_mesh
 from dreamfusion.assets.images import contact_sheet, save_png
-from dreamfusion.assets.mesh import Mesh, extract_mesh
+from dreamfusion.assets.mesh import Mesh
 from dreamfusion.assets.texture import can_unwrap, check_texture_size, texture_mesh
 from dreamfusion.assets.video import save_video
 from dreamfusion.assets.viewer import save_viewer
@@ -33,8 +33,8 @@ from dreamfusion.config import Config, PicturesConfig, load_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import prepare_output_dir
+from dreamfusion.mesh_scene import AnyScene
 from dreamfusion.optimize import State
-from dreamfusion.scene import Scene
 from dreamfusion.shading import Shading
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
@@ -52,7 +52,7 @@ class Result:
 
     folder: Path
     config: Config
-    scene: Scene
+    scene: AnyScene
 
     @property
     def mesh(self) -> Path:
@@ -107,13 +107,13 @@ def write_assets(result: Result) -> None:
     if pictures.video:
         frames = _around(scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
         save_video(frames, result.turntable, fps=pictures.video_fps)
-    mesh = extract_mesh(scene.field, MESH_RESOLUTION, max_faces=MESH_FACES)
+    mesh = scene.mesh(MESH_RESOLUTION, MESH_FACES)
     # A run of hours must not end without its mesh for want of a library: then it has vertex colours.
     save_glb(_textured(scene, mesh, TEXTURE_SIZE) if can_unwrap() else mesh, result.mesh)
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
 
 
-def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[Tensor]:
+def _around(scene: AnyScene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[Tensor]:
     """Render pictures [3, S, S] of the scene once around, one at a time: large ones together take gigabytes."""
     cameras = orbit_cameras(count, elevation_deg=pictures.elevation_deg, radius=pictures.radius, focal=pictures.focal)
     for index in range(count):
@@ -121,14 +121,14 @@ def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None
         yield view[pictures.shading][0]
 
 
-def save_validation(scene: Scene, pictures: PicturesConfig, step: int, folder: Path) -> None:
+def save_validation(scene: AnyScene, pictures: PicturesConfig, step: int, folder: Path) -> None:
     """Write validation/step_<step>.png in the folder of a run, the configured views side by side."""
     (folder / "validation").mkdir(exist_ok=True)
     views = _around(scene, pictures, pictures.val_views, pictures.val_resolution)
     save_png(torch.cat(list(views), dim=2), folder / "validation" / f"step_{step:06d}.png")
 
 
-def preview(scene: Scene) -> Tensor:
+def preview(scene: AnyScene) -> Tensor:
     """Return a small picture [3, H, W] of the scene from four sides, shaded."""
     return torch.cat(list(scene.pictures(orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
 
@@ -163,7 +163,7 @@ def export_run(
         require_usd()
     result = open_run(folder)
     prepare_output_dir(paths[0].parent)  # before the minutes that follow
-    mesh = extract_mesh(result.scene.field, resolution, max_faces=max_faces)
+    mesh = result.scene.mesh(resolution, max_faces)
     # Plain formats take the mesh uncut: seams would leave an STL open.
     textured = _textured(result.scene, mesh, texture_size) if kinds & TEXTURED else mesh
     for path in paths:
@@ -171,7 +171,7 @@ def export_run(
     return paths
 
 
-def _textured(scene: Scene, mesh: Mesh, size: int) -> Mesh:
+def _textured(scene: AnyScene, mesh: Mesh, size: int) -> Mesh:
     return texture_mesh(mesh, scene.field.albedo, size, device=scene.device)
 
 

@@ -85,21 +85,41 @@ def generate(
         if config.loss.kind == "vsd":
             check_adaptable(guidance)  # before there is a folder
         state = State.fresh(config, device)
-        folder = _new_folder(config.prompt, output)
+        folder = new_folder(RUNS / slugify(config.prompt), output)
+    own = guidance_model is None
+    return carry_out(config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step)
+
+
+def carry_out(
+    config: Config,
+    guidance: Guidance,
+    state: State,
+    folder: Path,
+    *,
+    own_prior: bool,
+    assets: bool = True,
+    on_start: Callable[[Path, Config, int], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Result:
+    """Optimise ``state`` to the end in a folder of its own, and write what a run leaves; see `generate`.
+
+    With ``own_prior`` nobody else uses ``guidance``, and its text encoders leave memory when the prompt is read. A
+    prior that the caller brought along may be asked about other prompts later, so it stays whole.
+    """
     save_config(config, folder / "config.yaml")
     if on_start is not None:
         on_start(folder, config, state.step)
     with Requests(folder) as requests:
         while True:
-            # A prior that the caller brought along may be asked about other prompts later, so it stays whole.
-            steps = optimize(config, guidance, state, release_text_encoders=guidance_model is None)
+            steps = optimize(config, guidance, state, release_text_encoders=own_prior)
             prompt = _save_on_the_way(config, steps, state, folder, requests, on_step)
             if prompt is None:
                 break
-            if guidance_model is None:
+            kept = None if own_prior else guidance
+            if own_prior:
                 del steps, guidance  # its text encoders are gone; two priors may not fit into memory
                 state.park_critic()
-            config, guidance = _change_prompt(config, prompt, state.step, guidance_model, requests, device)
+            config, guidance = _change_prompt(config, prompt, state.step, kept, requests, state.scene.device)
             save_config(config, folder / "config.yaml")
     result = Result(folder, config, state.scene)
     if assets:
@@ -235,8 +255,8 @@ def _truncate_metrics(path: Path, last_step: int) -> None:
         write_text(path, "".join(row + "\n" for row in rows))
 
 
-def _new_folder(prompt: str, output: Path | str | None) -> Path:
-    """Return an empty, writable folder: ``output``, or runs/<slug>, or runs/<slug>-2 if that holds a run already."""
+def new_folder(default: Path, output: Path | str | None) -> Path:
+    """Return an empty, writable folder: ``output``, or ``default``, or that with -2 behind it if it holds a run."""
     if output is not None:
         folder = prepare_output_dir(output)
         if (folder / "config.yaml").exists():
@@ -244,9 +264,8 @@ def _new_folder(prompt: str, output: Path | str | None) -> Path:
                 f"{folder} already holds a run: continue it with --resume {folder}, or choose another --output."
             )
         return folder
-    slug, number = slugify(prompt), 1
-    folder = RUNS / slug
+    folder, number = default, 1
     while (folder / "config.yaml").exists():
         number += 1
-        folder = RUNS / f"{slug}-{number}"
+        folder = default.with_name(f"{default.name}-{number}")
     return prepare_output_dir(folder)

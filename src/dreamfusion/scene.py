@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.cameras import Cameras
 from dreamfusion.config import OptimConfig, SceneConfig
 from dreamfusion.fields.background import LearnedBackground, StaticBackground
@@ -33,6 +34,13 @@ def build_field(config: SceneConfig, generator: torch.Generator) -> Field:
             return MipField(config.mip, generator)
 
 
+def build_background(config: SceneConfig, generator: torch.Generator) -> LearnedBackground | StaticBackground:
+    """Return the configured background; a learned one draws its weights from ``generator``."""
+    if config.background == "learned":
+        return LearnedBackground(config.background_network, generator)
+    return StaticBackground(config.background_color)
+
+
 class Scene(nn.Module):
     """Field, background and occupancy grid of one object."""
 
@@ -42,11 +50,7 @@ class Scene(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.config = config
         self.field = build_field(config, generator)
-        self.background: LearnedBackground | StaticBackground
-        if config.background == "learned":
-            self.background = LearnedBackground(config.background_network, generator)
-        else:
-            self.background = StaticBackground(config.background_color)
+        self.background = build_background(config, generator)
         step, density = config.step_length, config.occupancy_density
         self.occupancy = OccupancyGrid(OccupancyConfig(config.occupancy_resolution, step_length=step, density=density))
         self.proposal: ProposalNetwork | None = None
@@ -77,13 +81,13 @@ class Scene(nn.Module):
             groups.append({"params": list(self.proposal.parameters()), "lr": optim.network_lr})
         return groups
 
-    def set_progress(self, progress: float) -> None:
-        """Tell the field which share of the run is done, for encodings that are annealed."""
-        self.field.progress.fill_(progress)
+    def prepare(self, step: int, progress: float, generator: torch.Generator) -> None:
+        """Bring up to date what rendering relies on, before a ``step`` of a run, ``progress`` of which is done.
 
-    def update_occupancy(self, generator: torch.Generator) -> None:
-        """Look again which cells are occupied, from time to time during a run."""
-        if self.proposal is None:
+        That is the field's annealing and, every ``occupancy_interval`` steps, which cells are occupied.
+        """
+        self.field.progress.fill_(progress)
+        if self.proposal is None and step % self.config.occupancy_interval == 0:
             self.occupancy.update(self.field, generator)
 
     def render(
@@ -113,6 +117,10 @@ class Scene(nn.Module):
             with_normals=with_normals,
             proposal=self.proposal,
         )
+
+    def mesh(self, resolution: int, max_faces: int | None = None) -> Mesh:
+        """Return the object's surface, from ``resolution`` samples per side (see `extract_mesh`)."""
+        return extract_mesh(self.field, resolution, max_faces=max_faces)
 
     def refresh_occupancy(self) -> None:
         """Find anew which cells are occupied, for finished pictures: the grid of a run lags behind its field."""

@@ -173,6 +173,39 @@ def phong_highlight(
     return torch.where(cosine > 0, material.specular * aligned.clamp(min=0) ** material.shininess, 0.0)
 
 
+def shade_images(
+    albedo: Tensor,
+    normal: Tensor,
+    point: Tensor,
+    direction: Tensor,
+    image: Tensor,
+    lights: Lights,
+    shading: Sequence[Shading],
+    material: Material,
+) -> Tensor:
+    """Return the colours [N, 3] of points of several images, each shaded as its image is.
+
+    ``albedo``, ``normal``, ``point`` and ``direction`` (of the camera's ray) are [N, 3], ``image`` [N] says which of
+    the B ``lights`` and shadings is meant: the albedo itself in "albedo" images, else Lambertian, on white if
+    "textureless", with the material's highlight if not.
+    """
+    white, flat = (
+        torch.tensor([s == kind for s in shading], device=albedo.device)[image, None]
+        for kind in ("textureless", "albedo")
+    )
+    color = torch.where(white, torch.ones_like(albedo), albedo)
+    images = len(lights.diffuse)
+    diffuse = torch.where(flat, 0.0, lights.diffuse.view(images, -1)[image])
+    around = lights.ambient.view(images, -1)[image]
+    if lights.environment is not None:
+        around = around + environment_light(lights.environment, normal)
+    ambient = torch.where(flat, 1.0, around)
+    position, highlight = lights.position[image], None
+    if material.specular > 0:
+        highlight = phong_highlight(normal, point, position, direction, material).masked_fill(white, 0)
+    return shade(color, normal, point, position, diffuse, ambient, highlight)
+
+
 def harmonics(direction: Tensor) -> Tensor:
     """Return the nine real spherical harmonics [..., 9] up to degree 2 at unit directions [..., 3]."""
     x, y, z = direction.unbind(-1)

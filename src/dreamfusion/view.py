@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dreamfusion.assets.mesh import extract_mesh, save_glb
+from dreamfusion.assets.formats import save_glb
 from dreamfusion.cameras import spherical_position
 from dreamfusion.checkpoints import latest_checkpoint
 from dreamfusion.config import load_config
@@ -133,7 +133,7 @@ class Viewer:
         """Show the mesh of the newest checkpoint; return what there is to say."""
         try:
             scene = open_run(self.run, "cpu").scene
-            mesh = extract_mesh(scene.field, _FINAL_RESOLUTION if final else _RESOLUTION)
+            mesh = scene.mesh(_FINAL_RESOLUTION if final else _RESOLUTION)
         except OSError:
             return ""  # the run has just replaced this checkpoint; the next look finds another
         except DreamFusionError as error:

@@ -21,9 +21,9 @@ from dreamfusion.checkpoints import latest_checkpoint
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.geometry import score_geometry
 from dreamfusion.files import write_atomically, write_text
+from dreamfusion.mesh_scene import AnyScene
 from dreamfusion.results import SHADINGS, Result
 from dreamfusion.run import generate
-from dreamfusion.scene import Scene
 from dreamfusion.toybox.captions import parse_toy
 
 AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
@@ -62,7 +62,7 @@ def _generate(folder: Path, task: dict[str, object]) -> Result:
     )
 
 
-def evaluation_views(scene: Scene) -> dict[str, Tensor]:
+def evaluation_views(scene: AnyScene) -> dict[str, Tensor]:
     """Return the renderings that are judged, [8, 3, S, S] in [0, 1] per shading, all around at one elevation."""
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)

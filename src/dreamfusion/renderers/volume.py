@@ -18,12 +18,13 @@ from torch import Tensor
 from dreamfusion.cameras import Rays
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.field import Field
+from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.kernels.compositing import ray_sum, ray_weights
 from dreamfusion.kernels.marching import PackedSamples, march_rays
 from dreamfusion.renderers.nerfacc import nerfacc_march_rays
 from dreamfusion.renderers.occupancy import OccupancyGrid
 from dreamfusion.renderers.proposal import ProposalNetwork, Proposed
-from dreamfusion.shading import Lights, Material, Shading, environment_light, phong_highlight, shade
+from dreamfusion.shading import Lights, Material, Shading, shade_images
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class RenderOutput:
     where it meets nothing; ``normal``: weighted sum of the world-space normals, not normalised, or None;
     ``orientation`` [B]: the paper's orientation loss per image, mean over rays of sum sg(w_i) max(0, n_i . v)^2,
     0 for images without normals; ``samples``: how many samples were evaluated with gradient. With proposal sampling
-    also its two losses, ``interlevel`` and ``distortion``, means over the rays.
+    also its two losses, ``interlevel`` and ``distortion``, means over the rays. ``surface``: the mesh that was
+    rendered, if it is one.
     """
 
     rgb: Tensor
@@ -70,6 +72,7 @@ class RenderOutput:
     samples: int
     interlevel: Tensor | None = None
     distortion: Tensor | None = None
+    surface: Surface | None = None
 
 
 Background = Callable[[Tensor], Tensor]
@@ -226,22 +229,8 @@ def _shaded(
     albedo, normal, normal_at = surface.albedo, surface.normal, surface.normal_at
     if len(normal_at) == 0:
         return albedo
-    of = surface.image[normal_at]
-    device = albedo.device
-    white = torch.tensor([s == "textureless" for s in shading], device=device)[of, None]
-    flat = torch.tensor([s == "albedo" for s in shading], device=device)[of, None]
-    color = torch.where(white, torch.ones_like(normal), albedo[normal_at])
-    images = len(lights.diffuse)
-    diffuse = torch.where(flat, 0.0, lights.diffuse.view(images, -1)[of])
-    around = lights.ambient.view(images, -1)[of]
-    if lights.environment is not None:
-        around = around + environment_light(lights.environment, normal)
-    ambient = torch.where(flat, 1.0, around)
-    points, light = surface.points[normal_at], lights.position[of]
-    highlight = None
-    if material.specular > 0:
-        highlight = phong_highlight(normal, points, light, directions, material).masked_fill(white, 0)
-    lit = shade(color, normal, points, light, diffuse, ambient, highlight)
+    points, image = surface.points[normal_at], surface.image[normal_at]
+    lit = shade_images(albedo[normal_at], normal, points, directions, image, lights, shading, material)
     return lit if len(normal_at) == len(albedo) else albedo.index_copy(0, normal_at, lit)
 
 

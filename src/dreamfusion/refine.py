@@ -1,0 +1,118 @@
+"""The second stage: a finished run, or any closed mesh, becomes a mesh that is optimised itself (Magic3D, Fantasia3D).
+
+A NeRF is easy to grow from nothing, but soft: its surface is a level of a fog. Here the surface is a mesh in a grid of
+tetrahedra (`fields/tetrahedra.py`), rendered by rasterisation, and optimised by the same loop with the same prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from dreamfusion.assets.load import load_mesh
+from dreamfusion.assets.mesh import Mesh
+from dreamfusion.checkpoints import save_checkpoint
+from dreamfusion.config import Config, merged, parse_config, read_yaml, save_config
+from dreamfusion.device import pick_device
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields.field import Field
+from dreamfusion.files import slugify
+from dreamfusion.guidance.base import Guidance
+from dreamfusion.mesh_scene import MeshScene
+from dreamfusion.optimize import State, Step
+from dreamfusion.prompts import validate_prompt
+from dreamfusion.results import Result, open_run
+from dreamfusion.run import RUNS, carry_out, load_guidance, new_folder
+
+GPU_RESOLUTION = 512
+"""Side of the rendered views on a GPU, in pixels; on a CPU the preset's."""
+
+MESH_RESOLUTION = 128
+"""Samples per side at which the surface of a NeRF is found."""
+
+COMMON: dict[str, Any] = {
+    "guidance": {"t_max": 0.5, "t_max_end": 0.25},
+    "shading": {"albedo_until": 0.0},
+    "loss": {"opacity": 0.0, "entropy": 0.0, "orientation": 0.0, "normal_consistency": 100.0, "laplacian": 1000.0},
+    "optim": {"surface_lr": 1e-4},
+}
+"""What every refinement changes of its run: the shape is there, so less noise is added, and light is on at once.
+
+The embedded prior sees 32 pixels: larger steps of the surface follow its noise into lumps.
+"""
+
+RefinePreset = Literal["quick", "default", "high"]
+
+REFINE_PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 60, "resolution": 96, "scene": {"tetrahedra": {"resolution": 32}}},
+    "default": {"steps": 150, "resolution": 128, "scene": {"tetrahedra": {"resolution": 48}}},
+    "high": {"steps": 1000, "resolution": 256, "scene": {"tetrahedra": {"resolution": 64}}},
+}
+"""What each preset changes besides."""
+
+
+def refine(
+    run: Path | str | None = None,
+    *,
+    mesh: Path | str | None = None,
+    preset: RefinePreset = "default",
+    config_file: Path | str | None = None,
+    output: Path | str | None = None,
+    guidance_model: Guidance | None = None,
+    assets: bool = True,
+    on_start: Callable[[Path, Config, int], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    **changes: Any,
+) -> Result:
+    """Turn a finished run into a mesh and optimise that; return where its files are, a folder <run>-refined.
+
+    Shape, colours, prompt and all settings are those of ``run``, changed by the preset, then the YAML of
+    ``config_file``, then ``changes``. ``mesh``, a file, takes the place of the run's shape; without a run it needs a
+    ``prompt`` among the changes, and its colours begin at random. The other arguments are those of `run.generate`, by
+    which a stopped refinement is resumed too.
+    Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
+    """
+    source = None if run is None else open_run(run, changes.get("device", "auto"))
+    shape, colors = _beginning(source, mesh)
+    config = _configuration(source, preset, config_file, changes)
+    device = pick_device(config.device)
+    state = State.fresh(config, device)
+    if not isinstance(state.scene, MeshScene):
+        raise DreamFusionError("A refinement is of a mesh: leave scene.tetrahedra to it.")
+    state.scene.start_from(shape, colors)
+    guidance = guidance_model or load_guidance(config, device)
+    default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
+    folder = new_folder(default.with_name(f"{default.name}-refined"), output)
+    save_config(config, folder / "config.yaml")
+    # What it began from, so that it can be resumed whatever becomes of the first run.
+    save_checkpoint(folder / "checkpoints", 0, *state.to_checkpoint())
+    own = guidance_model is None
+    return carry_out(config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step)
+
+
+def _configuration(
+    source: Result | None, preset: RefinePreset, config_file: Path | str | None, changes: dict[str, Any]
+) -> Config:
+    if preset not in REFINE_PRESETS:
+        raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(REFINE_PRESETS)}.")
+    asked = changes if config_file is None else merged(read_yaml(Path(config_file)), changes)
+    if "prompt" in asked:
+        asked = {**asked, "prompt": validate_prompt(asked["prompt"])}
+    values = {} if source is None else source.config.model_dump(mode="json")
+    values = merged(merged(values, COMMON), REFINE_PRESETS[preset])
+    if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":
+        values["resolution"] = GPU_RESOLUTION
+    values["resolution_end"] = asked.get("resolution", values["resolution"])
+    return parse_config(merged(values, asked))
+
+
+def _beginning(source: Result | None, mesh: Path | str | None) -> tuple[Mesh, Field | None]:
+    """Return the shape to begin with, and the colours if there are any yet."""
+    if source is None:
+        if mesh is None:
+            raise DreamFusionError("Nothing to refine: give the folder of a finished run, or --mesh FILE and --prompt.")
+        return load_mesh(mesh), None
+    scene = source.scene
+    shape = scene.mesh(MESH_RESOLUTION) if mesh is None else load_mesh(mesh)
+    return shape, scene.colors if isinstance(scene, MeshScene) else scene.field

@@ -1,0 +1,68 @@
+"""From a mesh to images: project, rasterise, shade, antialias. Gives what `renderers.volume.render` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dreamfusion.cameras import Cameras
+from dreamfusion.fields.tetrahedra import Surface
+from dreamfusion.kernels.antialias import antialias
+from dreamfusion.kernels.rasterize import interpolate, rasterize
+from dreamfusion.renderers.volume import Background, RenderOutput
+from dreamfusion.shading import Lights, Material, Shading, shade_images
+
+
+def render_surface(
+    surface: Surface,
+    albedo: Callable[[Tensor], Tensor],
+    background: Background,
+    cameras: Cameras,
+    lights: Lights,
+    shading: Sequence[Shading],
+    size: tuple[int, int],
+    *,
+    material: Material | None = None,
+    background_color: Tensor | None = None,
+) -> RenderOutput:
+    """Render B images of (width, height) pixels of a surface, differentiable in vertices, albedo and background.
+
+    ``albedo`` maps points [N, 3] to colours [N, 3]; normals are those of the vertices, interpolated. One light and one
+    ``shading`` per image; ``background_color`` [B, 3] replaces the background. Depth is the distance from the camera.
+    Colours move with the vertices through normals, lights and silhouettes, not through ``albedo``, as far as that has
+    no gradient for its points.
+    """
+    batch, device = len(cameras), surface.vertices.device
+    width, height = size
+    clip = cameras.clip(surface.vertices, aspect=width / height)
+    fragments = rasterize(clip, surface.faces, height, width)
+    attributes = torch.cat([surface.vertices, surface.vertex_normals()], dim=1)
+    places = interpolate(attributes[None], surface.faces, fragments)
+
+    covered = fragments.face >= 0
+    image = covered.nonzero()[:, 0]
+    points, normals = places[covered].split(3, dim=1)
+    normals = torch.nn.functional.normalize(normals, dim=-1)
+    rays = points - cameras.position[image]
+    distance = rays.norm(dim=-1, keepdim=True)
+    lit = shade_images(albedo(points), normals, points, rays / distance, image, lights, shading, material or Material())
+    if background_color is None:
+        behind = background(cameras.rays(height, width).directions)
+    else:
+        behind = background_color[:, None, None].expand(batch, height, width, 3)
+    front = torch.zeros(batch, height, width, 4, device=device).masked_scatter(
+        covered[..., None], torch.cat([normals, distance], dim=1)
+    )
+    sharp = torch.cat([behind.masked_scatter(covered[..., None], lit), covered[..., None].float(), front], dim=-1)
+    smooth = antialias(sharp, clip, surface.faces, fragments).permute(0, 3, 1, 2)
+    return RenderOutput(
+        rgb=smooth[:, :3],
+        opacity=smooth[:, 3:4],
+        depth=front[..., 3:].permute(0, 3, 1, 2),
+        normal=smooth[:, 4:7],
+        orientation=torch.zeros(batch, device=device),
+        samples=len(points),
+        surface=surface,
+    )

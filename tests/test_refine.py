@@ -1,0 +1,402 @@
+"""Refinement: a run or a mesh file becomes a mesh that is optimised, with everything that a run leaves."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+import dreamfusion
+from dreamfusion.assets import load as load_module
+from dreamfusion.assets.formats import save_glb
+from dreamfusion.assets.load import load_mesh
+from dreamfusion.assets.mesh import Mesh, extract_mesh
+from dreamfusion.cameras import fixed_cameras, sample_cameras
+from dreamfusion.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, load_checkpoint
+from dreamfusion.cli import main
+from dreamfusion.config import SceneConfig, parse_config
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.evaluate.geometry import iou, score_geometry, toy_volume
+from dreamfusion.fields.nerf import NerfConfig, NerfField
+from dreamfusion.fields.tetrahedra import TetrahedraConfig
+from dreamfusion.mesh_scene import MeshScene
+from dreamfusion.optimize import State, optimize
+from dreamfusion.refine import refine
+from dreamfusion.render import render_run
+from dreamfusion.results import export_run, open_run
+from dreamfusion.run import generate
+from dreamfusion.shading import Lights
+from dreamfusion.toybox.render import signed_distance
+from dreamfusion.toybox.world import Toy
+from worlds import BACKDROP, STILL, toy_config, toy_prior
+
+CPU = torch.device("cpu")
+GRID = TetrahedraConfig(16)
+
+
+def ball(radius: float = 0.5) -> Mesh:
+    body = trimesh.creation.icosphere(3, radius=radius)
+    vertices = np.asarray(body.vertices, dtype=np.float32)
+    return Mesh(vertices, np.asarray(body.faces, dtype=np.int64), vertices / radius, np.ones_like(vertices))
+
+
+def ball_scene(resolution: int = 16) -> MeshScene:
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution)))
+    scene.start_from(ball())
+    return scene
+
+
+# Rendering
+
+
+def test_clip_space_agrees_with_the_rays_of_the_pixels():
+    cameras = sample_cameras(3, parse_config({"prompt": "a"}).cameras, torch.Generator().manual_seed(0))
+    rays = cameras.rays(6, 6)
+    points = rays.origins[:, 1, 4] + 2.3 * rays.directions[:, 1, 4]  # of row 1 and column 4
+    for i in range(3):
+        x, y, z, w = cameras[i : i + 1].clip(points[i : i + 1], near=0.1, far=5.0)[0, 0].tolist()
+        assert ((x / w + 1) * 3, (y / w + 1) * 3) == pytest.approx((4.5, 1.5), abs=1e-4)
+        assert 0 < z < w
+    ahead = cameras.position[:1] + cameras.camera_to_world[:1, :, 2] * torch.tensor([[0.1], [5.0]])
+    near, far = cameras[:1].clip(ahead, near=0.1, far=5.0)[0]
+    assert near[2].item() == pytest.approx(0.0, abs=1e-5)
+    assert (far[2] / far[3]).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_ball_looks_as_it_must():
+    scene, cameras, size = ball_scene(24), fixed_cameras(0.0, 0.0), 65
+    light = Lights(torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([0.7]), torch.tensor([0.3]))
+    out = scene.render(
+        cameras, light, ["textureless"], size, generator=torch.Generator(), random_backdrop=torch.zeros(1, 3)
+    )
+    # A ball of radius 1/2 from 2.7 away is seen within asin(0.5 / 2.7) of the middle.
+    radius = 1.35 * math.tan(math.asin(0.5 / 2.7)) * size
+    assert out.opacity.sum().item() == pytest.approx(math.pi * radius**2, rel=0.02)
+    middle = size // 2
+    assert out.depth[0, 0, middle, middle].item() == pytest.approx(2.2, abs=0.01)
+    assert out.normal[0, :, middle, middle].tolist() == pytest.approx([1, 0, 0], abs=0.2)
+    assert out.rgb[0, :, middle, middle].tolist() == pytest.approx([1, 1, 1], abs=0.02)
+    assert out.rgb[0, :, 0, 0].tolist() == [0, 0, 0]
+    # Light from the left, +y being on the right of a camera in front: the left half is the brighter one.
+    light = Lights(torch.tensor([[0.0, -9.0, 0.0]]), torch.tensor([0.7]), torch.tensor([0.3]))
+    shown = scene.pictures(cameras, ["textureless"], 32, lights=light, backdrop=(0, 0, 0))["textureless"]
+    assert shown.shape == (1, 3, 32, 32)
+    assert shown[..., :16].sum() > 1.5 * shown[..., 16:].sum()
+
+
+def test_the_outline_pulls_the_surface():
+    """More light in the picture asks for a larger ball: every distance at its outline should fall."""
+    scene = ball_scene()
+    scene.colors.requires_grad_(False)
+    cameras = fixed_cameras(torch.tensor([0.0, 90.0]), 10.0)
+    lights = Lights(torch.zeros(2, 3), torch.zeros(2), torch.ones(2))
+    out = scene.render(
+        cameras, lights, ["textureless"] * 2, 48, generator=torch.Generator(), random_backdrop=torch.zeros(2, 3)
+    )
+    (grad,) = torch.autograd.grad(out.opacity.mean(), scene.tetrahedra.distance)
+    assert grad.sum() < 0
+    assert (grad > 0).sum() < 0.1 * (grad < 0).sum()
+    moved = grad.sum().item() * 0.02  # by the gradient, if every distance grew by 0.02: a ball 0.02 smaller
+    smaller = 0.5 - 0.02
+    areas = [math.pi * (1.35 * math.tan(math.asin(r / 2.7))) ** 2 for r in (0.5, smaller)]
+    assert moved == pytest.approx(areas[1] - areas[0], rel=0.25)
+
+
+def test_the_field_of_a_mesh_is_its_surface():
+    scene = ball_scene(24)
+    mesh = extract_mesh(scene.field, 64)
+    assert np.abs(np.linalg.norm(mesh.vertices, axis=1) - 0.5).max() < 0.016  # half the spacing of 64 samples
+    mushroom = Toy("mushroom", "red")
+
+    class Solid:
+        def density(self, x: torch.Tensor) -> torch.Tensor:
+            return 22.0 * torch.exp(-signed_distance(mushroom, x) / 0.008).clamp(max=50.0)
+
+        def albedo(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ones_like(x)
+
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(40)))
+    scene.start_from(extract_mesh(Solid(), 96))
+    score = score_geometry(scene.field, mushroom)
+    assert score.iou > 0.9
+    assert score.iou_unaligned > 0.85
+    assert score.normal_error_deg < 15
+
+
+# Optimisation
+
+
+def mesh_config(**changes):
+    values = {"scene": {"tetrahedra": {"resolution": 16}, "background": "static", "background_color": BACKDROP}}
+    return toy_config(**(values | {"resolution": 48, "resolution_end": 48, "optim": {"surface_lr": 5e-3}} | changes))
+
+
+def fresh(config) -> State:
+    state = State.fresh(config, CPU)
+    state.scene.start_from(ball(0.55))
+    return state
+
+
+def run_steps(count: int, state: State, config, guidance) -> list[dict[str, float]]:
+    steps = optimize(config, guidance, state)
+    return [next(steps).metrics for _ in range(count)]
+
+
+@pytest.mark.slow
+def test_distillation_through_the_rasteriser_recovers_a_known_object():
+    config, guidance = mesh_config(steps=90), toy_prior("mushroom")
+    state = fresh(config)
+
+    def overlap() -> float:
+        axis = torch.linspace(-1, 1, 48)
+        density = state.scene.field.density(torch.cartesian_prod(axis, axis, axis)).view(48, 48, 48)
+        return iou((density > 22).numpy(), toy_volume(Toy("mushroom"), 48))
+
+    before = overlap()
+    for _ in optimize(config, guidance, state):
+        pass
+    assert overlap() > before + 0.15
+    assert overlap() > 0.7
+    assert trimesh.Trimesh(*surface_of(state), process=False).is_watertight
+
+
+def surface_of(state: State) -> tuple[np.ndarray, np.ndarray]:
+    mesh = state.scene.mesh(0)
+    return mesh.vertices, mesh.faces
+
+
+@pytest.mark.parametrize("name", ["normal_consistency", "laplacian"])
+def test_every_smoothness_weight_smooths(name: str):
+    guidance = toy_prior("mushroom", views=8, size=16)
+    rough = []
+    for weight in (0.0, 1000.0):
+        loss = {"normal_consistency": 0.0, "laplacian": 0.0, name: weight}
+        config = mesh_config(steps=8, views=1, resolution=16, resolution_end=16, loss=loss)
+        state = fresh(config)
+        with torch.no_grad():
+            noise = torch.randn(state.scene.tetrahedra.distance.shape, generator=torch.Generator().manual_seed(0))
+            state.scene.tetrahedra.distance.add_(0.02 * noise)
+        run_steps(8, state, config, guidance)
+        rough.append(getattr(state.scene.tetrahedra.surface(), name)().item())
+    assert rough[1] < 0.8 * rough[0]
+
+
+def test_a_restored_state_continues_bit_equal():
+    guidance = toy_prior("mushroom", views=8, size=16)
+    config = mesh_config(
+        steps=6,
+        views=2,
+        resolution=16,
+        resolution_end=16,
+        shading={"albedo_until": 0.2},
+        scene={"tetrahedra": {"resolution": 16}, "background": "learned"},
+    )
+    whole = fresh(config)
+    run_steps(3, whole, config, guidance)
+    tensors, values = whole.to_checkpoint()
+    saved = Checkpoint(whole.step, {name: tensor.clone() for name, tensor in tensors.items()}, values)
+    expected = run_steps(3, whole, config, guidance)
+    resumed = State.fresh(config, CPU)
+    resumed.restore(saved)
+    assert run_steps(3, resumed, config, guidance) == expected
+    for a, b in zip(whole.scene.parameters(), resumed.scene.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_of_another_kind_of_scene_is_refused():
+    volume, mesh = toy_config(), mesh_config()
+    for one, other in ((volume, mesh), (mesh, volume)):
+        tensors, values = State.fresh(one, CPU).to_checkpoint()
+        with pytest.raises(DreamFusionError, match="does not fit this configuration") as caught:
+            State.fresh(other, CPU).restore(Checkpoint(0, tensors, values))
+        assert "\n" not in str(caught.value)
+
+
+# Whole runs
+
+SHORT = {"steps": 8, "views": 2, "resolution": 32, "checkpoint_every": 3, "preview_every": 4}
+SHORT |= {"scene": {"tetrahedra": {"resolution": 16}}}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> dreamfusion.Result:
+    """A short run to refine."""
+    torch.set_num_threads(1)
+    return generate(
+        "a red mushroom",
+        output=tmp_path_factory.mktemp("runs") / "mushroom",
+        guidance_model=toy_prior("mushroom", views=8, size=16),
+        assets=False,
+        device="cpu",
+        steps=20,
+        views=2,
+        resolution=16,
+        resolution_end=16,
+        cameras=STILL,
+        guidance={"guidance_scale": 1.0},
+        scene={"background": "static", "background_color": BACKDROP},
+    )
+
+
+@pytest.fixture(scope="module")
+def refined(source: dreamfusion.Result) -> dreamfusion.Result:
+    """The same run, refined."""
+    torch.set_num_threads(1)
+    return refine(source.folder, guidance_model=toy_prior("mushroom", views=8, size=16), **SHORT)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_refinement_leaves_what_a_run_leaves_beside_it(source: dreamfusion.Result, refined: dreamfusion.Result):
+    assert refined.folder == source.folder.with_name("mushroom-refined")
+    names = {path.name for path in refined.folder.iterdir()}
+    promised = {"turntable.mp4", "contact_sheet.png", "mesh.glb", "config.yaml", "metrics.jsonl", "checkpoints"}
+    assert names == promised | {"preview.png"}
+    mesh = trimesh.load(refined.mesh, force="mesh")
+    assert mesh.is_watertight
+    assert mesh.volume > 0
+    # What the run was told holds on; what refining asks for is changed.
+    assert refined.config.prompt == "a red mushroom"
+    assert refined.config.scene.background_color == BACKDROP
+    assert refined.config.resolution_end == 32
+    assert refined.config.guidance.t_max < source.config.guidance.t_max
+    again = refine(source.folder, guidance_model=toy_prior("mushroom", views=8, size=16), assets=False, **SHORT)
+    assert again.folder.name == "mushroom-refined-2"
+    assert (again.folder / "metrics.jsonl").read_text() == (refined.folder / "metrics.jsonl").read_text()
+
+
+def test_a_refinement_can_be_rendered_exported_and_refined_again(refined: dreamfusion.Result, tmp_path: Path):
+    picture = render_run(refined.folder, output=tmp_path / "a.png", azimuths_deg=(0.0, 90.0), size=32)
+    assert Image.open(picture).size == (64, 32)
+    exported = trimesh.load(export_run(refined.folder, output=tmp_path / "a.glb"), force="mesh")
+    assert len(exported.faces) == len(refined.scene.mesh(0).faces)
+    prior = toy_prior("mushroom", views=8, size=16)
+    once = SHORT | {"steps": 1}
+    again = refine(refined.folder, output=tmp_path / "b", guidance_model=prior, assets=False, **once)
+    a, b = (result.scene.colors.albedo(torch.zeros(1, 3)) for result in (again, refined))
+    torch.testing.assert_close(a, b, atol=0.05, rtol=0)
+
+
+def test_a_stopped_refinement_is_resumed_bit_equal(refined: dreamfusion.Result, tmp_path: Path):
+    assert list(list_checkpoints(refined.folder / "checkpoints")) == [6, 8]
+    stopped = tmp_path / "stopped"
+    shutil.copytree(refined.folder, stopped)
+    shutil.rmtree(stopped / "checkpoints/step_000008")
+    (stopped / "mesh.glb").unlink()
+    generate(resume=stopped, guidance_model=toy_prior("mushroom", views=8, size=16))
+    a, b = (load_checkpoint(latest_checkpoint(folder / "checkpoints")) for folder in (refined.folder, stopped))
+    assert a.tensors.keys() == b.tensors.keys()
+    assert all(torch.equal(tensor, b.tensors[name]) for name, tensor in a.tensors.items())
+    for name in ("metrics.jsonl", "mesh.glb"):
+        assert (refined.folder / name).read_bytes() == (stopped / name).read_bytes()
+
+
+def test_a_refinement_begins_with_a_checkpoint(source: dreamfusion.Result, tmp_path: Path):
+    def stop(step) -> None:
+        raise RuntimeError("killed")
+
+    prior = toy_prior("mushroom", views=8, size=16)
+    with pytest.raises(RuntimeError, match="killed"):
+        refine(source.folder, output=tmp_path / "run", guidance_model=prior, on_step=stop, **SHORT)
+    assert list(list_checkpoints(tmp_path / "run/checkpoints")) == [0]
+    field, begun = source.scene.field, open_run(tmp_path / "run").scene.colors
+    assert torch.equal(field.table, begun.table)
+
+
+def test_a_mesh_file_takes_the_place_of_the_shape(source: dreamfusion.Result, in_tmp: Path):
+    save_glb(ball(0.6), in_tmp / "ball.glb")
+    prior = toy_prior("mushroom", views=8, size=16)
+    changes = SHORT | {"steps": 1, "device": "cpu"}
+    one = refine(source.folder, mesh="ball.glb", output="one", guidance_model=prior, assets=False, **changes)
+    two = refine(mesh="ball.glb", prompt="a red mushroom", guidance_model=prior, assets=False, **changes)
+    assert str(two.folder) == "runs/a-red-mushroom-refined"
+    for result in (one, two):
+        radii = np.linalg.norm(result.scene.mesh(0).vertices, axis=1)
+        assert np.abs(radii - 0.6).max() < 0.02
+
+
+# What cannot be used
+
+
+def write(path: Path, body: trimesh.Trimesh) -> Path:
+    path.write_bytes(body.export(file_type=path.suffix[1:]))
+    return path
+
+
+def test_meshes_are_read_into_our_world(tmp_path: Path):
+    box = trimesh.creation.box((0.9, 0.5, 0.3))  # longest along +x, our front
+    same = load_mesh(write(tmp_path / "a.ply", box))
+    assert np.ptp(same.vertices, axis=0) == pytest.approx([0.9, 0.5, 0.3])
+    save_glb(Mesh(same.vertices, same.faces, same.normals, same.colors), tmp_path / "b.glb")
+    back = load_mesh(tmp_path / "b.glb")
+    assert np.ptp(back.vertices, axis=0) == pytest.approx([0.9, 0.5, 0.3])
+    large = box.copy()
+    large.apply_scale(100)
+    large.apply_translation([1000, 0, 0])
+    fitted = load_mesh(write(tmp_path / "c.stl", large))
+    assert np.linalg.norm(fitted.vertices, axis=1).max() == pytest.approx(0.8)
+    box.invert()
+    outwards = load_mesh(write(tmp_path / "d.ply", box))
+    assert trimesh.Trimesh(outwards.vertices, outwards.faces).volume > 0
+
+
+def test_bad_meshes_are_refused_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    body = trimesh.creation.icosphere(2, radius=0.5)
+    opened = trimesh.Trimesh(body.vertices, body.faces[1:], process=False)
+    flipped = body.copy()
+    flipped.faces[:40] = flipped.faces[:40, ::-1]
+    fin = np.vstack([body.vertices, [[0, 0, 2]]]), np.vstack([body.faces, [[0, 11, 162]]])
+    third = trimesh.Trimesh(*fin, process=False)
+    (tmp_path / "noise.glb").write_bytes(b"nonsense")
+    bad = {"not closed": opened, "inside out": trimesh.Trimesh(flipped.vertices, flipped.faces, process=False)}
+    cases = [(message, write(tmp_path / f"{i}.ply", mesh)) for i, (message, mesh) in enumerate(bad.items())]
+    cases += [("not closed", write(tmp_path / "third.ply", third)), ("is no file", tmp_path / "missing.glb")]
+    cases += [("cannot be read", tmp_path / "noise.glb")]
+    for message, path in cases:
+        with pytest.raises(DreamFusionError, match=message) as caught:
+            load_mesh(path)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(load_module, "MAX_FACES", 100)
+    with pytest.raises(DreamFusionError, match="simplify it to at most 100"):
+        load_mesh(write(tmp_path / "large.ply", body))
+
+
+def test_what_cannot_be_refined_leaves_nothing_behind(source: dreamfusion.Result, tmp_path: Path):
+    prior, before = toy_prior("mushroom", views=8, size=16), contents(source.folder)
+    thin = trimesh.creation.box((0.9, 0.9, 0.001))
+    thin.apply_translation([0, 0, 0.013])  # between two layers of the grid
+    out = tmp_path / "out"
+    cases = [
+        ({}, "Nothing to refine"),
+        ({"run": tmp_path}, "no run with a checkpoint"),
+        ({"run": source.folder, "mesh": write(tmp_path / "thin.ply", thin)}, "empty on this grid"),
+        ({"run": source.folder, "mesh": tmp_path / "none.glb"}, "is no file"),
+        ({"run": source.folder, "scene": {"tetrahedra": None}}, "leave scene.tetrahedra"),
+        ({"run": source.folder, "scene": {"tetrahedra": {"resolution": 2}}}, "resolution of 4"),
+        ({"run": source.folder, "scene": {"nerf": {"hidden_width": 8}}}, "leave scene.nerf"),
+        ({"run": source.folder, "preset": "best"}, "Unknown preset"),
+        ({"run": source.folder, "prompt": " "}, "empty"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(DreamFusionError, match=message):
+            refine(output=out, guidance_model=prior, **arguments)
+    assert not out.exists()
+    assert contents(source.folder) == before
+    empty = NerfField(NerfConfig(blob_density=0.0))
+    with pytest.raises(DreamFusionError, match="empty"):
+        extract_mesh(empty, 32)
+
+
+def test_the_command_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    for arguments in (["refine"], ["refine", str(tmp_path)], ["refine", "--mesh", str(tmp_path / "a.glb")]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 1
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1
