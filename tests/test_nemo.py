@@ -181,7 +181,7 @@ def test_the_mesh_stage_is_read_and_not_generated(tmp_path: Path):
     assert not read_nemo(NERF).mesh_stage
     values = mesh.values
     assert (values["steps"], values["resolution"], values["resolution_end"]) == (5000, 512, 512)
-    assert values["scene"]["tetrahedra"] == {"resolution": 128}
+    assert values["scene"]["tetrahedra"] == {"resolution": 64}
     background = {"frequencies": 6, "hidden_width": 32, "hidden_layers": 1}
     assert (values["scene"]["background"], values["scene"]["background_network"]) == ("learned", background)
     loss = values["loss"]

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 import dreamfusion
 from dreamfusion.assets import load as load_module
-from dreamfusion.assets.formats import save_glb
+from dreamfusion.assets.formats import save_glb, save_mesh
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.cameras import fixed_cameras, sample_cameras
@@ -35,6 +36,7 @@ from dreamfusion.toybox.world import Toy
 from worlds import BACKDROP, STILL, toy_config, toy_prior
 
 CPU = torch.device("cpu")
+DMTET = Path(__file__).parent / "data" / "nemo" / "dreamfusion-dmtet.yaml"
 GRID = TetrahedraConfig(16)
 
 
@@ -256,9 +258,10 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_a_refinement_leaves_what_a_run_leaves_beside_it(source: dreamfusion.Result, refined: dreamfusion.Result):
     assert refined.folder == source.folder.with_name("mushroom-refined")
     names = {path.name for path in refined.folder.iterdir()}
-    promised = {"turntable.mp4", "contact_sheet.png", "mesh.glb", "config.yaml", "metrics.jsonl", "checkpoints"}
-    assert names == promised | {"preview.png"}
+    promised = {"turntable.mp4", "contact_sheet.png", "mesh.glb", "viewer.html", "config.yaml", "metrics.jsonl"}
+    assert promised | {"preview.png", "checkpoints"} <= names
     mesh = trimesh.load(refined.mesh, force="mesh")
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)  # seams of the texture are no holes
     assert mesh.is_watertight
     assert mesh.volume > 0
     # What the run was told holds on; what refining asks for is changed.
@@ -271,10 +274,39 @@ def test_a_refinement_leaves_what_a_run_leaves_beside_it(source: dreamfusion.Res
     assert (again.folder / "metrics.jsonl").read_text() == (refined.folder / "metrics.jsonl").read_text()
 
 
+def test_a_configuration_of_nemos_second_stage_refines_a_run(source: dreamfusion.Result, tmp_path: Path):
+    notes: list[str] = []
+    result = refine(
+        source.folder,
+        nemo_config=DMTET,
+        output=tmp_path / "dmtet",
+        guidance_model=toy_prior("mushroom", views=8, size=16),
+        assets=False,
+        on_note=notes.append,
+        prompt="a red mushroom",
+        steps=2,
+        resolution=24,
+        resolution_end=24,
+        scene={"tetrahedra": {"resolution": 16}},
+        device="cpu",
+    )
+    config = result.config
+    assert (config.loss.normal_consistency, config.loss.laplacian, config.optim.surface_lr) == (0.5, 0.5, 5e-3)
+    assert config.scene.background == "learned"
+    assert config.scene.nerf == source.config.scene.nerf, "the colours go on in the networks of the run"
+    assert any("networks of the run" in note for note in notes)
+    assert any("fp32" in note for note in notes)
+    assert len((result.folder / "metrics.jsonl").read_text().splitlines()) == 2
+    with pytest.raises(DreamFusionError, match="give it to dreamfusion generate"):
+        refine(source.folder, nemo_config=DMTET.with_name("dreamfusion.yaml"))
+    with pytest.raises(DreamFusionError, match="not both"):
+        refine(source.folder, nemo_config=DMTET, preset="quick")
+
+
 def test_a_refinement_can_be_rendered_exported_and_refined_again(refined: dreamfusion.Result, tmp_path: Path):
-    picture = render_run(refined.folder, output=tmp_path / "a.png", azimuths_deg=(0.0, 90.0), size=32)
+    picture = render_run(refined.folder, output=tmp_path / "a.png", azimuths_deg=(0.0, 90.0), size=(32,))
     assert Image.open(picture).size == (64, 32)
-    exported = trimesh.load(export_run(refined.folder, output=tmp_path / "a.glb"), force="mesh")
+    exported = trimesh.load(export_run(refined.folder, output=tmp_path / "a.glb")[0], force="mesh", process=False)
     assert len(exported.faces) == len(refined.scene.mesh(0).faces)
     prior = toy_prior("mushroom", views=8, size=16)
     once = SHORT | {"steps": 1}
@@ -329,13 +361,25 @@ def write(path: Path, body: trimesh.Trimesh) -> Path:
     return path
 
 
-def test_meshes_are_read_into_our_world(tmp_path: Path):
-    box = trimesh.creation.box((0.9, 0.5, 0.3))  # longest along +x, our front
+@pytest.mark.parametrize("name", ["a.glb", "a.obj", "a.ply"])
+def test_a_mesh_file_comes_back_as_it_was_written(name: str, tmp_path: Path):
+    cone = trimesh.creation.cone(0.3, 0.6)  # its tip at z = 0.6
+    cone.apply_transform(trimesh.transformations.rotation_matrix(math.pi / 3, [0, 1, 0]))  # to the front and a bit up
+    vertices, faces = np.asarray(cone.vertices, dtype=np.float32), np.asarray(cone.faces, dtype=np.int64)
+    normals = np.asarray(cone.vertex_normals, dtype=np.float32)
+    mesh = Mesh(vertices, faces, normals, np.ones_like(vertices))
+    if name == "a.obj":
+        mesh = replace(mesh, uv=vertices[:, :2], texture=np.zeros((8, 8, 3), dtype=np.uint8))
+    save_mesh(mesh, tmp_path / name)
+    back = load_mesh(tmp_path / name)
+    for axis in range(3):
+        assert np.sort(back.vertices[:, axis]) == pytest.approx(np.sort(np.unique(vertices, axis=0)[:, axis]), abs=1e-5)
+
+
+def test_meshes_are_made_to_fit(tmp_path: Path):
+    box = trimesh.creation.box((0.5, 0.9, 0.3))  # longest along y, where a PLY has its front
     same = load_mesh(write(tmp_path / "a.ply", box))
     assert np.ptp(same.vertices, axis=0) == pytest.approx([0.9, 0.5, 0.3])
-    save_glb(Mesh(same.vertices, same.faces, same.normals, same.colors), tmp_path / "b.glb")
-    back = load_mesh(tmp_path / "b.glb")
-    assert np.ptp(back.vertices, axis=0) == pytest.approx([0.9, 0.5, 0.3])
     large = box.copy()
     large.apply_scale(100)
     large.apply_translation([1000, 0, 0])

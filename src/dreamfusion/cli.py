@@ -18,6 +18,7 @@ from dreamfusion.errors import DreamFusionError
 
 if TYPE_CHECKING:
     from dreamfusion.evaluate.prompts import PromptList
+    from dreamfusion.results import Result
 
 # torch, diffusers and warp take seconds to import: each command imports what it needs, so that --help is at once.
 
@@ -86,11 +87,19 @@ def generate(
             resume=resume,
             nemo_config=nemo_config,
             config_file=config,
-            on_note=lambda note: console.print(f"note: {note}", highlight=False, soft_wrap=True),
+            on_note=_note,
             on_start=progress.start,
             on_step=progress.step,
             **changes,
         )
+    _print_assets(result)
+
+
+def _note(line: str) -> None:
+    console.print(f"note: {line}", highlight=False, soft_wrap=True)
+
+
+def _print_assets(result: Result) -> None:
     written = [path for path in (result.contact_sheet, result.turntable, result.mesh, result.viewer) if path.exists()]
     print(*written, sep="\n")
 
@@ -107,7 +116,10 @@ def refine(
     output: Path | None = None,
     resume: Path | None = None,
     device: str | None = None,
+    guidance: Literal["toybox", "sd", "diffusers"] | None = None,
+    model: str | None = None,
     config: Path | None = None,
+    nemo_config: Path | None = None,
 ) -> None:
     """Turn a finished run into a mesh and optimise that, at a higher resolution.
 
@@ -122,7 +134,10 @@ def refine(
         output: folder for the results (RUN-refined if not given)
         resume: folder of a stopped refinement to continue exactly where it was
         device: auto, cpu, cuda, cuda:N or mps
+        guidance: toybox (the embedded prior), sd or diffusers, as for generate (the run's if not given)
+        model: folder, file or hub name of a diffusers model, as for generate
         config: YAML file with any of the settings of a run's config.yaml; other options override it
+        nemo_config: configuration of NVIDIA's NeMo DreamFusion-DMTet, in place of a preset; docs/nemo.md has its keys
 
     """
     from dreamfusion.progress import RunProgress
@@ -131,6 +146,10 @@ def refine(
 
     asked = {"prompt": prompt, "steps": steps, "resolution": resolution, "seed": seed, "device": device}
     changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    kind = guidance or ("diffusers" if model else None)
+    prior = {key: value for key, value in {"kind": kind, "model": model}.items() if value is not None}
+    if prior:
+        changes["guidance"] = prior
     with RunProgress(console) as progress:
         if resume is not None:
             result = resumed(resume=resume, on_start=progress.start, on_step=progress.step, **changes)
@@ -140,12 +159,14 @@ def refine(
                 mesh=mesh,
                 preset=preset,
                 output=output,
+                nemo_config=nemo_config,
                 config_file=config,
+                on_note=_note,
                 on_start=progress.start,
                 on_step=progress.step,
                 **changes,
             )
-    print(f"{result.contact_sheet}\n{result.turntable}\n{result.mesh}")
+    _print_assets(result)
 
 
 def render(

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh
 from dreamfusion.checkpoints import save_checkpoint
@@ -20,6 +22,7 @@ from dreamfusion.fields.field import Field
 from dreamfusion.files import slugify
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.mesh_scene import MeshScene
+from dreamfusion.nemo import fit_device, read_nemo
 from dreamfusion.optimize import State, Step
 from dreamfusion.prompts import validate_prompt
 from dreamfusion.results import Result, open_run
@@ -57,26 +60,34 @@ def refine(
     *,
     mesh: Path | str | None = None,
     preset: RefinePreset = "default",
+    nemo_config: Path | str | None = None,
     config_file: Path | str | None = None,
     output: Path | str | None = None,
     guidance_model: Guidance | None = None,
     assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     **changes: Any,
 ) -> Result:
     """Turn a finished run into a mesh and optimise that; return where its files are, a folder <run>-refined.
 
-    Shape, colours, prompt and all settings are those of ``run``, changed by the preset, then the YAML of
-    ``config_file``, then ``changes``. ``mesh``, a file, takes the place of the run's shape; without a run it needs a
-    ``prompt`` among the changes, and its colours begin at random. The other arguments are those of `run.generate`, by
-    which a stopped refinement is resumed too.
+    Shape, colours, prompt and all settings are those of ``run``, changed by the preset or by ``nemo_config`` (one of
+    NVIDIA's NeMo for its second stage, DMTet), then the YAML of ``config_file``, then ``changes``. ``mesh``, a file,
+    takes the place of the run's shape; without a run it needs a ``prompt`` among the changes, and its colours begin at
+    random. The other arguments are those of `run.generate`, by which a stopped refinement is resumed too.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
     """
     source = None if run is None else open_run(run, changes.get("device", "auto"))
     shape, colors = _beginning(source, mesh)
-    config = _configuration(source, preset, config_file, changes)
-    device = pick_device(config.device)
+    tell = on_note or (lambda line: None)
+    if nemo_config is None:
+        config = _configuration(source, preset, config_file, changes)
+        device = pick_device(config.device)
+    else:
+        config = _nemo_configuration(source, Path(nemo_config), preset, config_file, changes, tell)
+        device = pick_device(config.device)
+        config = fit_device(config, device, tell)
     state = State.fresh(config, device)
     if not isinstance(state.scene, MeshScene):
         raise DreamFusionError("A refinement is of a mesh: leave scene.tetrahedra to it.")
@@ -96,15 +107,43 @@ def _configuration(
 ) -> Config:
     if preset not in REFINE_PRESETS:
         raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(REFINE_PRESETS)}.")
-    asked = changes if config_file is None else merged(read_yaml(Path(config_file)), changes)
-    if "prompt" in asked:
-        asked = {**asked, "prompt": validate_prompt(asked["prompt"])}
+    asked = _asked(config_file, changes)
     values = {} if source is None else source.config.model_dump(mode="json")
     values = merged(merged(values, COMMON), REFINE_PRESETS[preset])
     if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":
         values["resolution"] = GPU_RESOLUTION
     values["resolution_end"] = asked.get("resolution", values["resolution"])
     return parse_config(merged(values, asked))
+
+
+def _nemo_configuration(
+    source: Result | None,
+    path: Path,
+    preset: RefinePreset,
+    config_file: Path | str | None,
+    changes: dict[str, Any],
+    tell: Callable[[str], None],
+) -> Config:
+    """Return what a configuration of NeMo's second stage asks for; all of it, but for the networks of a run."""
+    if preset != "default":
+        raise DreamFusionError(f"Give --nemo-config or --preset {preset}, not both.")
+    nemo = read_nemo(path)
+    if not nemo.mesh_stage:
+        raise DreamFusionError(f"{path} is NeMo's first stage, a NeRF: give it to dreamfusion generate.")
+    for note in nemo.notes:
+        tell(note)
+    values = nemo.values
+    if source is not None:
+        kept = {key: getattr(source.config.scene, key) for key in ("architecture", "nerf", "mip")}
+        values = merged(values, {"scene": TypeAdapter(dict[str, Any]).dump_python(kept, mode="json")})
+        tell("the colours go on in the networks of the run, not in those of the nerf group")
+    return parse_config(merged(values, _asked(config_file, changes)))
+
+
+def _asked(config_file: Path | str | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return what the caller asks for by a file and by options, its prompt in order."""
+    asked = changes if config_file is None else merged(read_yaml(Path(config_file)), changes)
+    return {**asked, "prompt": validate_prompt(asked["prompt"])} if "prompt" in asked else asked
 
 
 def _beginning(source: Result | None, mesh: Path | str | None) -> tuple[Mesh, Field | None]:

@@ -240,3 +240,13 @@ def _y_up(vectors: Floats) -> Floats:
 def _front_at_minus_y(vectors: Floats) -> Floats:
     """Turn the front from +x to -y; z stays up."""
     return np.stack([vectors[:, 1], -vectors[:, 0], vectors[:, 2]], axis=1)
+
+
+def from_file(vectors: Floats, path: Path) -> Floats:
+    """Turn the axes of a mesh file [N, 3] into those of the package: the way back from what is written here.
+
+    STL and PLY have z up and their front at -y; all others, which are glTF, OBJ and their like, y up and +z.
+    """
+    if path.suffix.lower() in (".stl", ".ply"):
+        return np.stack([-vectors[:, 1], vectors[:, 0], vectors[:, 2]], axis=1)
+    return np.ascontiguousarray(vectors[:, [2, 0, 1]])

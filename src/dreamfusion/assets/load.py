@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from dreamfusion.assets.formats import from_file
 from dreamfusion.assets.mesh import Mesh, vertex_normals
 from dreamfusion.errors import DreamFusionError
 
@@ -17,9 +18,9 @@ _RADIUS = 0.8  # what the embedded prior's pictures are made for
 def load_mesh(path: Path | str) -> Mesh:
     """Read a closed mesh (GLB, OBJ, PLY, STL and whatever else trimesh reads) into the world of the package.
 
-    glTF files have y up and face +z; all others are taken as they are, z up and facing +x. A mesh that does not fit
-    into the unit sphere, or is smaller than a quarter of it, is centred and scaled to a radius of 0.8. Colours are left
-    behind (white). Raises DreamFusionError if the file cannot be read or is no closed surface of at most `MAX_FACES`.
+    Its axes are those that `assets.formats` writes (`from_file`). A mesh that does not fit into the unit sphere, or is
+    smaller than a quarter of it, is centred and scaled to a radius of 0.8. Colours are left behind (white). Raises
+    DreamFusionError if the file cannot be read or is no closed surface of at most `MAX_FACES`.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,13 +47,10 @@ def load_mesh(path: Path | str) -> Mesh:
         raise DreamFusionError(f"{path} has faces that are turned inside out: make its normals consistent first.")
     if body.volume < 0:
         body.invert()
-    vertices = np.asarray(body.vertices, dtype=np.float32)
-    if path.suffix.lower() in (".glb", ".gltf"):
-        vertices = vertices[:, [2, 0, 1]]
+    vertices = from_file(np.asarray(body.vertices, dtype=np.float32), path)
     radius = np.linalg.norm(vertices, axis=1).max()
     if not 0.25 <= radius <= 1.0:
         vertices = vertices - (vertices.min(0) + vertices.max(0)) / 2
         vertices *= _RADIUS / np.linalg.norm(vertices, axis=1).max()
     faces = np.asarray(body.faces, dtype=np.int64)
-    vertices = np.ascontiguousarray(vertices)
     return Mesh(vertices, faces, vertex_normals(vertices, faces), np.ones_like(vertices))

@@ -18,7 +18,7 @@ walked from face to face until it meets an outline or the other pixel's face.
 # Kernels are written in Warp's dialect: annotations are values, and int(0) declares a variable where 0 is a constant
 # (a loop over a constant is written out).
 # mypy: disable-error-code="valid-type, misc, no-untyped-def, attr-defined, operator, index, call-overload"
-# ruff: noqa: UP018
+# ruff: noqa: UP018, RUF046
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _walk_from(
     most_faces: int,
 ):
     # The face and edge of the outline, and d; the face is -1 if there is none.
-    came_by = 3
+    came_by = int(3)
     f = start + 0
     for _step in range(most_faces):
         if f == goal or outlines[image, f] == 8:
@@ -209,7 +209,7 @@ def _walk(
             here = face[image, row, column]
             there = face[image, next_row, next_column]
             if here != there:
-                nearer = 0
+                nearer = int(0)
                 if here < 0 or (there >= 0 and depth[image, next_row, next_column] < depth[image, row, column]):
                     nearer = 1
                 start = here + nearer * (there - here)

@@ -323,7 +323,11 @@ PARTS: dict[str, dict[str, Part]] = {
         "nvdiffrast_renderer": Part(
             {
                 "bound": _BOUND,
-                "grid_resolution": to("scene.tetrahedra.resolution"),
+                "grid_resolution": to(
+                    "scene.tetrahedra.resolution",
+                    by=lambda v: round(v / 2),
+                    remark="cubes along a side, each with a vertex in its middle: half of NeMo's number is as fine",
+                ),
                 "density_thresh": unused("the surface to begin with is that of the first stage's mesh"),
                 "update_interval": to("scene.occupancy_interval", remark="equal to update_extra_interval"),
                 "quartet_file": unused("the grid of tetrahedra is computed, not read"),
@@ -471,7 +475,9 @@ MESH_STAGE: dict[str, dict[str, Key]] = {
     },
     "loss": {
         "lambda_mesh_normal": to("loss.normal_consistency"),
-        "lambda_mesh_laplacian": to("loss.laplacian", remark="NeMo looks for it under a wrong name, and has none"),
+        "lambda_mesh_laplacian": to(
+            "loss.laplacian", remark="of squared distances in cubes; NeMo looks for it under a wrong name, and has none"
+        ),
     },
 }
 """Keys that mean something else in NeMo's second stage, by part; "" is outside of the parts."""

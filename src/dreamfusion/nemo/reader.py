@@ -40,8 +40,8 @@ def refuse_mesh_stage(nemo: NemoConfig, path: Path | str) -> None:
     """Raise DreamFusionError for a configuration of the second stage."""
     if nemo.mesh_stage:
         raise DreamFusionError(
-            f"{path} is NeMo's second stage, a mesh (renderer nvdiffrast): generate a run from dreamfusion.yaml first, "
-            "which dreamfusion refine makes a mesh of."
+            f"{path} is NeMo's second stage, a mesh (renderer nvdiffrast): generate a run first, then "
+            f"dreamfusion refine RUN --nemo-config {path}."
         )
 
 
