@@ -69,16 +69,14 @@ def generate(
     from dreamfusion.progress import RunProgress
     from dreamfusion.run import generate as run
 
-    asked: dict[str, Any] = {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "model": model}
-    asked["kind"] = guidance or ("diffusers" if model else None)
-    asked["perp_neg"] = perp_neg or None
-    changes: dict[str, Any] = {"steps": steps, "seed": seed, "device": device}
-    changes = {key: value for key, value in changes.items() if value is not None}
-    prior = {key: value for key, value in asked.items() if value is not None}
-    if prior:
-        changes["guidance"] = prior
-    if loss:
-        changes["loss"] = {"kind": loss}
+    prior = _prior(
+        guidance,
+        model,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        perp_neg=perp_neg or None,
+    )
+    changes = _given(steps=steps, seed=seed, device=device, guidance=prior, loss=_given(kind=loss) or None)
     with RunProgress(console) as progress:
         result = run(
             prompt,
@@ -93,6 +91,16 @@ def generate(
             **changes,
         )
     _print_assets(result)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _prior(guidance: str | None, model: str | None, **options: Any) -> dict[str, Any] | None:
+    """Return what is asked of the prior, None if nothing is; a model alone is one of diffusers."""
+    return _given(kind=guidance or ("diffusers" if model else None), model=model, **options) or None
 
 
 def _note(line: str) -> None:
@@ -144,12 +152,8 @@ def refine(
     from dreamfusion.refine import refine as start
     from dreamfusion.run import generate as resumed
 
-    asked = {"prompt": prompt, "steps": steps, "resolution": resolution, "seed": seed, "device": device}
-    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
-    kind = guidance or ("diffusers" if model else None)
-    prior = {key: value for key, value in {"kind": kind, "model": model}.items() if value is not None}
-    if prior:
-        changes["guidance"] = prior
+    prior = _prior(guidance, model)
+    changes = _given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
     with RunProgress(console) as progress:
         if resume is not None:
             result = resumed(resume=resume, on_start=progress.start, on_step=progress.step, **changes)

@@ -22,7 +22,7 @@ from dreamfusion.fields.field import Field
 from dreamfusion.files import slugify
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.mesh_scene import MeshScene
-from dreamfusion.nemo import fit_device, read_nemo
+from dreamfusion.nemo import fit_device, read_stage
 from dreamfusion.optimize import State, Step
 from dreamfusion.prompts import validate_prompt
 from dreamfusion.results import Result, open_run
@@ -125,14 +125,7 @@ def _nemo_configuration(
     tell: Callable[[str], None],
 ) -> Config:
     """Return what a configuration of NeMo's second stage asks for; all of it, but for the networks of a run."""
-    if preset != "default":
-        raise DreamFusionError(f"Give --nemo-config or --preset {preset}, not both.")
-    nemo = read_nemo(path)
-    if not nemo.mesh_stage:
-        raise DreamFusionError(f"{path} is NeMo's first stage, a NeRF: give it to dreamfusion generate.")
-    for note in nemo.notes:
-        tell(note)
-    values = nemo.values
+    values = read_stage(path, preset, tell, mesh=True)
     if source is not None:
         kept = {key: getattr(source.config.scene, key) for key in ("architecture", "nerf", "mip")}
         values = merged(values, {"scene": TypeAdapter(dict[str, Any]).dump_python(kept, mode="json")})

@@ -22,7 +22,7 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.loading import STABLE_DIFFUSION
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.prepare import set_precision
-from dreamfusion.nemo import fit_device, fit_prior, read_nemo, refuse_mesh_stage
+from dreamfusion.nemo import fit_device, fit_prior, read_stage
 from dreamfusion.normals import check_latent_phase
 from dreamfusion.optimize import State, Step, optimize
 from dreamfusion.presets import Preset
@@ -72,7 +72,7 @@ def generate(
     else:
         given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
         tell = on_note or (lambda line: None)
-        nemo = None if nemo_config is None else _read_nemo(Path(nemo_config), preset, tell)
+        nemo = None if nemo_config is None else read_stage(Path(nemo_config), preset, tell, mesh=False)
         config = build_config(preset, given | changes, config_file, base=nemo)
         device = pick_device(config.device)
         of_nemo = nemo is not None or preset == "nemo"
@@ -125,17 +125,6 @@ def carry_out(
     if assets:
         write_assets(result)
     return result
-
-
-def _read_nemo(path: Path, preset: Preset, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Return the values of a NeMo configuration of the first stage, and tell what is done differently."""
-    if preset != "default":
-        raise DreamFusionError(f"Give --nemo-config or --preset {preset}, not both.")
-    nemo = read_nemo(path)
-    refuse_mesh_stage(nemo, path)
-    for note in nemo.notes:
-        tell(note)
-    return nemo.values
 
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:

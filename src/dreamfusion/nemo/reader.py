@@ -36,13 +36,24 @@ class NemoConfig:
     mesh_stage: bool = False
 
 
-def refuse_mesh_stage(nemo: NemoConfig, path: Path | str) -> None:
-    """Raise DreamFusionError for a configuration of the second stage."""
-    if nemo.mesh_stage:
+def read_stage(path: Path, preset: str, tell: Callable[[str], None], *, mesh: bool) -> dict[str, Any]:
+    """Return the values of a configuration of the first stage, or of the second, ``mesh``, and tell its notes.
+
+    Raises DreamFusionError for one of the other stage, and if a preset is asked for as well.
+    """
+    if preset != "default":
+        raise DreamFusionError(f"Give --nemo-config or --preset {preset}, not both.")
+    nemo = read_nemo(path)
+    if mesh and not nemo.mesh_stage:
+        raise DreamFusionError(f"{path} is NeMo's first stage, a NeRF: give it to dreamfusion generate.")
+    if nemo.mesh_stage and not mesh:
         raise DreamFusionError(
             f"{path} is NeMo's second stage, a mesh (renderer nvdiffrast): generate a run first, then "
             f"dreamfusion refine RUN --nemo-config {path}."
         )
+    for note in nemo.notes:
+        tell(note)
+    return nemo.values
 
 
 def read_nemo(path: Path) -> NemoConfig:
