@@ -16,6 +16,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance import loading
 from dreamfusion.guidance.analytic import AnalyticGuidance, cosine_alphas_cumprod
 from dreamfusion.guidance.base import Embeddings, classifier_free_guidance
+from dreamfusion.guidance.camera_token import CAMERA_WORD, FEATURES, camera_features, camera_token
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.prompts import VIEWS, view_prompts, view_weights
@@ -52,7 +53,7 @@ def tiny_unet(in_channels: int = 3, out_channels: int = 6) -> UNet2DConditionMod
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
         attention_head_dim=2,
-        cross_attention_dim=16,
+        cross_attention_dim=32,
         addition_embed_type="text",
         addition_embed_type_num_heads=2,
     )
@@ -68,7 +69,7 @@ def save_pipeline(
 ) -> Path:
     """Save a randomly initialised pixel-space pipeline of the DeepFloyd IF kind."""
     torch.manual_seed(0)
-    config = T5Config(vocab_size=len(WORDS) + 3, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    config = T5Config(vocab_size=len(WORDS) + 3, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     scheduler = DDPMScheduler(beta_schedule=beta_schedule, prediction_type=prediction_type, clip_sample=False)
     IFPipeline(
         tokenizer=tiny_tokenizer(),
@@ -205,7 +206,7 @@ def test_embeddings_are_the_text_encoders(prior, folder):
     with torch.no_grad():
         expected = encoder(ids, attention_mask=(ids > 0).long()).last_hidden_state
     torch.testing.assert_close(prior.embed(["  A RED mushroom "]).tokens, expected)
-    assert prior.embed(view_prompts("a mushroom")).tokens.shape == (4, MAX_TOKENS, 16)
+    assert prior.embed(view_prompts("a mushroom")).tokens.shape == (4, MAX_TOKENS, 32)
 
 
 def test_words_change_the_prediction(prior):
@@ -531,6 +532,52 @@ def test_condition_mixes_views_by_weight(make, prior):
     one = views.tokens
     expected = torch.stack([one[0], (one[0] + one[1]) / 2, one[2], one[VIEWS.index("overhead")]])
     torch.testing.assert_close(mixed.tokens, expected)
+
+
+def test_camera_features_by_hand():
+    angles = torch.tensor([[0.0, 90.0, 0.0], [0.0, 0.0, 90.0]])
+    ahead, left, above = camera_features(fixed_cameras(*angles, radius=2.5, focal=1.425))
+    assert len(ahead) == FEATURES == 19
+    sines, cosines, tilts, zoom = slice(0, 6), slice(6, 12), slice(12, 18), 18
+    assert ahead[sines].tolist() == [0] * 6
+    assert ahead[cosines].tolist() == [1] * 6
+    assert ahead[tilts].tolist() == [0, 0, 0, 1, 1, 1]
+    torch.testing.assert_close(left[sines], torch.tensor([1.0, 0, -1, 0, 1, 0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(left[cosines], torch.tensor([0.0, -1, 0, 1, 0, -1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(above[tilts], torch.tensor([1.0, 0, -1, 0, -1, 0]), atol=2e-3, rtol=0)
+    assert ahead[zoom].abs() < 1e-6
+    large = camera_features(fixed_cameras(0.0, 0.0, radius=2.5, focal=1.425 * math.exp(0.05)))
+    assert large[0, zoom].item() == pytest.approx(0.5, abs=1e-5)
+    far = camera_features(fixed_cameras(0.0, 0.0, radius=25.0, focal=1.425))
+    assert far[0, zoom] == -1  # limited: the prior has not been taught more
+
+
+def test_a_prior_that_knows_cameras_is_told_them_and_others_are_not(folder, tmp_path):
+    words_only = PixelGuidance(folder)
+    taught = Path(shutil.copytree(folder, tmp_path / "taught"))
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [CAMERA_WORD]})
+    tokenizer.save_pretrained(taught / "tokenizer")
+    prior = PixelGuidance(taught)
+    assert prior.knows_cameras
+    assert not words_only.knows_cameras
+
+    views = prior.embed(view_prompts("a mushroom"))
+    plain = words_only.embed(view_prompts("a mushroom"))
+    assert views.tokens.shape[1] == plain.tokens.shape[1] + 1
+    assert views.tokens[:, -1].abs().max() == 0  # not known yet
+    cameras = fixed_cameras(torch.tensor([0.0, 120.0]), 20.0)
+    told = prior.condition(views, torch.eye(4)[:2], cameras).tokens
+    torch.testing.assert_close(told[:, :-1], plain.tokens[:2])
+    torch.testing.assert_close(told[:, -1:, : FEATURES + 1], camera_token(camera_features(cameras), FEATURES + 1))
+
+    # What the UNet says depends on the camera, and samples do.
+    z_t, t = noisy(1)
+    moved = torch.cat([told[:1, :-1], told[1:, -1:]], dim=1)
+    here, there = (prior.predict_noise(z_t, t, Embeddings(tokens)) for tokens in (told[:1], moved))
+    assert not torch.allclose(here, there)
+    pictures = prior.sample(["a mushroom"] * 2, steps=2, cameras=cameras)
+    assert not torch.equal(pictures, prior.sample(["a mushroom"] * 2, steps=2))
 
 
 def test_analytic_condition_on_cameras():

@@ -64,6 +64,8 @@ class GuidanceConfig(Section):
     """nearest: the text of the view the camera is closest to; interpolated: neighbours mixed by azimuth"""
     view_texts: ViewTexts = ViewTexts()
     """what is appended to the prompt for each view"""
+    tell_cameras: bool = True
+    """whether a prior that knows cameras, such as the embedded one, is told them in addition to the view texts"""
     t_min: Fraction = 0.02
     """lower end of the diffusion times drawn, as a fraction of all timesteps"""
     t_max: Fraction = 0.98

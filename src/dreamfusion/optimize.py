@@ -154,7 +154,8 @@ class ViewPrompts:
         """Return the embeddings for each camera: prompt, negative prompt, and the views that it does not show."""
         azimuth, elevation, texts = cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts
         weights = view_weights(azimuth, elevation, self.config.view_mode, texts)
-        positive = self.guidance.condition(self.views, weights, cameras)
+        told = self.config.tell_cameras
+        positive = self.guidance.condition(self.views, weights, cameras) if told else self.views.mix(weights)
         return Texts(positive, self.negative.expand(len(positive)), self._perp_neg(cameras))
 
     def _perp_neg(self, cameras: Cameras) -> Negatives | None:

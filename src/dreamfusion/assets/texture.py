@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from dreamfusion.assets.mesh import Faces, Floats, Mesh
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.kernels.rasterize import Fragments, interpolate, rasterize
 
 MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE = 64, 4096
 
@@ -82,50 +82,28 @@ def bake(mesh: Mesh, colors: Colors, size: int, *, device: torch.device | str = 
     """
     if mesh.uv is None:
         raise ValueError("bake needs a mesh with uv: unwrap it first")
-    # Row 0 of the picture is its upper edge, where v is 1.
-    corners = (mesh.uv * [1.0, -1.0] + [0.0, 1.0])[mesh.faces] * size
+    picture = in_texture(mesh.uv, mesh.faces, size)
+    rows, columns = (picture.face[0] >= 0).nonzero(as_tuple=True)
+    points = interpolate(torch.from_numpy(mesh.vertices)[None], torch.from_numpy(mesh.faces).int(), picture)[0]
     texture = np.zeros((size, size, 3), np.uint8)
     empty = np.ones((size, size), bool)
-    for rows, columns, face, weights in rasterize(corners, size):
-        points = np.einsum("nc,ncd->nd", weights, mesh.vertices[mesh.faces[face]])
+    for row, column in zip(rows.split(_CHUNK), columns.split(_CHUNK), strict=True):
         with torch.no_grad():
-            found = colors(torch.from_numpy(points.astype(np.float32)).to(device))
+            found = colors(points[row, column].to(device))
         found = torch.nan_to_num(found.float()).clamp(0.0, 1.0) * 255.0
-        texture[rows, columns] = found.round().to(torch.uint8).cpu().numpy()
-        empty[rows, columns] = False
+        texture[row, column] = found.round().to(torch.uint8).cpu().numpy()
+        empty[row, column] = False
     if not empty.all():
         nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
         texture = texture[nearest[0], nearest[1]]
     return replace(mesh, texture=texture)
 
 
-Texels = tuple[NDArray[np.int64], NDArray[np.int64], Faces, Floats]
+def in_texture(uv: Floats, faces: Faces, size: int) -> Fragments:
+    """Return which face [F, 3] each texel of a picture of side ``size`` belongs to, and where in it its centre lies.
 
-
-def rasterize(corners: NDArray[np.floating], size: int) -> Iterator[Texels]:
-    """Yield the texels of a picture of side ``size`` whose centres lie in triangles ``corners`` [F, 3, 2], in texels.
-
-    Each time some: their rows [N], columns [N], triangles [N] and barycentric weights [N, 3].
+    ``uv`` [V, 2] has v upwards, and row 0 is the picture's upper edge, where v is 1: the mesh is drawn flat.
     """
-    low = np.floor(corners.min(axis=1) - 0.5).clip(0, size - 1).astype(np.int64)
-    high = np.ceil(corners.max(axis=1) - 0.5).clip(0, size - 1).astype(np.int64)
-    extent = high - low + 1
-    counts = extent.prod(axis=1)
-    (a, b, c) = corners.transpose(1, 0, 2)
-    doubled_area = _cross(b - a, c - a)
-    for some in np.split(np.arange(len(corners)), np.flatnonzero(np.diff(counts.cumsum() // _CHUNK)) + 1):
-        # All texels of the triangles' bounding boxes, one after the other.
-        face = np.repeat(some, counts[some])
-        place = np.arange(len(face)) - np.repeat(counts[some].cumsum() - counts[some], counts[some])
-        columns, rows = low[face, 0] + place % extent[face, 0], low[face, 1] + place // extent[face, 0]
-        centre = np.stack([columns, rows], axis=1) + 0.5
-        weights = np.stack([_cross(b[face] - centre, c[face] - centre), _cross(c[face] - centre, a[face] - centre)])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            weights = weights / doubled_area[face]
-        weights = np.stack([*weights, 1.0 - weights.sum(axis=0)], axis=1)
-        inside = (weights >= 0).all(axis=1)  # false for NaN too: triangles without area hold no texel
-        yield rows[inside], columns[inside], face[inside], weights[inside]
-
-
-def _cross(u: NDArray[np.floating], v: NDArray[np.floating]) -> NDArray[np.floating]:
-    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+    u, v = torch.from_numpy(uv).float().unbind(-1)
+    clip = torch.stack([2 * u - 1, 1 - 2 * v, torch.full_like(u, 0.5), torch.ones_like(u)], dim=-1)
+    return rasterize(clip[None], torch.from_numpy(faces).int(), size, size)

@@ -28,11 +28,11 @@ from dreamfusion.presets import Preset
 Study = Literal["parts", "guidance"]
 
 _NARROW = {"azimuth_min_deg": -60.0, "azimuth_max_deg": 60.0, "elevation_min_deg": 0.0, "elevation_max_deg": 30.0}
-_ONE_TEXT = {"front": "", "side": "", "back": "", "overhead": ""}
+_NO_VIEW = {"view_texts": {"front": "", "side": "", "back": "", "overhead": ""}, "tell_cameras": False}
 
 PARTS: dict[str, dict[str, Any]] = {
-    "base": {"cameras": _NARROW, "guidance": {"view_texts": _ONE_TEXT}, "shading": {"albedo_until": 1.0}},
-    "+ wide views": {"guidance": {"view_texts": _ONE_TEXT}, "shading": {"albedo_until": 1.0}},
+    "base": {"cameras": _NARROW, "guidance": _NO_VIEW, "shading": {"albedo_until": 1.0}},
+    "+ wide views": {"guidance": _NO_VIEW, "shading": {"albedo_until": 1.0}},
     "+ view-dependent prompts": {"shading": {"albedo_until": 1.0}},
     "+ lighting": {"shading": {"textureless_probability": 0.0}},
     "+ textureless": {},

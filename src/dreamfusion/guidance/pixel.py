@@ -14,8 +14,10 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from tokenizers.models import WordLevel
 from torch import Tensor
 
+from dreamfusion.cameras import Cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guidance, per_image
+from dreamfusion.guidance.camera_token import CAMERA_WORD, camera_features, camera_token, unknown_camera
 from dreamfusion.guidance.engine import Engine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
@@ -58,11 +60,15 @@ class PixelGuidance(Guidance):
         schedule = read_schedule(self._scheduler, model, self.device)
         self.alphas_cumprod, self._prediction = schedule.alphas_cumprod, schedule.prediction
         prepare(pipeline, execution or Execution(), self.device, model)
+        self.knows_cameras = CAMERA_WORD in self._tokenizer.get_vocab()
         self._max_tokens = min(_IF_MAX_TOKENS, self._tokenizer.model_max_length)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Embeddings:
-        """Return the hidden states of the text encoder in float32; L is the tokenizer's limit, at most 77."""
+        """Return the hidden states of the text encoder in float32; L is the tokenizer's limit, at most 77.
+
+        A prior that knows cameras gets one token more, which says that the camera is not known; `condition` says more.
+        """
         text_encoder = self._pipeline.text_encoder
         if text_encoder is None:
             raise RuntimeError("embed was called after release_text_encoders")
@@ -72,7 +78,19 @@ class PixelGuidance(Guidance):
             texts, padding="max_length", max_length=self._max_tokens, truncation=True, return_tensors="pt"
         ).to(self.device)
         hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        return Embeddings(hidden.float())
+        tokens = hidden.float()
+        if self.knows_cameras:
+            tokens = torch.cat([tokens, unknown_camera(len(tokens), tokens)], dim=1)
+        return Embeddings(tokens)
+
+    def condition(self, views: Embeddings, weights: Tensor, cameras: Cameras) -> Embeddings:
+        """Return the mixture of the view texts for each camera, followed by its token if the prior knows cameras."""
+        mixed = super().condition(views, weights, cameras)
+        if not self.knows_cameras:
+            return mixed
+        words = mixed.tokens[:, :-1]
+        token = camera_token(camera_features(cameras).to(words), words.shape[-1])
+        return Embeddings(torch.cat([words, token], dim=1))
 
     def release_text_encoders(self) -> None:
         """Free the memory of the text encoder, for DeepFloyd by far the largest part; `embed` is over after this."""
@@ -133,14 +151,18 @@ class PixelGuidance(Guidance):
         guidance_scale: float = 7.0,
         seed: int = 0,
         negative_prompt: str = "",
+        cameras: Cameras | None = None,
     ) -> Tensor:
         """Return one image per prompt by DDIM (arXiv 2010.02502), [n, 3, S, S] in [0, 1].
 
-        The noise is drawn on the CPU, so that a seed gives the same images on every device.
+        The noise is drawn on the CPU, so that a seed gives the same images on every device. A prior that knows cameras
+        may be given one for each prompt.
         """
         scheduler = DDIMScheduler.from_config(self._scheduler.config, timestep_spacing="trailing")
         scheduler.set_timesteps(steps, device=self.device)
         text = self.embed(prompts)
+        if cameras is not None:
+            text = self.condition(text, torch.eye(len(prompts)), cameras)
         both = self.embed([negative_prompt]).expand(len(prompts)).followed_by(text).tokens
         shape = (len(prompts), 3, self.sample_size, self.sample_size)
         z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)

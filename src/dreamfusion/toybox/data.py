@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.cameras import CameraRange, Cameras, sample_cameras
+from dreamfusion.guidance.camera_token import camera_features
 from dreamfusion.prompts import ViewTexts, view_prompts, view_weights
 from dreamfusion.shading import LightRange, Lights, sample_backdrops, sample_lights
 from dreamfusion.toybox.captions import PHRASINGS, caption
@@ -23,16 +24,22 @@ _SUPERSAMPLE = 2
 _UNSAID = 0.06  # share of captions that name no colour though the toy has one
 _SIZED, _PATTERNED, _PARTED = 0.2, 0.25, 0.35  # shares of toys with a size, a pattern, a part of another colour
 _PLAINEST = 0.5  # share of captions in the plainest of all phrasings
+_CAMERA_UNSAID = 0.12  # share of captions without the camera; of empty captions, half
 _FLAT = 0.3  # share of images in plain albedo, as the first phase of distillation renders them
 
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` [B, 3, S, S] in [0, 1]; ``captions``: 4 B strings, one per view; ``weights`` [B, 4] of the views."""
+    """``images`` [B, 3, S, S] in [0, 1]; ``captions``: 4 B strings, one per view; ``weights`` [B, 4] of the views.
+
+    ``cameras`` [B, FEATURES] are `camera_features`, and ``camera_known`` [B] is 0 where they must not be told, else 1.
+    """
 
     images: Tensor
     captions: list[str]
     weights: Tensor
+    cameras: Tensor
+    camera_known: Tensor
 
 
 @dataclass
@@ -88,7 +95,11 @@ class ToyboxData:
             view_weights(cameras.azimuth_deg, cameras.elevation_deg, "interpolated"),
         )
         captions = [text for toy in toys for text in self._captions(toy, choose)]
-        return Batch(images, captions, weights.to(self.device))
+        unsaid = torch.tensor([_CAMERA_UNSAID if text else 0.5 for text in captions[::4]])
+        known = (torch.rand(count, generator=generator) >= unsaid).float()
+        return Batch(
+            images, captions, weights.to(self.device), camera_features(cameras).to(self.device), known.to(self.device)
+        )
 
     def _dress(self, toy: Toy, choose: random.Random) -> Toy:
         """Return the toy with colours and pattern, without the pairs that are held out."""

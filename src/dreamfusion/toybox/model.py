@@ -15,6 +15,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Punctuation, Sequence, Whitespace
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from dreamfusion.guidance.camera_token import CAMERA_WORD
 from dreamfusion.toybox.captions import vocabulary
 
 TEXT_WIDTH = 128
@@ -23,7 +24,7 @@ CHANNELS = (32, 64, 128)
 """Width of the UNet at each resolution, from the finest. At 32 x 32 pixels (16, 32, 64, 128) takes 1.4 times as many
 images per second than (32, 64, 96) and still learned slower: it puts most of its weights where 4 x 4 positions are
 left."""
-SPECIAL = ("<pad>", "</s>", "<unk>")
+SPECIAL = ("<pad>", "</s>", "<unk>", CAMERA_WORD)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -37,6 +38,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
+        additional_special_tokens=[CAMERA_WORD],
         model_max_length=MAX_WORDS,
     )
 

@@ -18,6 +18,8 @@ from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.render import render_toy
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 
+_VIEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 0.0)
+_VIEW_ELEVATIONS_DEG = (10.0, 10.0, 10.0, 75.0)
 _AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, 20.0)
 _ELEVATIONS_DEG = (10.0, 10.0, 10.0, 10.0, 10.0, 75.0)
 
@@ -34,14 +36,22 @@ def sample_grid(
 ) -> Tensor:
     """Return a labelled picture [3, H, W] of samples, one row per prompt: its four views, or four of the bare prompt.
 
+    A prior that knows cameras is told those of the views as well: from the front, from its right, from behind at 10
+    degrees above the horizon, and at 75.
     Raises DreamFusionError for an empty prompt or one with words that the prior does not know.
     """
+    cameras = fixed_cameras(torch.tensor(_VIEW_AZIMUTHS_DEG), torch.tensor(_VIEW_ELEVATIONS_DEG)) if views else None
     rows = {}
     for prompt in prompts:
         guidance.check_vocabulary(validate_prompt(prompt))
         texts = view_prompts(prompt) if views else [prompt] * 4
         rows[prompt] = guidance.sample(
-            texts, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt, seed=seed
+            texts,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            cameras=cameras,
+            seed=seed,
         )
     return contact_sheet(rows, VIEWS if views else ())
 

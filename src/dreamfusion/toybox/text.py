@@ -3,8 +3,9 @@
 Trained together with the UNet from random weights, the pooled text of different kinds differs by a few percent of its
 norm, the UNet learns to ignore it, and the encoder then shrinks it further: after 50,000 images a wrong kind in the
 caption raised the loss by 5 %. So the encoder learns first, from captions alone, to write down what they say: one
-orthogonal direction for each kind, colour, view, pattern, size and part colour, of equal length. With such a code,
-found in closed form for a smaller world, a wrong kind raised the loss by 14 % after 15,000 images.
+orthogonal direction for each kind, colour, view, pattern, size and part colour, of equal length, and one for each
+number of the camera's token (`dreamfusion.guidance.camera_token`). With such a code, found in closed form for a smaller
+world, a wrong kind raised the loss by 14 % after 15,000 images.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamfusion.cameras import CameraRange, sample_cameras
+from dreamfusion.guidance.camera_token import FEATURES, camera_features, camera_token
 from dreamfusion.prompts import VIEWS
 from dreamfusion.toybox.captions import PHRASINGS
 from dreamfusion.toybox.kinds import KINDS
@@ -22,7 +25,10 @@ from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 
 _ATTRIBUTES = (list(KINDS), list(COLORS), list(VIEWS), list(PATTERNS), list(SIZES), list(COLORS))
 CODE_LENGTH = sum(len(names) for names in _ATTRIBUTES)
-_SPREAD = 0.3  # size of the pooled text, per unit of the time embedding's features
+_CAMERA = 0.35  # length of a camera's features in the code, per feature, when an attribute has about 1
+_UNKNOWN, _ABSENT = 0.2, 0.2  # shares of captions whose camera is not known, and of batches without its token ...
+_ALL_KNOWN = 0.6  # ... after this share of the steps: the pooling finds the token late, and later if it is often empty
+_SPREAD = 0.35  # size of the pooled text, per unit of the time embedding's features
 _BATCH = 128
 
 
@@ -59,27 +65,43 @@ def hidden_states(tokenizer: Any, text_encoder: Any, texts: list[str]) -> Tensor
     return text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
 
 
-def train_text(tokenizer: Any, text_encoder: Any, unet: Any, *, seed: int = 0, steps: int = 1000) -> float:
-    """Train the text encoder and the UNet's pooling of it to write down the `code` of captions, and freeze them.
+def random_lift(width: int) -> Tensor:
+    """Return a random orthonormal map from codes with a camera to the width of the time embedding.
 
-    A random orthonormal map lifts codes to the width of the time embedding. Weights start from and the map is drawn by
+    [width, CODE_LENGTH + FEATURES], by torch's global generator. Without the mean of each column, so that the layer
+    norm behind the projection leaves the code's direction alone.
+    """
+    lift = torch.linalg.qr(torch.randn(width, CODE_LENGTH + FEATURES))[0]
+    return (lift - lift.mean(dim=0, keepdim=True)) * width**0.5
+
+
+def train_text(tokenizer: Any, text_encoder: Any, unet: Any, *, seed: int = 0, steps: int = 1000) -> float:
+    """Train the text encoder and the UNet's pooling of it to write down captions and cameras, and freeze them.
+
+    What is written is the `code` of the caption and the features of the camera, lifted by `random_lift`. Later on some
+    cameras are not known, and some captions come without the camera's token. Weights start from and the map is drawn by
     torch's global generator. Returns the error left, as a share of the codes' variance (mean of the last 50 steps).
     """
     embedding = unet.add_embedding
-    width = embedding.proj.out_features
-    # Without the mean of each column, so that the layer norm behind the projection leaves the code's direction alone.
-    lift = torch.linalg.qr(torch.randn(width, CODE_LENGTH))[0]
-    lift = (lift - lift.mean(dim=0, keepdim=True)).to(embedding.proj.weight) * width**0.5
+    lift = random_lift(embedding.proj.out_features).to(embedding.proj.weight)
     learned = [*text_encoder.parameters(), *embedding.norm1.parameters(), *embedding.pool.parameters()]
     learned += list(embedding.proj.parameters())
     optimizer = torch.optim.AdamW(learned, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    choose = random.Random(seed)
+    choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     errors: list[float] = []
-    for _ in range(steps):
+    for step in range(steps):
         texts, codes = zip(*(random_caption(choose) for _ in range(_BATCH)), strict=True)
-        target = torch.stack(codes).to(lift) @ lift.T
-        pooled = embedding.pool(embedding.norm1(hidden_states(tokenizer, text_encoder, list(texts))))
+        tokens = hidden_states(tokenizer, text_encoder, list(texts))
+        features = camera_features(sample_cameras(_BATCH, CameraRange(), generator)).to(lift)
+        later = step >= _ALL_KNOWN * steps
+        absent = later and choose.random() < _ABSENT
+        share = 0.0 if absent else 1 - _UNKNOWN if later else 1.0
+        known = torch.rand(_BATCH, 1, generator=generator).to(lift) < share
+        if not absent:
+            tokens = torch.cat([tokens, camera_token(features, tokens.shape[-1]) * known[..., None]], dim=1)
+        target = torch.cat([torch.stack(codes).to(lift), _CAMERA * features * known], dim=1) @ lift.T
+        pooled = embedding.pool(embedding.norm1(tokens))
         loss = (embedding.proj(pooled) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()

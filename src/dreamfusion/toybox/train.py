@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import replace_folder, write_text
+from dreamfusion.guidance.camera_token import camera_token
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.toybox.card import read_log, write_card
@@ -31,8 +32,12 @@ from dreamfusion.toybox.muon import Muon, is_hidden_matrix
 from dreamfusion.toybox.samples import save_samples
 from dreamfusion.toybox.text import hidden_states, train_text
 
-_TIMESTEP_POWER = 0.7
-"""Below 1, high noise is trained more often than low: distillation finds shapes there, and details come easily."""
+_HIGH, _HIGH_FROM = 0.6, 0.75
+"""Share of images that are shown at high noise, and the timestep from which on that is, as a fraction of all.
+
+Distillation finds shape and colours there, where the picture hardly shows them and words and camera must tell; what is
+left to learn at low noise comes easily.
+"""
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,12 @@ class Prior(nn.Module):
         self.unet.add_embedding.requires_grad_(True)
         train_text(self.pipe.tokenizer, self.text_encoder, self.unet, steps=steps, seed=seed)
 
-    def embed(self, captions: list[str], weights: Tensor) -> Tensor:
-        """Return text embeddings [B, L, D] of 4 B captions, mixed by view weights [B, 4]."""
-        hidden = hidden_states(self.pipe.tokenizer, self.text_encoder, captions)
-        return torch.einsum("bv,bvld->bld", weights, hidden.unflatten(0, (-1, 4)))
+    def embed(self, batch: Batch) -> Tensor:
+        """Return what the UNet is told, [B, L + 1, D]: captions mixed by view weights, then the camera's token."""
+        hidden = hidden_states(self.pipe.tokenizer, self.text_encoder, batch.captions)
+        words = torch.einsum("bv,bvld->bld", batch.weights, hidden.unflatten(0, (-1, 4)))
+        camera = camera_token(batch.cameras, words.shape[-1]) * batch.camera_known[:, None, None]
+        return torch.cat([words, camera], dim=1)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the v-prediction loss of a batch, per image [B]."""
@@ -92,11 +99,14 @@ class Prior(nn.Module):
         alphas_cumprod = self.pipe.scheduler.alphas_cumprod.to(x.device)
         # Evenly spread timesteps in each batch (one random offset) make the loss less noisy than independent ones.
         u = (torch.arange(count) / count + torch.rand(1, generator=generator)) % 1.0
-        t = (u**_TIMESTEP_POWER * len(alphas_cumprod)).long().to(x.device)
+        spread = torch.where(
+            u < _HIGH, _HIGH_FROM + (1 - _HIGH_FROM) * u / _HIGH, _HIGH_FROM * (u - _HIGH) / (1 - _HIGH)
+        )
+        t = (spread * len(alphas_cumprod)).long().clamp(max=len(alphas_cumprod) - 1).to(x.device)
         noise = torch.randn(x.shape, generator=generator).to(x.device)
         a, s = alphas_cumprod[t].sqrt()[:, None, None, None], (1 - alphas_cumprod[t]).sqrt()[:, None, None, None]
         z = (a * x + s * noise).contiguous(memory_format=torch.channels_last)
-        v = self.unet(z, t, self.embed(batch.captions, batch.weights)).sample[:, :3]
+        v = self.unet(z, t, self.embed(batch)).sample[:, :3]
         return (v - (a * noise - s * x)).square().mean(dim=(1, 2, 3))
 
 

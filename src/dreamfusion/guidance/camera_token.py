@@ -1,0 +1,55 @@
+"""Where a view is taken from, told to a prior as one more token behind the words.
+
+A text names four views at best, each of them a quarter of the horizon wide, so that a prior which has only words must
+average over what it cannot know: left or right side, three quarters or profile, the size in the picture. A prior that
+was trained with this token knows the camera, as MVDream (arXiv 2308.16512) and Zero-1-to-3 (arXiv 2303.11328) do, and
+draws the same object from every side. Its tokenizer says so by holding the word `CAMERA_WORD`. The token is no more
+than numbers that follow from the camera; the prior's own attention learns to read them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dreamfusion.cameras import Cameras
+
+CAMERA_WORD = "<camera>"
+"""In the vocabulary of a prior that takes the token."""
+
+_TURNS, _TILTS = 6, 3
+FEATURES = 2 * (_TURNS + _TILTS) + 1
+"""How many numbers describe a camera."""
+
+
+def camera_features(cameras: Cameras) -> Tensor:
+    """Return [B, FEATURES] numbers in [-1, 1]: waves of azimuth and elevation, and how large the object appears.
+
+    The waves are the sines, then the cosines, of 1 to 6 times the azimuth and of 1 to 3 times the elevation. The last
+    number is ten times the logarithm of focal length over distance, relative to the middle of the default cameras
+    (1.425 over 2.5), limited to [-1, 1]. All are of the camera's true position, jitter included.
+    """
+    position = cameras.position
+    distance = position.norm(dim=1)
+    azimuth = torch.atan2(position[:, 1], position[:, 0])
+    elevation = torch.asin((position[:, 2] / distance).clamp(-1, 1))
+    turns = azimuth[:, None] * torch.arange(1, _TURNS + 1, device=position.device)
+    tilts = elevation[:, None] * torch.arange(1, _TILTS + 1, device=position.device)
+    zoom = 10 * torch.log(cameras.focal / distance * (2.5 / 1.425)).clamp(-0.1, 0.1)
+    return torch.cat([turns.sin(), turns.cos(), tilts.sin(), tilts.cos(), zoom[:, None]], dim=1)
+
+
+def camera_token(features: Tensor, width: int) -> Tensor:
+    """Return tokens [B, 1, width] of `camera_features` [B, FEATURES]: 1, the features, then zeros.
+
+    A token of zeros alone (`unknown_camera`) means that the camera is not known.
+    """
+    token = features.new_zeros(len(features), 1, width)
+    token[:, 0, 0] = 1
+    token[:, 0, 1 : 1 + FEATURES] = features
+    return token
+
+
+def unknown_camera(count: int, like: Tensor) -> Tensor:
+    """Return ``count`` tokens [count, 1, D] that say nothing, of the width D and on the device of tokens ``like``."""
+    return like.new_zeros(count, 1, like.shape[-1])
