@@ -28,7 +28,7 @@ from dreamfusion.toybox.render import (
 )
 from dreamfusion.toybox.samples import save_samples, toybox_sheet
 from dreamfusion.toybox.text import CODE_LENGTH, code, train_text
-from dreamfusion.toybox.train import Trainer, TrainSettings, train
+from dreamfusion.toybox.train import Trainer, TrainSettings, train, training_times
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, is_held_out, part_held_out
 
 
@@ -310,6 +310,15 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_learning_rate_is_a_trapezoid():
     settings = TrainSettings(steps=100, warmup_steps=10, decay_steps=20)
     assert [settings.lr_factor(s) for s in (0, 9, 50, 80, 90, 99)] == pytest.approx([0.1, 1, 1, 1, 0.5, 0.05])
+
+
+def test_most_images_are_shown_at_high_noise():
+    times = torch.cat([training_times(32, torch.Generator().manual_seed(seed)) for seed in range(50)])
+    assert times.min() >= 0
+    assert times.max() < 1
+    assert (times >= 0.75).float().mean().item() == pytest.approx(0.6, abs=0.01)
+    assert (times >= 0.875).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert (times < 0.375).float().mean().item() == pytest.approx(0.2, abs=0.01)
 
 
 @pytest.mark.slow

@@ -97,17 +97,23 @@ class Prior(nn.Module):
         x = 2 * batch.images - 1
         count = len(x)
         alphas_cumprod = self.pipe.scheduler.alphas_cumprod.to(x.device)
-        # Evenly spread timesteps in each batch (one random offset) make the loss less noisy than independent ones.
-        u = (torch.arange(count) / count + torch.rand(1, generator=generator)) % 1.0
-        spread = torch.where(
-            u < _HIGH, _HIGH_FROM + (1 - _HIGH_FROM) * u / _HIGH, _HIGH_FROM * (u - _HIGH) / (1 - _HIGH)
-        )
-        t = (spread * len(alphas_cumprod)).long().clamp(max=len(alphas_cumprod) - 1).to(x.device)
+        t = (training_times(count, generator) * len(alphas_cumprod)).long().to(x.device)
         noise = torch.randn(x.shape, generator=generator).to(x.device)
         a, s = alphas_cumprod[t].sqrt()[:, None, None, None], (1 - alphas_cumprod[t]).sqrt()[:, None, None, None]
         z = (a * x + s * noise).contiguous(memory_format=torch.channels_last)
         v = self.unet(z, t, self.embed(batch)).sample[:, :3]
         return (v - (a * noise - s * x)).square().mean(dim=(1, 2, 3))
+
+
+def training_times(count: int, generator: torch.Generator) -> Tensor:
+    """Return the timesteps of a batch as fractions of all, [count] in [0, 1): a share _HIGH of them from _HIGH_FROM on.
+
+    They are spread evenly with one random offset, which makes the loss less noisy than independent draws.
+    """
+    u = (torch.arange(count) / count + torch.rand(1, generator=generator)) % 1.0
+    low = _HIGH_FROM * u / (1 - _HIGH)
+    high = 1 - (1 - _HIGH_FROM) * (1 - u) / _HIGH
+    return torch.where(u < 1 - _HIGH, low, high).clamp(max=1 - 1e-6)
 
 
 def _log(folder: Path, row: dict[str, float]) -> None:
