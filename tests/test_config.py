@@ -31,6 +31,7 @@ def test_later_sources_win(tmp_path: Path):
         ({"guidance": {"guidance_scale": -1}}, "guidance.guidance_scale"),
         ({"guidance": {"kind": "diffusers"}}, "--model"),
         ({"guidance": {"t_min": 0.9, "t_max_end": 0.5}}, "t_min must be below"),
+        ({"guidance": {"t_min_start": 0.99}}, "t_min_start must be from t_min to below t_max"),
         ({"scene": {"nerf": {"blob_std": "wide"}}}, "scene.nerf.blob_std"),
         ({"loss": 3}, "loss"),
         ({"loss": {"kind": "sdss"}}, "loss.kind"),

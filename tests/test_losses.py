@@ -8,8 +8,8 @@ from dreamfusion.guidance.analytic import AnalyticGuidance
 from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.guidance.guided import Negatives, guided_noise, perp_neg_guidance, perpendicular, rescale_guidance
 from dreamfusion.losses import (
+    annealed,
     annealed_clip,
-    annealed_t_max,
     ddim_inversion,
     ddim_step,
     entropy_loss,
@@ -190,13 +190,22 @@ def test_timesteps_follow_the_generator():
         ("hifa", 0.25, 0.7),
     ],
 )
-def test_annealed_t_max(anneal, progress, expected):
-    assert annealed_t_max(progress, 0.9, 0.5, anneal) == pytest.approx(expected)
+def test_annealed_by_hand(anneal, progress, expected):
+    assert annealed(progress, 0.9, 0.5, anneal) == pytest.approx(expected)
+
+
+def test_both_ends_of_the_timesteps_move_after_a_share_of_the_run():
+    def ends(progress: float) -> tuple[float, float]:
+        return timestep_range(progress, (0.8, 0.95), (0.1, 0.45), "linear", anneal_from=0.4)
+
+    assert ends(0.0) == ends(0.4) == (0.8, 0.95)
+    assert ends(0.7) == pytest.approx((0.45, 0.7))
+    assert ends(1.0) == pytest.approx((0.1, 0.45))
 
 
 def test_timestep_range_is_one_timestep_for_hifa():
-    assert timestep_range(0.25, 0.02, 0.9, 0.5, "sqrt") == pytest.approx((0.02, 0.7))
-    low, high = timestep_range(0.25, 0.02, 0.9, 0.5, "hifa")
+    assert timestep_range(0.25, (0.02, 0.9), (0.02, 0.5), "sqrt") == pytest.approx((0.02, 0.7))
+    low, high = timestep_range(0.25, (0.02, 0.9), (0.02, 0.5), "hifa")
     assert low == high == pytest.approx(0.7)
     assert sample_timesteps(3, low, high, 1000, torch.Generator()).tolist() == [700] * 3
 

@@ -68,12 +68,17 @@ class GuidanceConfig(Section):
     """whether a prior that knows cameras, such as the embedded one, is told them in addition to the view texts"""
     t_min: Fraction = 0.02
     """lower end of the diffusion times drawn, as a fraction of all timesteps"""
+    t_min_start: Fraction | None = None
+    """lower end at the first step, from which it moves to t_min (null: t_min)"""
     t_max: Fraction = 0.98
     """upper end of the diffusion times at the first step"""
     t_max_end: Fraction = 0.35
     """upper end of the diffusion times at the last step"""
     anneal: Anneal = "sqrt"
-    """how t_max moves to t_max_end over the run: none, linear, sqrt, or hifa (sqrt, and every time drawn is t_max)"""
+    """how t_max moves to t_max_end over the run, and t_min_start to t_min: none, linear, sqrt, or hifa (sqrt, and every
+    time drawn is t_max)"""
+    anneal_from: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of the run during which both stay where they start"""
     weighting: Weighting | None = None
     """w(t) for abar: sds 1 - abar, uniform 1, fantasia3d sqrt(abar) (1 - abar), ism sqrt((1 - abar) / abar); null: the
     loss's own, ism for ism and sds for the others"""
@@ -88,6 +93,8 @@ class GuidanceConfig(Section):
             raise ValueError("guidance 'diffusers' needs a model: give --model FOLDER_OR_HUB_NAME")
         if not self.t_min < min(self.t_max, self.t_max_end):
             raise ValueError("t_min must be below t_max and t_max_end")
+        if self.t_min_start is not None and not self.t_min <= self.t_min_start < self.t_max:
+            raise ValueError("t_min_start must be from t_min to below t_max")
         return self
 
 

@@ -228,32 +228,33 @@ def sample_timesteps(
     return torch.randint(low, high + 1, (count,), generator=generator)
 
 
-def annealed_t_max(progress: float, t_max: float, t_max_end: float, anneal: Anneal) -> float:
-    """Return the upper end of the timesteps at ``progress`` in [0, 1]: from ``t_max`` to ``t_max_end``.
+def annealed(progress: float, start: float, end: float, anneal: Anneal) -> float:
+    """Return an end of the range of timesteps at ``progress`` in [0, 1], on its way from ``start`` to ``end``.
 
-    High noise levels settle the shape, low ones the detail, so the range may shrink over a run. "linear" shrinks it
-    evenly, "none" not at all, "sqrt" and "hifa" fast at first, t_max - (t_max - t_max_end) sqrt(progress), the formula
-    of HiFA (arXiv 2305.18766). HiFA takes this as the timestep itself; so does "hifa" (see
-    `timestep_range`), while "sqrt" still draws below it.
+    High noise levels settle the shape, low ones the detail, so the range may shrink or sink over a run. "linear" moves
+    evenly, "none" not at all, "sqrt" and "hifa" fast at first, start - (start - end) sqrt(progress), the formula of
+    HiFA (arXiv 2305.18766).
     """
     match anneal:
         case "none":
-            return t_max
+            return start
         case "linear":
-            return t_max + (t_max_end - t_max) * progress
+            return start + (end - start) * progress
         case "sqrt" | "hifa":
-            return t_max + (t_max_end - t_max) * math.sqrt(progress)
+            return start + (end - start) * math.sqrt(progress)
 
 
 def timestep_range(
-    progress: float, t_min: float, t_max: float, t_max_end: float, anneal: Anneal
+    progress: float, start: tuple[float, float], end: tuple[float, float], anneal: Anneal, anneal_from: float = 0.0
 ) -> tuple[float, float]:
-    """Return both ends of the timesteps at ``progress`` in [0, 1], as fractions: ``t_min`` and `annealed_t_max`.
+    """Return both ends of the timesteps at ``progress`` in [0, 1], as fractions: `annealed` from ``start`` to ``end``.
 
-    For "hifa" they are equal: there is one timestep per step of the run, from ``t_max`` down to ``t_max_end``.
+    Until ``anneal_from`` they stay where they start. For "hifa" both are the upper end, as HiFA takes it as the
+    timestep itself: there is one timestep per step of the run.
     """
-    high = annealed_t_max(progress, t_max, t_max_end, anneal)
-    return (high if anneal == "hifa" else t_min), high
+    moved = max(0.0, progress - anneal_from) / (1 - anneal_from)
+    low, high = (annealed(moved, a, b, anneal) for a, b in zip(start, end, strict=True))
+    return (high if anneal == "hifa" else low), high
 
 
 def annealed_clip(progress: float, clip: float | None, clip_end: float | None) -> float | None:

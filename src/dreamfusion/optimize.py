@@ -316,7 +316,8 @@ def optimize(
 
         # 3. Ask the prior which way the renderings should change.
         g = config.guidance
-        t_min, t_max = timestep_range(progress, g.t_min, g.t_max, g.t_max_end, g.anneal)
+        start = (g.t_min if g.t_min_start is None else g.t_min_start, g.t_max)
+        t_min, t_max = timestep_range(progress, start, (g.t_min, g.t_max_end), g.anneal, g.anneal_from)
         t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
         texts = prompts[config.prompt_at(state.step)](cameras)
