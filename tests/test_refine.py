@@ -26,7 +26,7 @@ from dreamfusion.fields.nerf import NerfConfig, NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
 from dreamfusion.mesh_scene import MeshScene
 from dreamfusion.optimize import State, optimize
-from dreamfusion.refine import refine
+from dreamfusion.refine import _configuration, _nemo_configuration, refine
 from dreamfusion.render import render_run
 from dreamfusion.results import export_run, open_run
 from dreamfusion.run import generate
@@ -444,3 +444,12 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixtur
         assert stopped.value.code == 1
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
         assert len(lines) == 1
+
+
+def test_the_preset_is_nemos_stock_file_of_the_second_stage():
+    read = _nemo_configuration(None, DMTET, "default", None, {}, lambda line: None)
+    ours = _configuration(None, "nemo-dmtet", None, {"prompt": "a hamburger"})
+    # What a mesh is not rendered with may differ: the file names another renderer.
+    marching = ("dt_gamma", "max_steps", "step_length", "occupancy_density", "occupancy_resolution", "background_color")
+    same = {name: getattr(ours.scene, name) for name in marching}
+    assert read.model_copy(update={"scene": read.scene.model_copy(update=same)}) == ours

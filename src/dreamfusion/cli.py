@@ -117,7 +117,7 @@ def refine(
     *,
     mesh: Path | None = None,
     prompt: str | None = None,
-    preset: Literal["quick", "default", "high"] = "default",
+    preset: Literal["quick", "default", "high", "nemo-dmtet"] = "default",
     steps: int | None = None,
     resolution: int | None = None,
     seed: int | None = None,
@@ -135,7 +135,7 @@ def refine(
         run: folder of a finished run, which stays as it is
         mesh: start from this closed mesh in place of the run's shape (GLB, OBJ, PLY, STL)
         prompt: what to make, if not what the run made; needed without a run
-        preset: quick (a draft), default, or high (slower, finer)
+        preset: quick (a draft), default, high (slower, finer), or nemo-dmtet (docs/presets.md)
         steps: optimisation steps
         resolution: side of the rendered views in pixels (512 on a GPU if not given, fewer on a CPU)
         seed: another seed gives another result; the same gives the same (the run's if not given)

@@ -24,6 +24,7 @@ from dreamfusion.guidance.base import Guidance
 from dreamfusion.mesh_scene import MeshScene
 from dreamfusion.nemo import fit_device, read_stage
 from dreamfusion.optimize import State, Step
+from dreamfusion.presets import PRESETS
 from dreamfusion.prompts import validate_prompt
 from dreamfusion.results import Result, open_run
 from dreamfusion.run import RUNS, carry_out, load_guidance, new_folder
@@ -40,19 +41,36 @@ COMMON: dict[str, Any] = {
     "loss": {"opacity": 0.0, "entropy": 0.0, "orientation": 0.0, "normal_consistency": 100.0, "laplacian": 1000.0},
     "optim": {"surface_lr": 1e-4},
 }
-"""What every refinement changes of its run: the shape is there, so less noise is added, and light is on at once.
+"""What the presets of our own change of a run: the shape is there, so less noise is added, and light is on at once.
 
 The embedded prior sees 32 pixels: larger steps of the surface follow its noise into lumps.
 """
 
-RefinePreset = Literal["quick", "default", "high"]
+RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
 
 REFINE_PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 60, "resolution": 96, "scene": {"tetrahedra": {"resolution": 32}}},
-    "default": {"steps": 150, "resolution": 128, "scene": {"tetrahedra": {"resolution": 48}}},
-    "high": {"steps": 1000, "resolution": 256, "scene": {"tetrahedra": {"resolution": 64}}},
+    "quick": COMMON | {"steps": 60, "resolution": 96, "scene": {"tetrahedra": {"resolution": 32}}},
+    "default": COMMON | {"steps": 150, "resolution": 128, "scene": {"tetrahedra": {"resolution": 48}}},
+    "high": COMMON | {"steps": 1000, "resolution": 256, "scene": {"tetrahedra": {"resolution": 64}}},
+    # What `dreamfusion.nemo` makes of NeMo's dreamfusion-dmtet.yaml and the groups it names (a test compares).
+    "nemo-dmtet": merged(
+        PRESETS["nemo"],
+        {
+            "steps": 5000,
+            "resolution": 512,
+            "resolution_end": 512,
+            "scene": {
+                "tetrahedra": {"resolution": 64},
+                "background": "learned",
+                "background_network": {"frequencies": 6, "hidden_layers": 1, "hidden_width": 32},
+            },
+            "shading": {"latent_until": 0.0},
+            "loss": {"entropy": 0.0, "orientation": 0.0, "normal_consistency": 0.5, "laplacian": 0.5},
+            "optim": {"surface_lr": 5e-3},
+        },
+    ),
 }
-"""What each preset changes besides."""
+"""What each preset changes of its run."""
 
 
 def refine(
@@ -109,7 +127,7 @@ def _configuration(
         raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(REFINE_PRESETS)}.")
     asked = _asked(config_file, changes)
     values = {} if source is None else source.config.model_dump(mode="json")
-    values = merged(merged(values, COMMON), REFINE_PRESETS[preset])
+    values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
     if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":
         values["resolution"] = GPU_RESOLUTION
     values["resolution_end"] = asked.get("resolution", values["resolution"])
@@ -126,11 +144,18 @@ def _nemo_configuration(
 ) -> Config:
     """Return what a configuration of NeMo's second stage asks for; all of it, but for the networks of a run."""
     values = read_stage(path, preset, tell, mesh=True)
+    values = _with_networks_of(source, values)
     if source is not None:
-        kept = {key: getattr(source.config.scene, key) for key in ("architecture", "nerf", "mip")}
-        values = merged(values, {"scene": TypeAdapter(dict[str, Any]).dump_python(kept, mode="json")})
         tell("the colours go on in the networks of the run, not in those of the nerf group")
     return parse_config(merged(values, _asked(config_file, changes)))
+
+
+def _with_networks_of(source: Result | None, values: dict[str, Any]) -> dict[str, Any]:
+    """Return ``values`` with the networks of a run, in which its colours go on; as they are without a run."""
+    if source is None:
+        return values
+    kept = {key: getattr(source.config.scene, key) for key in ("architecture", "nerf", "mip")}
+    return merged(values, {"scene": TypeAdapter(dict[str, Any]).dump_python(kept, mode="json")})
 
 
 def _asked(config_file: Path | str | None, changes: dict[str, Any]) -> dict[str, Any]:
