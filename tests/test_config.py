@@ -32,6 +32,7 @@ def test_later_sources_win(tmp_path: Path):
         ({"guidance": {"kind": "diffusers"}}, "--model"),
         ({"guidance": {"t_min": 0.9, "t_max_end": 0.5}}, "t_min must be below"),
         ({"guidance": {"t_min_start": 0.99}}, "t_min_start must be from t_min to below t_max"),
+        ({"loss": {"distortion": 0.01}}, "loss.distortion is for scene.renderer 'proposal'"),
         ({"scene": {"nerf": {"blob_std": "wide"}}}, "scene.nerf.blob_std"),
         ({"loss": 3}, "loss"),
         ({"loss": {"kind": "sdss"}}, "loss.kind"),

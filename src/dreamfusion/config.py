@@ -320,6 +320,8 @@ class Config(Section):
     def _check(self) -> Config:
         if self.scene.tetrahedra is not None and self.loss.normal_smooth_3d > 0:
             raise ValueError("loss.normal_smooth_3d is for volumes: a mesh has loss.normal_consistency")
+        if self.scene.renderer != "proposal" and self.loss.distortion > 0:
+            raise ValueError("loss.distortion is for scene.renderer 'proposal'")
         return self
 
     @property
