@@ -279,7 +279,7 @@ def test_the_text_encoder_learns_to_tell_attributes_apart():
     torch.manual_seed(0)
     pipe = build_pipeline(16)
     error = train_text(pipe.tokenizer, pipe.text_encoder, pipe.unet, steps=250)
-    assert error < 0.25  # of 1; the prior's own training goes on for four times as long
+    assert error < 0.2  # of 1, of which the cameras are 0.2; the prior's own training goes on for four times as long
 
     def apart(texts: list[str]) -> torch.Tensor:
         tokens = pipe.tokenizer(texts, padding="max_length", max_length=MAX_WORDS, return_tensors="pt")
