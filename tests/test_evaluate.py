@@ -433,7 +433,10 @@ def test_the_command_line_refuses_bad_input(tmp_path: Path, capsys: pytest.Captu
 
     file = tmp_path / "prompts.txt"
     file.write_text("a red zebra\n", encoding="utf-8")
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("stepz: 3\n", encoding="utf-8")
     for arguments, message in [
+        (["evaluate", "--config", str(settings)], "stepz"),
         (["evaluate", "--prompts", str(tmp_path / "missing.txt")], "Cannot read"),
         (["evaluate", "--prompts", str(file)], "zebra"),
         (["evaluate", "--judge", str(tmp_path / "nothing")], "judge train"),

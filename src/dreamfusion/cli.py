@@ -500,6 +500,7 @@ def evaluate(
     preset: PresetName = "default",
     output: Path = Path("runs/evaluation"),
     steps: int | None = None,
+    config: Path | None = None,
     judge: str | None = None,
     jobs: int | None = None,
 ) -> None:
@@ -511,10 +512,12 @@ def evaluate(
         preset: quick, default, high, or another system's settings
         output: folder for all runs, evaluation.json, report.md and report.html; call again to go on
         steps: optimisation steps of every run, in place of the preset's
+        config: YAML file with any of the settings of a run's config.yaml, for every run
         judge: folder or hub name of a CLIP model, in place of the toybox judge
         jobs: runs side by side (one per two CPU cores, or one on a GPU, if not given)
 
     """
+    from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluate.evaluation import evaluate as run
     from dreamfusion.evaluate.judge import Judge
     from dreamfusion.evaluate.report import markdown, write_reports
@@ -522,7 +525,7 @@ def evaluate(
 
     chosen = _prompt_list(prompts)
     with EvaluationProgress(console) as progress:
-        changes = {"steps": steps} if steps else {}
+        changes = merged(read_yaml(config) if config else {}, _given(steps=steps))
         evaluation = run(
             output,
             chosen,
