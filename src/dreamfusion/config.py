@@ -346,13 +346,13 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def build_config(
     preset: Preset, changes: dict[str, Any], file: Path | str | None = None, *, base: dict[str, Any] | None = None
 ) -> Config:
-    """Return a preset, with ``base``, then the YAML file's keys and then ``changes`` applied.
+    """Return a preset, or ``base`` in its place, with the YAML file's keys and then ``changes`` applied.
 
     Raises DreamFusionError, naming the key and what it accepts, if one is wrong or missing.
     """
     if preset not in PRESETS:
         raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(PRESETS)}.")
-    values = merged(PRESETS[preset], base or {})
+    values = PRESETS[preset] if base is None else base
     if file is not None:
         values = merged(values, read_yaml(Path(file)))
     return parse_config(merged(values, changes))

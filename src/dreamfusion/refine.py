@@ -36,7 +36,14 @@ MESH_RESOLUTION = 128
 """Samples per side at which the surface of a NeRF is found."""
 
 COMMON: dict[str, Any] = {
-    "guidance": {"t_max": 0.5, "t_max_end": 0.25},
+    "guidance": {
+        "t_min": 0.02,
+        "t_min_start": None,
+        "anneal_from": 0.0,
+        "t_max": 0.5,
+        "t_max_end": 0.25,
+        "weighting": "sds",
+    },
     "shading": {"albedo_until": 0.0},
     "loss": {"opacity": 0.0, "entropy": 0.0, "orientation": 0.0, "normal_consistency": 100.0, "laplacian": 1000.0},
     "optim": {"surface_lr": 1e-4},
