@@ -749,7 +749,9 @@ def test_truncated_weights_in_a_whole_archive(tmp_path, weights):
         assert_refused(write_archive(tmp_path / "sd.nemo", *members), "truncated")
 
 
-@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, gzip.compress(b"no tar at all" * 100)])
+@pytest.mark.parametrize(
+    "content", [b"", b"no tar at all" * 100, gzip.compress(b"no tar at all" * 100)], ids=["empty", "text", "gzip"]
+)
 def test_no_tar(tmp_path, content):
     (tmp_path / "sd.nemo").write_bytes(content)
     assert_refused(tmp_path / "sd.nemo", "is no NeMo archive, or is truncated|has no model_config.yaml")
