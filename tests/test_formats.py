@@ -97,6 +97,13 @@ def test_the_texture_holds_the_colour_of_every_surface_point(textured: Mesh):
     assert np.abs(looked_up(textured.texture, uv) - rainbow(points)).max() < 0.02
 
 
+def test_baking_in_pieces_makes_the_same_texture(plain: Mesh, monkeypatch: pytest.MonkeyPatch):
+    mesh = unwrap(plain, 64)
+    whole = bake(mesh, rainbow, 64).texture
+    monkeypatch.setattr(texture, "_CHUNK", 100)
+    assert np.array_equal(bake(mesh, rainbow, 64).texture, whole)
+
+
 def test_no_empty_texel_is_left_around_the_charts(plain: Mesh):
     def white(x):
         return torch.ones_like(x)

@@ -108,10 +108,10 @@ def refine(
     tell = on_note or (lambda line: None)
     if nemo_config is None:
         config = _configuration(source, preset, config_file, changes)
-        device = pick_device(config.device)
     else:
         config = _nemo_configuration(source, Path(nemo_config), preset, config_file, changes, tell)
-        device = pick_device(config.device)
+    device = pick_device(config.device)
+    if nemo_config is not None or preset == "nemo-dmtet":
         config = fit_device(config, device, tell)
     state = State.fresh(config, device)
     if not isinstance(state.scene, MeshScene):

@@ -50,9 +50,7 @@ def write_card(folder: Path, settings: Mapping[str, Any], seconds: float, log: P
         save_png(loss_curve(rows), folder / "loss.png")
     steps = int(rows[-1]["step"]) if rows else 0
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items() if name in _OPTIONS)
-    command = f"dreamfusion prior train {options}" + (
-        f" --start-from {Path(started_from).name}" if started_from else ""
-    )
+    command = f"dreamfusion prior train {options}" + (f" --start-from {started_from}" if started_from else "")
     size = settings["image_size"]
     pairs = [f"{color} {kind}" for kind in KINDS for color in COLORS if held_out(kind, color)]
     pairs += [f"{kind} with {c} {toy.part}" for kind, toy in KINDS.items() for c in COLORS if part_held_out(kind, c)]

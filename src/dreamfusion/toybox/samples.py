@@ -36,7 +36,7 @@ def sample_grid(
 ) -> Tensor:
     """Return a labelled picture [3, H, W] of samples, one row per prompt: its four views, or four of the bare prompt.
 
-    A prior that knows cameras is told those of the views as well: from the front, from its right, from behind at 10
+    A prior that knows cameras is told those of the views as well: from the front, from its left, from behind at 10
     degrees above the horizon, and at 75.
     Raises DreamFusionError for an empty prompt or one with words that the prior does not know.
     """
