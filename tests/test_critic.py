@@ -14,6 +14,7 @@ from dreamfusion.config import parse_config
 from dreamfusion.critic import Critic
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings
+from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.losses import vsd_loss
@@ -31,9 +32,13 @@ PRIORS = ["toybox", *LATENT]
 
 
 @pytest.fixture(scope="module")
-def priors(tmp_path_factory):
-    folders = {name: save(tmp_path_factory.mktemp(name)) for name, save in LATENT.items()}
-    opened = {name: open_prior(folder, image_size=SIZE) for name, folder in folders.items()}
+def folders(tmp_path_factory):
+    return {name: save(tmp_path_factory.mktemp(name)) for name, save in LATENT.items()} | {"toybox": EMBEDDED_PRIOR}
+
+
+@pytest.fixture(scope="module")
+def priors(folders):
+    opened = {name: open_prior(folders[name], image_size=SIZE) for name in LATENT}
     return opened | {"toybox": PixelGuidance(EMBEDDED_PRIOR)}
 
 
@@ -70,6 +75,30 @@ def test_the_critic_begins_as_the_prior_and_leaves_it_as_it_was(priors, name):
     assert not prior.predict_noise(z, t, embeddings).requires_grad
     after = {key.replace(".base_layer", ""): value for key, value in prior.denoiser.state_dict().items()}
     assert all(torch.equal(after[key.replace(".base_layer", "")], value) for key, value in weights.items())
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_checkpointed_denoiser_gives_the_critic_the_same_gradients_from_less(folders, name):
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        execution = Execution(checkpoint_denoiser=checkpointing)
+        prior = open_prior(folders[name], image_size=None if name == "toybox" else SIZE, execution=execution)
+        z, t, embeddings = question(prior)
+        critic = critic_of(prior, lr=1e-2)
+        sizes: dict[int, int] = {}
+
+        def pack(x: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[x.data_ptr()] = x.nbytes
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            critic.learn(z, embeddings, cameras())
+        # Adam's first moment is a tenth of the gradient; its step would be of one size whatever the gradient.
+        gradients.append({name: critic.optimizer.state[p]["exp_avg"] for name, p in critic.parameters.items()})
+        kept.append(sum(sizes.values()))
+    assert max(gradient.abs().max() for gradient in gradients[0].values()) > 0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-8)
+    assert kept[1] < 0.7 * kept[0]
 
 
 def test_all_parts_of_the_critic_learn(priors):

@@ -188,7 +188,9 @@ def test_damaged_engines(sd3, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("switch", [{"compile": True}, {"offload": "model"}, {"offload": "layers"}])
+@pytest.mark.parametrize(
+    "switch", [{"compile": True}, {"checkpoint_denoiser": True}, {"offload": "model"}, {"offload": "layers"}]
+)
 def test_switches_of_a_denoiser_in_pytorch(sd3, switch):
     assert f"leave out guidance.execution.{next(iter(switch))}" in refusal(sd3[1], execution=Execution(**switch))
 

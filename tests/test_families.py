@@ -72,6 +72,7 @@ SWITCHES = {
     "tf32": {"precision": "tf32"},
     "strided": {"execution": {"channels_last": False}},
     "checkpoint_vae": {"execution": {"checkpoint_vae": True}},
+    "checkpoint_denoiser": {"execution": {"checkpoint_denoiser": True}},
     "vae_slicing": {"execution": {"vae_slicing": True}},
     "tiny_vae": {"execution": {"tiny_vae": True}},
     "offload": {"execution": {"offload": "model"}},

@@ -15,7 +15,7 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 
 VAE_SWITCHES = ("checkpoint_vae", "vae_slicing", "tiny_vae")
 """Switches that a prior on pixels refuses, having no VAE."""
-DENOISER_SWITCHES = ("compile", "offload")
+DENOISER_SWITCHES = ("compile", "checkpoint_denoiser", "offload")
 """Switches that a compiled engine refuses, for they need the denoiser's modules."""
 
 
@@ -29,6 +29,8 @@ class Execution:
     """keep the weights of convolutions in the order of axes that CPUs and tensor cores are faster in"""
     checkpoint_vae: bool = False
     """keep few activations of the VAE's encoder and compute the others again for the gradient"""
+    checkpoint_denoiser: bool = False
+    """the same for the denoiser, while variational score distillation trains its critic; else there is no gradient"""
     vae_slicing: bool = False
     """encode one picture at a time"""
     tiny_vae: str | None = None

@@ -55,6 +55,8 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
                 cpu_offload(module, execution_device=device)
             else:
                 add_hook_to_module(module, _BackToCpu(execution_device=device))
+    if execution.checkpoint_denoiser:
+        denoiser.enable_gradient_checkpointing()
     if execution.compile:
         _try_compiler(device)
         denoiser.compile()
