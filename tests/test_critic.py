@@ -83,7 +83,7 @@ def test_a_checkpointed_denoiser_gives_the_critic_the_same_gradients_from_less(f
     for checkpointing in (False, True):
         execution = Execution(checkpoint_denoiser=checkpointing)
         prior = open_prior(folders[name], image_size=None if name == "toybox" else SIZE, execution=execution)
-        z, t, embeddings = question(prior)
+        z, _, embeddings = question(prior)
         critic = critic_of(prior, lr=1e-2)
         sizes: dict[int, int] = {}
 
