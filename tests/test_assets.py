@@ -163,6 +163,18 @@ def test_smooth_surface_is_exact_below_the_spacing():
     assert np.linalg.norm(mesh.vertices, axis=1) == pytest.approx(0.4, abs=0.002)
 
 
+def test_smoothing_takes_bumps_off_and_leaves_the_size():
+    def bumpy(x: torch.Tensor) -> torch.Tensor:
+        return x.norm(dim=1) < 0.5 + 0.05 * (40 * x).sin().prod(dim=1)
+
+    radii = [
+        np.linalg.norm(extract_mesh(Analytic(bumpy), 64, smoothing=smoothing).vertices, axis=1)
+        for smoothing in (0.0, 0.05)
+    ]
+    assert radii[1].std() < 0.5 * radii[0].std()
+    assert radii[1].mean() == pytest.approx(0.5, abs=0.01)
+
+
 @pytest.mark.parametrize("peak", [3.0, 20.0, 1e3, 1e4])
 def test_level_follows_the_scene(peak):
     """The radius at which a ray past a smooth ball is half opaque, worked out by hand, is that of the mesh."""

@@ -95,6 +95,10 @@ def test_lights_around_the_position_of_the_camera():
 def test_backdrops_of_any_colour_for_a_share_of_the_views():
     grey = sample_backdrops(2000, torch.Generator().manual_seed(0))
     assert (grey.max(dim=1).values - grey.min(dim=1).values).max() <= 0.2
+    dark = grey.mean(dim=1) < 0.5
+    assert dark.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert grey[dark].max() <= 0.45
+    assert grey[~dark].min() >= 0.7
     generator = torch.Generator().manual_seed(0)
     mixed = sample_backdrops(2000, generator, "any", ratio=0.25, base=(0.0, 0.0, 1.0))
     plain = (mixed == torch.tensor([0.0, 0.0, 1.0])).all(dim=1)

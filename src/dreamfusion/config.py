@@ -139,6 +139,8 @@ class SceneConfig(Section):
     occupancy_density: Positive | None = None
     """density from which a cell of that grid counts as occupied, if the mean is not lower (NeMo's density_thresh: 10;
     null: the density at which one step has opacity 0.001)"""
+    surface_smoothing: Annotated[float, Field(ge=0, le=0.2)] = 0.0
+    """meshes of a volume: deviation of the Gaussian, in world units, that its opacity is blurred with first"""
 
     @model_validator(mode="after")
     def _check(self) -> SceneConfig:

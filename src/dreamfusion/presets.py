@@ -95,7 +95,9 @@ _EMBEDDED: dict[str, Any] = {
         "anneal_from": 0.5,
         "weighting": "ism",
     },
+    "scene": {"surface_smoothing": 0.03},
     "loss": {"opacity": 5.0, "entropy": 1.0},
+    "resolution_end": 32,
 }
 """Score distillation from the embedded prior, which knows the camera.
 
@@ -107,13 +109,13 @@ weak: they clear the haze that a low scale leaves.
 """
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": _EMBEDDED | {"steps": 100, "resolution_end": 32},
+    "quick": _EMBEDDED | {"steps": 100},
     "default": _EMBEDDED,
     "high": _EMBEDDED
     | {
         "steps": 3000,
         "resolution_end": 64,
-        "scene": {"nerf": {"grid": {"levels": 8, "log2_size": 18, "max_resolution": 512}}},
+        "scene": {"nerf": {"grid": {"levels": 8, "log2_size": 18, "max_resolution": 512}}, "surface_smoothing": 0.02},
     },
     # The paper (arXiv 2209.14988); "not given" is our choice.
     "paper": {

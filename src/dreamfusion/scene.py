@@ -120,7 +120,8 @@ class Scene(nn.Module):
 
     def mesh(self, resolution: int, max_faces: int | None = None) -> Mesh:
         """Return the object's surface, from ``resolution`` samples per side (see `extract_mesh`)."""
-        return extract_mesh(self.field, resolution, max_faces=max_faces)
+        smoothing = self.config.surface_smoothing
+        return extract_mesh(self.field, resolution, smoothing=smoothing, max_faces=max_faces)
 
     def refresh_occupancy(self) -> None:
         """Find anew which cells are occupied, for finished pictures: the grid of a run lags behind its field."""

@@ -110,17 +110,19 @@ def sample_backdrops(
     ratio: float = 1.0,
     base: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> Tensor:
-    """Draw a plain colour behind each view, [count, 3]: greys from dark to white with a faint tint, or any colour.
+    """Draw a plain colour behind each view, [count, 3]: dark or light greys with a faint tint, or any colour.
 
     A backdrop that changes keeps paint out of the background. Any colour would do for that, but then a small prior has
-    to learn every toy before every colour: grey ones let it see shapes far sooner. Only a share ``ratio`` of the views
-    gets one, the others the colour ``base``. (NeMo's group "random" draws for all views at once, with ratio 0.5, and
-    then a colour per ray.)
+    to learn every toy before every colour: grey ones let it see shapes far sooner. Middle greys are left out, because
+    before them nobody sees whether a pale part is solid, and at high noise the prior takes every grey for one of them,
+    which fills the scene with haze. Only a share ``ratio`` of the views gets one, the others the colour ``base``.
+    (NeMo's group "random" draws for all views at once, with ratio 0.5, and then a colour per ray.)
     """
     if colors == "any":
         drawn = torch.rand(count, 3, generator=generator)
     else:
-        level = 0.25 + 0.7 * torch.rand(count, 1, generator=generator)
+        u = torch.rand(count, 1, generator=generator)
+        level = torch.where(u < 0.5, 0.2 + 0.3 * u, 0.65 + 0.3 * u)  # 0.2 to 0.35, or 0.8 to 0.95
         drawn = (level + 0.1 * (2 * torch.rand(count, 3, generator=generator) - 1)).clamp(0, 1)
     if ratio == 1:
         return drawn

@@ -15,6 +15,7 @@ import fast_simplification
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from skimage import measure
 from torch import Tensor
 
@@ -59,6 +60,7 @@ def extract_mesh(
     *,
     bound: float = 1.0,
     level: float | None = None,
+    smoothing: float = 0.0,
     min_share: float = 0.02,
     max_faces: int | None = None,
     device: torch.device | str | None = None,
@@ -66,23 +68,18 @@ def extract_mesh(
     """Return the surface of a field within the ball of radius ``bound`` (world units), by marching cubes.
 
     ``resolution`` is the number of samples along each axis. ``level`` is the density at the surface; by default it is
-    chosen by `surface_level`. Pieces with less than ``min_share`` of the volume of the largest one are dropped, closed
-    hollows are filled, and the mesh is always closed. With ``max_faces`` it is reduced by `decimate`. The field is
-    evaluated on ``device``, by default where its parameters are.
+    chosen by `surface_level`; ``smoothing`` is that of `surface_opacity`. Pieces with less than ``min_share`` of the
+    volume of the largest one are dropped, closed hollows are filled, and the mesh is always closed. With ``max_faces``
+    it is reduced by `decimate`. The field is evaluated on ``device``, by default where its parameters are.
     Raises `DreamFusionError` if the scene is empty or full.
     """
     device = _device_of(field) if device is None else torch.device(device)
     density = sample_density(field, resolution, bound=bound, device=device)
     spacing = 2.0 * bound / (resolution - 1)
-    if level is None:
-        level = surface_level(density, spacing)
-    inside = density > level
+    values = surface_opacity(density, spacing, level=level, smoothing=smoothing)
+    inside = values > 0.5
     _check_extent(inside)
     solid = _solid(inside, min_share)
-
-    # Not the plain density: where it jumps to a high value, its surface would lie next to the sample outside. Opacity
-    # saturates on both sides; 1 - 2^(-density / level) is that of a length that is half opaque at the level.
-    values = 1.0 - np.exp2(-density / np.float32(level))
     values[solid & ~inside] = 1.0
     values[~solid & inside] = 0.0
     padded = np.pad(values, 1)
@@ -111,6 +108,19 @@ def sample_density(
         density[inside] = _evaluate(field.density, points[inside]).nan_to_num(nan=0.0, neginf=0.0)
         slabs.append(density)
     return torch.cat(slabs).view(resolution, resolution, resolution).cpu().numpy()
+
+
+def surface_opacity(density: Floats, spacing: float, *, level: float | None = None, smoothing: float = 0.0) -> Floats:
+    """Return numbers in [0, 1] that are one half at the surface, for densities [R, R, R] ``spacing`` world units apart.
+
+    They are the opacity of a length that is half opaque at ``level``, by default that of `surface_level`. The density
+    itself will not do: where it jumps to a high value, its surface would lie next to the sample outside, while opacity
+    saturates on both sides. ``smoothing`` is the deviation, in world units, of a Gaussian that they are blurred with:
+    surfaces that are distilled from small pictures are rough below the size of a pixel.
+    """
+    level = surface_level(density, spacing) if level is None else level
+    values = 1.0 - np.exp2(-density / np.float32(level))
+    return gaussian_filter(values, smoothing / spacing) if smoothing > 0 else values
 
 
 def surface_level(density: Floats, spacing: float) -> float:

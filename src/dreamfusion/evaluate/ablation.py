@@ -42,7 +42,7 @@ PARTS: dict[str, dict[str, Any]] = {
 The paper does not say how narrow the base's views are; here they are 120 degrees wide and 30 degrees high.
 """
 
-GUIDANCE_SCALES = (2.0, 4.0, 8.0, 16.0, 32.0)
+GUIDANCE_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 _SCORES = {
     "albedo_precision": "albedo",

@@ -18,7 +18,7 @@ from scipy.ndimage import affine_transform
 from scipy.spatial import cKDTree
 from skimage import measure
 
-from dreamfusion.assets.mesh import ColoredDensity, extract_mesh, sample_density, surface_level
+from dreamfusion.assets.mesh import ColoredDensity, extract_mesh, sample_density, surface_opacity
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
 
@@ -106,13 +106,16 @@ def _scaled(volume: Volume, scale: float) -> Volume:
     return affine_transform(volume.astype(np.float32), [1 / scale] * 3, offset, order=1) > 0.5
 
 
-def score_geometry(field: ColoredDensity, toy: Toy) -> GeometryScore:
-    """Compare the surface of a field with the toy it should be; DreamFusionError if the scene is empty or full."""
+def score_geometry(field: ColoredDensity, toy: Toy, *, smoothing: float = 0.0) -> GeometryScore:
+    """Compare the surface of a field with the toy it should be, with the ``smoothing`` that its mesh is made with.
+
+    Raises DreamFusionError if the scene is empty or full.
+    """
     density = sample_density(field, RESOLUTION)
-    volume = density > surface_level(density, 2.0 / (RESOLUTION - 1))
+    volume = surface_opacity(density, 2.0 / (RESOLUTION - 1), smoothing=smoothing) > 0.5
     truth = toy_volume(toy)
     alignment = best_alignment(volume, truth)
-    mesh = extract_mesh(field, RESOLUTION)
+    mesh = extract_mesh(field, RESOLUTION, smoothing=smoothing)
     points, normals = _surface_samples(mesh.vertices, mesh.faces)
     points = points * alignment.scale + np.array(alignment.shift)
     true_points, true_normals = _toy_surface(toy)

@@ -39,7 +39,8 @@ def run_task(folder: Path) -> None:
     result = _generate(folder / "run", task)
     seconds = time.monotonic() - begun
     metrics = [json.loads(row) for row in (result.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    score = asdict(score_geometry(result.scene.field, parse_toy(task["prompt"])))
+    smoothing = result.config.scene.surface_smoothing
+    score = asdict(score_geometry(result.scene.field, parse_toy(task["prompt"]), smoothing=smoothing))
     with write_atomically(folder / "views.safetensors") as path:
         save_file(evaluation_views(result.scene), path)
     last = metrics[-20:]
