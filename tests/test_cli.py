@@ -1,18 +1,23 @@
 """The command line as a user meets it, in its own process, with the embedded prior."""
 
+import inspect
 import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from dreamfusion import cli
 from dreamfusion.cli import PresetName, build_app
 from dreamfusion.config import build_config
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.evaluate.training import JudgeSettings
 from dreamfusion.presets import PRESETS, Preset
+from dreamfusion.toybox.train import TrainSettings
 
 # Few and small views: what is tested is that all parts work together.
 TINY = """
@@ -158,3 +163,11 @@ def test_a_configuration_of_nemo_and_what_overrides_it_reach_the_run(monkeypatch
 
 def test_the_presets_of_the_command_line_are_all_presets():
     assert get_args(PresetName) == get_args(Preset) == tuple(PRESETS)
+
+
+@pytest.mark.parametrize(("command", "settings"), [(cli.prior_train, TrainSettings), (cli.judge_train, JudgeSettings)])
+def test_defaults_of_trainings_are_those_of_their_settings(command, settings):
+    offered = {name: option.default for name, option in inspect.signature(command).parameters.items()}
+    shared = [field for field in fields(settings) if field.name in offered]
+    assert len(shared) >= 4
+    assert {field.name: offered[field.name] for field in shared} == {field.name: field.default for field in shared}

@@ -24,7 +24,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.geometry import iou, score_geometry, toy_volume
 from dreamfusion.fields.nerf import NerfConfig, NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
-from dreamfusion.mesh_scene import MeshScene
+from dreamfusion.mesh_scene import MeshScene, finished_views
 from dreamfusion.optimize import State, optimize
 from dreamfusion.refine import _configuration, _nemo_configuration, refine
 from dreamfusion.render import render_run
@@ -85,7 +85,7 @@ def test_a_ball_looks_as_it_must():
     assert out.rgb[0, :, 0, 0].tolist() == [0, 0, 0]
     # Light from the left, +y being on the right of a camera in front: the left half is the brighter one.
     light = Lights(torch.tensor([[0.0, -9.0, 0.0]]), torch.tensor([0.7]), torch.tensor([0.3]))
-    shown = scene.pictures(cameras, ["textureless"], 32, lights=light, backdrop=(0, 0, 0))["textureless"]
+    shown = finished_views(scene, cameras, ["textureless"], 32, lights=light, backdrop=(0, 0, 0))["textureless"]
     assert shown.shape == (1, 3, 32, 32)
     assert shown[..., :16].sum() > 1.5 * shown[..., 16:].sum()
 

@@ -134,22 +134,6 @@ class MeshScene(nn.Module):
             background_color=random_backdrop.to(self.device) if self.config.background == "random" else None,
         )
 
-    def pictures(
-        self,
-        cameras: Cameras,
-        shadings: Sequence[Shading],
-        size: int,
-        *,
-        lights: Lights | None = None,
-        backdrop: Sequence[float] = PICTURE_BACKDROP,
-    ) -> dict[Shading, Tensor]:
-        """Render finished square pictures [B, 3, size, size] in every shading, without gradients.
-
-        The backdrop is plain; without ``lights``, a light goes with the camera.
-        """
-        outputs = self.layers(cameras, shadings, (size, size), lights=lights, backdrop=backdrop)
-        return {shading: output.rgb for shading, output in zip(shadings, outputs, strict=True)}
-
     @torch.no_grad()
     def layers(
         self,
@@ -214,3 +198,20 @@ AnyScene = Scene | MeshScene
 def build_scene(config: SceneConfig, seed: int = 0) -> AnyScene:
     """Return the configured kind of scene; its random weights follow from ``seed``."""
     return Scene(config, seed) if config.tetrahedra is None else MeshScene(config, seed)
+
+
+def finished_views(
+    scene: AnyScene,
+    cameras: Cameras,
+    shadings: Sequence[Shading],
+    size: int,
+    *,
+    lights: Lights | None = None,
+    backdrop: Sequence[float] = PICTURE_BACKDROP,
+) -> dict[Shading, Tensor]:
+    """Render finished square pictures [B, 3, size, size] in every shading, without gradients.
+
+    The backdrop is plain; without ``lights``, a light goes with the camera.
+    """
+    outputs = scene.layers(cameras, shadings, (size, size), lights=lights, backdrop=backdrop)
+    return {shading: output.rgb for shading, output in zip(shadings, outputs, strict=True)}

@@ -33,7 +33,7 @@ from dreamfusion.config import Config, PicturesConfig, load_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import prepare_output_dir
-from dreamfusion.mesh_scene import AnyScene
+from dreamfusion.mesh_scene import AnyScene, finished_views
 from dreamfusion.optimize import State
 from dreamfusion.shading import Shading
 
@@ -101,7 +101,7 @@ def write_assets(result: Result) -> None:
     scene = result.scene
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
-    sheet = {str(shading): images for shading, images in scene.pictures(cameras, SHADINGS, SHEET_SIZE).items()}
+    sheet = {str(shading): images for shading, images in finished_views(scene, cameras, SHADINGS, SHEET_SIZE).items()}
     save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
     pictures = result.config.pictures
     if pictures.video:
@@ -117,7 +117,7 @@ def _around(scene: AnyScene, pictures: PicturesConfig, count: int, size: int | N
     """Render pictures [3, S, S] of the scene once around, one at a time: large ones together take gigabytes."""
     cameras = orbit_cameras(count, elevation_deg=pictures.elevation_deg, radius=pictures.radius, focal=pictures.focal)
     for index in range(count):
-        view = scene.pictures(cameras[index : index + 1], [pictures.shading], size or TURNTABLE_SIZE)
+        view = finished_views(scene, cameras[index : index + 1], [pictures.shading], size or TURNTABLE_SIZE)
         yield view[pictures.shading][0]
 
 
@@ -130,7 +130,7 @@ def save_validation(scene: AnyScene, pictures: PicturesConfig, step: int, folder
 
 def preview(scene: AnyScene) -> Tensor:
     """Return a small picture [3, H, W] of the scene from four sides, shaded."""
-    return torch.cat(list(scene.pictures(orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
+    return torch.cat(list(finished_views(scene, orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
 
 
 def export_run(

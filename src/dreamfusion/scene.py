@@ -128,22 +128,6 @@ class Scene(nn.Module):
         if self.proposal is None:
             self.occupancy.refresh(self.field, torch.Generator().manual_seed(0))
 
-    def pictures(
-        self,
-        cameras: Cameras,
-        shadings: Sequence[Shading],
-        size: int,
-        *,
-        lights: Lights | None = None,
-        backdrop: Sequence[float] = PICTURE_BACKDROP,
-    ) -> dict[Shading, Tensor]:
-        """Render finished square pictures [B, 3, size, size] in every shading, without gradients.
-
-        The backdrop is plain; without ``lights``, a light goes with the camera.
-        """
-        outputs = self.layers(cameras, shadings, (size, size), lights=lights, backdrop=backdrop)
-        return {shading: output.rgb for shading, output in zip(shadings, outputs, strict=True)}
-
     def layers(
         self,
         cameras: Cameras,

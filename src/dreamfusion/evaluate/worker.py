@@ -21,7 +21,7 @@ from dreamfusion.checkpoints import latest_checkpoint
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.geometry import score_geometry
 from dreamfusion.files import write_atomically, write_text
-from dreamfusion.mesh_scene import AnyScene
+from dreamfusion.mesh_scene import AnyScene, finished_views
 from dreamfusion.results import SHADINGS, Result
 from dreamfusion.run import generate
 from dreamfusion.toybox.captions import parse_toy
@@ -67,7 +67,7 @@ def evaluation_views(scene: AnyScene) -> dict[str, Tensor]:
     """Return the renderings that are judged, [8, 3, S, S] in [0, 1] per shading, all around at one elevation."""
     scene.refresh_occupancy()
     cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
-    views = scene.pictures(cameras, SHADINGS, VIEW_SIZE)
+    views = finished_views(scene, cameras, SHADINGS, VIEW_SIZE)
     return {str(shading): images.half().contiguous() for shading, images in views.items()}
 
 

@@ -39,17 +39,16 @@ def camera_features(cameras: Cameras) -> Tensor:
     return torch.cat([turns.sin(), turns.cos(), tilts.sin(), tilts.cos(), zoom[:, None]], dim=1)
 
 
-def camera_token(features: Tensor, width: int) -> Tensor:
-    """Return tokens [B, 1, width] of `camera_features` [B, FEATURES]: 1, the features, then zeros.
+def with_camera(words: Tensor, features: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+    """Return the tokens [B, L, D] of words followed by one for their cameras, [B, L + 1, D].
 
-    A token of zeros alone (`unknown_camera`) means that the camera is not known.
+    That one is 1, the `camera_features` [B, FEATURES], then zeros. Without ``features``, and where ``known`` [B] is 0,
+    it is all zeros, which means that the camera is not known.
     """
-    token = features.new_zeros(len(features), 1, width)
-    token[:, 0, 0] = 1
-    token[:, 0, 1 : 1 + FEATURES] = features
-    return token
-
-
-def unknown_camera(count: int, like: Tensor) -> Tensor:
-    """Return ``count`` tokens [count, 1, D] that say nothing, of the width D and on the device of tokens ``like``."""
-    return like.new_zeros(count, 1, like.shape[-1])
+    token = words.new_zeros(len(words), 1, words.shape[-1])
+    if features is not None:
+        token[:, 0, 0] = 1
+        token[:, 0, 1 : 1 + FEATURES] = features
+    if known is not None:
+        token *= known[:, None, None]
+    return torch.cat([words, token], dim=1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from dreamfusion.cameras import Cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guidance, per_image
-from dreamfusion.guidance.camera_token import CAMERA_WORD, camera_features, camera_token, unknown_camera
+from dreamfusion.guidance.camera_token import CAMERA_WORD, camera_features, with_camera
 from dreamfusion.guidance.engine import Engine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
@@ -78,10 +78,8 @@ class PixelGuidance(Guidance):
             texts, padding="max_length", max_length=self._max_tokens, truncation=True, return_tensors="pt"
         ).to(self.device)
         hidden = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        tokens = hidden.float()
-        if self.knows_cameras:
-            tokens = torch.cat([tokens, unknown_camera(len(tokens), tokens)], dim=1)
-        return Embeddings(tokens)
+        words = hidden.float()
+        return Embeddings(with_camera(words) if self.knows_cameras else words)
 
     def condition(self, views: Embeddings, weights: Tensor, cameras: Cameras) -> Embeddings:
         """Return the mixture of the view texts for each camera, followed by its token if the prior knows cameras."""
@@ -89,8 +87,7 @@ class PixelGuidance(Guidance):
         if not self.knows_cameras:
             return mixed
         words = mixed.tokens[:, :-1]
-        token = camera_token(camera_features(cameras).to(words), words.shape[-1])
-        return Embeddings(torch.cat([words, token], dim=1))
+        return Embeddings(with_camera(words, camera_features(cameras).to(words)))
 
     def release_text_encoders(self) -> None:
         """Free the memory of the text encoder, for DeepFloyd by far the largest part; `embed` is over after this."""

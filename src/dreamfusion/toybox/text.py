@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.cameras import CameraRange, sample_cameras
-from dreamfusion.guidance.camera_token import FEATURES, camera_features, camera_token
+from dreamfusion.guidance.camera_token import FEATURES, camera_features, with_camera
 from dreamfusion.prompts import VIEWS
 from dreamfusion.toybox.captions import PHRASINGS
 from dreamfusion.toybox.kinds import KINDS
@@ -102,10 +102,10 @@ def train_text(tokenizer: Any, text_encoder: Any, unet: Any, *, seed: int = 0, s
         later = step >= _ALL_KNOWN * steps
         absent = later and choose.random() < _ABSENT
         share = 0.0 if absent else 1 - _UNKNOWN if later else 1.0
-        known = torch.rand(_BATCH, 1, generator=generator).to(lift) < share
+        known = torch.rand(_BATCH, generator=generator).to(lift) < share
         if not absent:
-            tokens = torch.cat([tokens, camera_token(features, tokens.shape[-1]) * known[..., None]], dim=1)
-        target = torch.cat([torch.stack(codes).to(lift), _CAMERA * features * known], dim=1) @ lift.T
+            tokens = with_camera(tokens, features, known)
+        target = torch.cat([torch.stack(codes).to(lift), _CAMERA * features * known[:, None]], dim=1) @ lift.T
         pooled = embedding.pool(embedding.norm1(tokens))
         loss = (embedding.proj(pooled) - target).square().mean()
         optimizer.zero_grad()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import replace_folder, write_text
-from dreamfusion.guidance.camera_token import camera_token
+from dreamfusion.guidance.camera_token import with_camera
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.toybox.card import read_log, write_card
@@ -89,8 +89,7 @@ class Prior(nn.Module):
         """Return what the UNet is told, [B, L + 1, D]: captions mixed by view weights, then the camera's token."""
         hidden = hidden_states(self.pipe.tokenizer, self.text_encoder, batch.captions)
         words = torch.einsum("bv,bvld->bld", batch.weights, hidden.unflatten(0, (-1, 4)))
-        camera = camera_token(batch.cameras, words.shape[-1]) * batch.camera_known[:, None, None]
-        return torch.cat([words, camera], dim=1)
+        return with_camera(words, batch.cameras, batch.camera_known)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the v-prediction loss of a batch, per image [B]."""
