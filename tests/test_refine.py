@@ -22,6 +22,7 @@ from dreamfusion.cli import main
 from dreamfusion.config import SceneConfig, parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.geometry import iou, score_geometry, toy_volume
+from dreamfusion.evaluate.outlines import score_outlines
 from dreamfusion.fields.nerf import NerfConfig, NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
 from dreamfusion.mesh_scene import MeshScene, finished_views
@@ -127,6 +128,12 @@ def test_the_field_of_a_mesh_is_its_surface():
     assert score.iou > 0.9
     assert score.iou_unaligned > 0.85
     assert score.normal_error_deg < 15
+    seen = score_outlines(scene, mushroom)
+    assert seen.silhouette_iou > 0.93
+    assert seen.normal_error_deg < 10
+    other = score_outlines(scene, Toy("car", "red"))
+    assert other.silhouette_iou < 0.7
+    assert other.normal_error_deg > 25
 
 
 # Optimisation
