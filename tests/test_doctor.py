@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
 from rich.console import Console
 
 from dreamfusion import doctor
+from dreamfusion.cli import main
 from dreamfusion.doctor import Check, print_report, report
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.loading import count_parameters
@@ -175,3 +176,13 @@ def test_printed_report_names_remedies_and_the_outcome(monkeypatch):
     fine, text = printed([Check("Disk", "fail", "none", 'pip install ".[view]"')])
     assert not fine
     assert '".[view]"' in text, "square brackets are text, not markup"
+
+
+@pytest.mark.parametrize("option", ["--model", "--guidance"])
+def test_the_command_takes_a_model_by_either_name(option, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        doctor, "print_report", lambda model, output, precision: asked.append((model, precision)) or True
+    )
+    main(["doctor", option, "somebody/model", "--precision", "bf16"])
+    assert asked == [("somebody/model", "bf16")]

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -618,7 +618,7 @@ def judge_train(
 
 def doctor(
     *,
-    model: str | None = None,
+    model: Annotated[str | None, tyro.conf.arg(aliases=["--guidance"])] = None,
     output: Path = Path("runs"),
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32",
 ) -> None:
