@@ -1,5 +1,6 @@
 """Kernels: hand-worked values, and every kernel against its PyTorch twin, forward and backward, on all devices."""
 
+import itertools
 import math
 
 import pytest
@@ -71,8 +72,9 @@ def test_hashed_vertex_reads_the_entry_of_the_published_hash(encode, device):
 @on_every_device
 @pytest.mark.parametrize("features", [1, 2, 4])
 @pytest.mark.parametrize("smoothstep", [False, True])
-def test_hash_encode_agrees_with_its_twin(features, smoothstep, device):
-    layout = HashGridLayout.geometric(5, features, 9, 4, 600, smoothstep=smoothstep)
+@pytest.mark.parametrize("staggered", [False, True])
+def test_hash_encode_agrees_with_its_twin(features, smoothstep, staggered, device):
+    layout = HashGridLayout.geometric(5, features, 9, 4, 600, smoothstep=smoothstep, staggered=staggered)
     points = (torch.rand(1000, 3, generator=seeded()) * 1.2 - 0.1).to(device)
     table = torch.randn(layout.entries, features, generator=seeded(1)).to(device).requires_grad_()
     ours, twin = hash_encode(points, table, layout), hash_encode_reference(points, table, layout)
@@ -81,6 +83,40 @@ def test_hash_encode_agrees_with_its_twin(features, smoothstep, device):
     (ours_grad,) = torch.autograd.grad(ours, table, upstream)
     (twin_grad,) = torch.autograd.grad(twin, table, upstream)
     torch.testing.assert_close(ours_grad, twin_grad, atol=2e-4, rtol=1e-4)
+
+
+def tiny_cuda_nn_value(x: list[float], table: list[float], base: int, growth: float, level: int) -> float:
+    """Return what tiny-cuda-nn's common_device.h says of one level, number by number; ``table`` is that level's."""
+    scale = base * growth**level - 1
+    resolution = math.ceil(scale) + 1
+    position = [scale * value + 0.5 for value in x]
+    cell = [math.floor(value) for value in position]
+    total = 0.0
+    for corner in itertools.product((0, 1), repeat=3):
+        weight = math.prod(p - c if bit else 1 - (p - c) for p, c, bit in zip(position, cell, corner, strict=True))
+        at = [c + bit for c, bit in zip(cell, corner, strict=True)]
+        if len(table) < resolution**3:
+            index = at[0] ^ (at[1] * 2654435761) ^ (at[2] * 805459861)
+        else:
+            index = at[0] + resolution * (at[1] + resolution * at[2])
+        total += weight * table[index % len(table)]
+    return total
+
+
+@on_every_device
+@pytest.mark.parametrize("encode", [hash_encode, hash_encode_reference])
+def test_a_staggered_grid_is_that_of_tiny_cuda_nn(encode, device):
+    layout = HashGridLayout.geometric(3, 1, 9, 5, 20, smoothstep=False, staggered=True)
+    assert layout.offsets == (0, 128, 640, 1152)  # 5^3 filled up to 128; 10^3 and 20^3 do not fit into 512
+    assert layout.dense_levels == 1
+    table = torch.randn(layout.entries, 1, generator=seeded(1))
+    # The last two reach beyond the end of the dense level, in one axis and in all.
+    points = [[0.1, 0.5, 0.93], [0.0, 0.31, 0.77], [0.99, 0.2, 0.4], [1.0, 1.0, 1.0]]
+    found = encode(torch.tensor(points, device=device), table.to(device), layout).cpu()
+    for level, (begin, end) in enumerate(itertools.pairwise(layout.offsets)):
+        values = table[begin:end, 0].tolist()
+        expected = [tiny_cuda_nn_value(x, values, 5, 2.0, level) for x in points]
+        assert found[:, level].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_fine_resolutions_do_not_overflow_the_dense_test():
@@ -130,9 +166,10 @@ def test_points_get_no_gradient():
 
 @on_every_device
 @pytest.mark.parametrize("features", [1, 4])
+@pytest.mark.parametrize("staggered", [False, True])
 @pytest.mark.parametrize("smoothstep", [False, True])
-def test_slope_of_the_encoding_agrees_with_its_twin(features, smoothstep, device):
-    layout = HashGridLayout.geometric(5, features, 9, 4, 60, smoothstep=smoothstep)
+def test_slope_of_the_encoding_agrees_with_its_twin(features, smoothstep, staggered, device):
+    layout = HashGridLayout.geometric(5, features, 9, 4, 60, smoothstep=smoothstep, staggered=staggered)
     points = torch.rand(500, 3, generator=seeded()).to(device)
     table = torch.randn(layout.entries, features, generator=seeded(1)).to(device).requires_grad_()
     upstream = torch.randn(500, layout.channels, generator=seeded(2)).to(device).requires_grad_()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields import tinycudann
 from dreamfusion.fields.encodings import frequency_channels, frequency_encode
 from dreamfusion.fields.field import Field, FieldConfig
 from dreamfusion.kernels.hashgrid import HashGridLayout, hash_encode, hash_encode_slope
@@ -31,7 +32,8 @@ class HashGridConfig:
     ``max_level`` is the share of the levels in use, rounded up (NeMo's encoder_max_level); the networks read 0 for the
     others. With ``start_level`` a run begins with that many, and one more joins at the share ``progressive_from`` of
     the run and after each ``progressive_interval`` (threestudio: 8, 0.2 and 0.05, which is every 500 of its 10,000
-    steps).
+    steps). A ``staggered`` grid is that of tiny-cuda-nn, its levels shifted by half a cell and its table in that
+    library's order (`HashGridLayout`).
     """
 
     levels: int = 6
@@ -40,6 +42,7 @@ class HashGridConfig:
     base_resolution: int = 8
     max_resolution: int = 48
     interpolation: Literal["linear", "smoothstep"] = "smoothstep"
+    staggered: bool = False
     max_level: float = 1.0
     start_level: int | None = None
     progressive_from: float = 0.2
@@ -66,6 +69,7 @@ class HashGridConfig:
             self.base_resolution,
             self.max_resolution,
             smoothstep=self.interpolation == "smoothstep",
+            staggered=self.staggered,
         )
 
     def active_levels(self, progress: Tensor) -> Tensor:
@@ -85,6 +89,8 @@ class NerfConfig(FieldConfig):
     ``encoding`` "frequency" replaces the hash grid by sines and cosines of the position at ``frequencies`` octaves,
     the first with a period of two pi world units, and so wants wider and deeper networks. ``network_bias`` False is
     how tiny-cuda-nn's fused networks are; NeMo's variant on them has a softplus, and a linear blob of 10 and 0.5.
+    Without biases, on a ``staggered`` grid, that library computes both on a GPU if it is installed, in half precision;
+    but for analytic normals, since it cannot be differentiated twice.
     """
 
     encoding: Literal["hashgrid", "frequency"] = "hashgrid"
@@ -102,10 +108,28 @@ class NerfConfig(FieldConfig):
             raise DreamFusionError("Frequency encoding: give at least 1 octave.")
 
 
+class FusedNetwork(nn.Sequential):
+    """A ReLU network without biases that tiny-cuda-nn computes where it can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs [N, outputs] for ``x`` [N, inputs]."""
+        return tinycudann.network(x, self) if tinycudann.usable(x.device) else super().forward(x)
+
+
 def mlp(
-    inputs: int, outputs: int, width: int, layers: int, generator: torch.Generator | None = None, *, bias: bool = True
+    inputs: int,
+    outputs: int,
+    width: int,
+    layers: int,
+    generator: torch.Generator | None = None,
+    *,
+    bias: bool = True,
+    fused: bool = False,
 ) -> nn.Sequential:
-    """Return a ReLU network with ``layers`` hidden layers: He-uniform weights drawn from ``generator``, zero biases."""
+    """Return a ReLU network with ``layers`` hidden layers: He-uniform weights drawn from ``generator``, zero biases.
+
+    ``fused`` makes it a `FusedNetwork`, which has no biases.
+    """
     widths = [inputs, *[width] * layers, outputs]
     modules: list[nn.Module] = []
     for i, (before, after) in enumerate(itertools.pairwise(widths)):
@@ -114,7 +138,7 @@ def mlp(
         if bias:
             nn.init.zeros_(linear.bias)
         modules += [linear, nn.ReLU(inplace=True)] if i < layers else [linear]
-    return nn.Sequential(*modules)
+    return (FusedNetwork if fused else nn.Sequential)(*modules)
 
 
 class NerfField(Field):
@@ -135,8 +159,9 @@ class NerfField(Field):
             self.table = nn.Parameter(table.uniform_(-1e-4, 1e-4, generator=generator))
         channels = self.layout.channels if hashed else frequency_channels(c.frequencies)
         shape = (c.hidden_width, c.hidden_layers, generator)
-        self.density_network = mlp(channels, 1, *shape, bias=c.network_bias)
-        self.albedo_network = mlp(channels, 3, *shape, bias=c.network_bias)
+        self.fused = hashed and c.grid.staggered and not c.network_bias and c.normal_method != "analytic"
+        self.density_network = mlp(channels, 1, *shape, bias=c.network_bias, fused=self.fused)
+        self.albedo_network = mlp(channels, 3, *shape, bias=c.network_bias, fused=self.fused)
 
     def parameter_groups(self, grid_lr: float, network_lr: float) -> list[dict[str, Any]]:
         """Return optimiser groups: the hash grid with ``grid_lr``, both networks with ``network_lr``."""
@@ -148,7 +173,8 @@ class NerfField(Field):
         """Return the encoding of the points ``x`` [N, 3], with zeros for levels that are not in use."""
         if self.table is None:
             return frequency_encode(x, self.config.frequencies)
-        return self._masked(hash_encode((x + 1) / 2, self.table, self.layout))
+        fused = self.fused and tinycudann.usable(x.device)
+        return self._masked((tinycudann.encode if fused else hash_encode)((x + 1) / 2, self.table, self.layout))
 
     def encoding_slope(self, x: Tensor, upstream: Tensor) -> Tensor | None:
         """Return the gradient [N, 3] of sum(upstream * encode(x)); None if automatic differentiation tells it."""

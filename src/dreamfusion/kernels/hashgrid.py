@@ -3,6 +3,7 @@
 Symbols: N points, L levels, F features per entry, E entries of all levels together.
 A level with resolution r has (r + 1)^3 vertices. Levels whose vertices fit into the table size are stored densely,
 x fastest; the others share 2^k entries through the spatial hash x ^ (y * p1) ^ (z * p2).
+Grids are aligned, cells filling the unit cube, or staggered as those of tiny-cuda-nn, so that tables are exchangeable.
 """
 
 # Kernels are written in Warp's dialect: annotations are values.
@@ -31,10 +32,14 @@ class HashGridLayout:
 
     ``resolutions`` [L] are cells per axis; level l owns the entries ``offsets[l]`` to ``offsets[l + 1]``; the first
     ``dense_levels`` are stored densely. ``smoothstep`` interpolates with 3w^2 - 2w^3 instead of linearly, so that
-    the encoding has a continuous gradient in space.
+    the encoding has a continuous gradient in space. A point x of the unit cube lies at ``scales[l]`` * x + ``shift``
+    cells of level l. ``shift`` is 0, or one half for a staggered grid, whose last cell reaches beyond the cube: what it
+    would find there is, as in tiny-cuda-nn, an entry at the other end of a dense level.
     """
 
     resolutions: tuple[int, ...]
+    scales: tuple[float, ...]
+    shift: float
     offsets: tuple[int, ...]
     dense_levels: int
     features: int
@@ -50,15 +55,28 @@ class HashGridLayout:
         max_resolution: int,
         *,
         smoothstep: bool = True,
+        staggered: bool = False,
     ) -> "HashGridLayout":
-        """Space ``levels`` resolutions geometrically from base to max, at most 2^``log2_size`` entries each."""
+        """Space ``levels`` resolutions geometrically from base to max, at most 2^``log2_size`` entries each.
+
+        A ``staggered`` grid has base and max *vertices*, so that scales are one less, and its dense levels are filled
+        up to multiples of 8 entries (tiny-cuda-nn, common_device.h and encodings/grid.h).
+        """
         growth = math.log(max_resolution / base_resolution) / max(levels - 1, 1)
-        # The small term keeps exp(log(max)) from falling just below max.
-        resolutions = tuple(int(base_resolution * math.exp(growth * level) + 1e-6) for level in range(levels))
+        sides = [base_resolution * math.exp(growth * level) for level in range(levels)]
+        # The small terms keep exp(log(max)) from falling just beside max.
+        if staggered:
+            scales = tuple(side - 1 for side in sides)
+            resolutions = tuple(math.ceil(scale - 1e-6) for scale in scales)
+        else:
+            resolutions = tuple(int(side + 1e-6) for side in sides)
+            scales = tuple(float(r) for r in resolutions)
         vertices = [(r + 1) ** 3 for r in resolutions]
-        sizes = [min(v, 2**log2_size) for v in vertices]
+        filled = [-(-v // 8) * 8 if staggered else v for v in vertices]
+        sizes = [min(v, 2**log2_size) for v in filled]
         dense = sum(v <= 2**log2_size for v in vertices)
-        return cls(resolutions, tuple(itertools.accumulate(sizes, initial=0)), dense, features, smoothstep)
+        offsets = tuple(itertools.accumulate(sizes, initial=0))
+        return cls(resolutions, scales, 0.5 if staggered else 0.0, offsets, dense, features, smoothstep)
 
     @property
     def levels(self) -> int:
@@ -139,13 +157,25 @@ def _slope_weights(w: wp.vec3, slope: wp.vec3):
 
 
 @wp.func
-def _grid_position(x: wp.vec3, resolution: int):
-    return wp.vec3(wp.clamp(x[0], 0.0, 1.0), wp.clamp(x[1], 0.0, 1.0), wp.clamp(x[2], 0.0, 1.0)) * float(resolution)
+def _wrapped(entries: _Corners, offset: int, size: int):
+    """Return entries that lie beyond the end of a level at its beginning."""
+    for k in range(8):
+        if entries[k] >= offset + size:
+            entries[k] -= size
+    return entries
 
 
 @wp.func
-def _cell(position: wp.vec3, resolution: int):
-    last = resolution - 1
+def _grid_position(x: wp.vec3, scale: float, shift: float):
+    clamped = wp.vec3(wp.clamp(x[0], 0.0, 1.0), wp.clamp(x[1], 0.0, 1.0), wp.clamp(x[2], 0.0, 1.0))
+    return clamped * scale + wp.vec3(shift, shift, shift)
+
+
+@wp.func
+def _cell(position: wp.vec3, resolution: int, shift: float):
+    last = resolution
+    if shift == 0.0:  # a point at the end of an aligned grid belongs to the last cell
+        last -= 1
     return wp.vec3i(wp.min(int(position[0]), last), wp.min(int(position[1]), last), wp.min(int(position[2]), last))
 
 
@@ -160,26 +190,26 @@ def _fraction(position: wp.vec3, cell: wp.vec3i, smoothstep: bool):
 
 
 @wp.func
-def _fraction_slope(position: wp.vec3, cell: wp.vec3i, resolution: int, smoothstep: bool):
+def _fraction_slope(position: wp.vec3, cell: wp.vec3i, scale: float, smoothstep: bool):
     """Return the derivative of each fraction along its own axis of the unit cube."""
     w = position - wp.vec3(float(cell[0]), float(cell[1]), float(cell[2]))
     if smoothstep:
-        rate = 6.0 * float(resolution)
+        rate = 6.0 * scale
         return rate * wp.vec3(w[0] * (1.0 - w[0]), w[1] * (1.0 - w[1]), w[2] * (1.0 - w[2]))
-    return wp.vec3(float(resolution), float(resolution), float(resolution))
+    return wp.vec3(scale, scale, scale)
 
 
 @wp.func
-def _value_at(direction: wp.vec3, position: wp.vec3, cell: wp.vec3i, resolution: int, smoothstep: bool):
+def _value_at(direction: wp.vec3, position: wp.vec3, cell: wp.vec3i, scale: float, smoothstep: bool):
     """Return the weights of the corners of a cell."""
     return _weights(_fraction(position, cell, smoothstep))
 
 
 @wp.func
-def _slope_at(direction: wp.vec3, position: wp.vec3, cell: wp.vec3i, resolution: int, smoothstep: bool):
+def _slope_at(direction: wp.vec3, position: wp.vec3, cell: wp.vec3i, scale: float, smoothstep: bool):
     """Return the derivative of those weights when the point moves along ``direction``."""
     w = _fraction(position, cell, smoothstep)
-    return _slope_weights(w, wp.cw_mul(direction, _fraction_slope(position, cell, resolution, smoothstep)))
+    return _slope_weights(w, wp.cw_mul(direction, _fraction_slope(position, cell, scale, smoothstep)))
 
 
 @functools.cache
@@ -200,6 +230,8 @@ def _kernels(features: int, along: bool = False) -> tuple[wp.Kernel, wp.Kernel, 
         directions: wp.array(dtype=wp.vec3),
         table: wp.array(dtype=vec),
         resolutions: wp.array(dtype=int),
+        scales: wp.array(dtype=float),
+        shift: float,
         offsets: wp.array(dtype=int),
         dense_levels: int,
         smoothstep: bool,
@@ -209,16 +241,18 @@ def _kernels(features: int, along: bool = False) -> tuple[wp.Kernel, wp.Kernel, 
         grain: int,
     ):
         level, block = wp.tid()
-        resolution = resolutions[level]
+        resolution, scale = resolutions[level], scales[level]
         offset = offsets[level]
         size = offsets[level + 1] - offset
         dense = level < dense_levels
         begin = first + block * grain
         for i in range(begin, wp.min(begin + grain, last)):
-            position = _grid_position(points[i], resolution)
-            c = _cell(position, resolution)
-            weights = corner_weights(directions[i], position, c, resolution, smoothstep)
+            position = _grid_position(points[i], scale, shift)
+            c = _cell(position, resolution, shift)
+            weights = corner_weights(directions[i], position, c, scale, smoothstep)
             entries = _entries(c, offset, resolution, size, dense)
+            if dense and shift > 0.0:
+                entries = _wrapped(entries, offset, size)
             total = vec()
             for k in range(8):
                 total += weights[k] * table[entries[k]]
@@ -240,6 +274,8 @@ def _kernels(features: int, along: bool = False) -> tuple[wp.Kernel, wp.Kernel, 
         directions: wp.array(dtype=wp.vec3),
         encoding_grad: wp.array2d(dtype=vec),
         resolutions: wp.array(dtype=int),
+        scales: wp.array(dtype=float),
+        shift: float,
         offsets: wp.array(dtype=int),
         dense_levels: int,
         smoothstep: bool,
@@ -251,16 +287,18 @@ def _kernels(features: int, along: bool = False) -> tuple[wp.Kernel, wp.Kernel, 
     ):
         lane, block = wp.tid()
         level = first_level + lane * level_stride
-        resolution = resolutions[level]
+        resolution, scale = resolutions[level], scales[level]
         offset = offsets[level]
         size = offsets[level + 1] - offset
         dense = level < dense_levels
         begin = block * grain
         for i in range(begin, wp.min(begin + grain, count)):
-            position = _grid_position(points[i], resolution)
-            c = _cell(position, resolution)
-            weights = corner_weights(directions[i], position, c, resolution, smoothstep)
+            position = _grid_position(points[i], scale, shift)
+            c = _cell(position, resolution, shift)
+            weights = corner_weights(directions[i], position, c, scale, smoothstep)
             entries = _entries(c, offset, resolution, size, dense)
+            if dense and shift > 0.0:
+                entries = _wrapped(entries, offset, size)
             g = encoding_grad[level, i]
             for k in range(8):
                 wp.atomic_add(table_grad, entries[k], weights[k] * g)
@@ -279,6 +317,8 @@ def _slope_kernel(features: int) -> wp.Kernel:
         table: wp.array(dtype=vec),
         upstream: wp.array2d(dtype=vec),
         resolutions: wp.array(dtype=int),
+        scales: wp.array(dtype=float),
+        shift: float,
         offsets: wp.array(dtype=int),
         dense_levels: int,
         smoothstep: bool,
@@ -288,20 +328,22 @@ def _slope_kernel(features: int) -> wp.Kernel:
         grain: int,
     ):
         level, block = wp.tid()
-        resolution = resolutions[level]
+        resolution, scale = resolutions[level], scales[level]
         offset = offsets[level]
         size = offsets[level + 1] - offset
         dense = level < dense_levels
         begin = first + block * grain
         for i in range(begin, wp.min(begin + grain, last)):
-            position = _grid_position(points[i], resolution)
-            c = _cell(position, resolution)
+            position = _grid_position(points[i], scale, shift)
+            c = _cell(position, resolution, shift)
             w = _fraction(position, c, smoothstep)
-            rate = _fraction_slope(position, c, resolution, smoothstep)
+            rate = _fraction_slope(position, c, scale, smoothstep)
             x = _slope_weights(w, wp.vec3(rate[0], 0.0, 0.0))
             y = _slope_weights(w, wp.vec3(0.0, rate[1], 0.0))
             z = _slope_weights(w, wp.vec3(0.0, 0.0, rate[2]))
             entries = _entries(c, offset, resolution, size, dense)
+            if dense and shift > 0.0:
+                entries = _wrapped(entries, offset, size)
             total = wp.vec3()
             for k in range(8):
                 total += wp.dot(table[entries[k]], upstream[level, i]) * wp.vec3(x[k], y[k], z[k])
@@ -311,9 +353,16 @@ def _slope_kernel(features: int) -> wp.Kernel:
 
 
 @functools.cache
-def _layout_tensors(layout: HashGridLayout, device: torch.device) -> tuple[Tensor, Tensor]:
+def _layout_tensors(layout: HashGridLayout, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     resolutions = torch.tensor(layout.resolutions, dtype=torch.int32, device=device)
-    return resolutions, torch.tensor(layout.offsets, dtype=torch.int32, device=device)
+    scales = torch.tensor(layout.scales, dtype=torch.float32, device=device)
+    return resolutions, scales, torch.tensor(layout.offsets, dtype=torch.int32, device=device)
+
+
+def _layout_arguments(layout: HashGridLayout, device: torch.device) -> list[Any]:
+    """Return what the kernels want to know of a layout, in their order."""
+    resolutions, scales, offsets = (array(tensor) for tensor in _layout_tensors(layout, device))
+    return [resolutions, scales, layout.shift, offsets, layout.dense_levels, layout.smoothstep]
 
 
 def _vector_type(features: int) -> Any:
@@ -324,22 +373,19 @@ def _warp_encode(points: Tensor, table: Tensor, layout: HashGridLayout, directio
     """Encode ``points``, or with ``directions`` the derivative along them."""
     vec, device = _vector_type(layout.features), points.device
     encode, _, _ = _kernels(layout.features, along=directions is not None)
-    resolutions, offsets = _layout_tensors(layout, device)
     encoding = points.new_empty(layout.levels, len(points), layout.features)
     # A kernel without directions never reads the argument that stands in for them.
     arguments = [array(points, wp.vec3), array(points if directions is None else directions, wp.vec3)]
-    arguments += [array(table, vec), array(resolutions), array(offsets)]
-    arguments += [layout.dense_levels, layout.smoothstep, array(encoding, vec)]
+    arguments += [array(table, vec), *_layout_arguments(layout, device), array(encoding, vec)]
     launch_over(encode, len(points), arguments, device, lanes=layout.levels)
     return encoding.transpose(0, 1).flatten(1)
 
 
 def _warp_slope(points: Tensor, table: Tensor, upstream: Tensor, layout: HashGridLayout) -> Tensor:
     vec, device = _vector_type(layout.features), points.device
-    resolutions, offsets = _layout_tensors(layout, device)
     slopes = points.new_empty(layout.levels, len(points), 3)
     arguments = [array(points, wp.vec3), array(table, vec), array(_by_level(upstream, layout), vec)]
-    arguments += [array(resolutions), array(offsets), layout.dense_levels, layout.smoothstep, array(slopes, wp.vec3)]
+    arguments += [*_layout_arguments(layout, device), array(slopes, wp.vec3)]
     launch_over(_slope_kernel(layout.features), len(points), arguments, device, lanes=layout.levels)
     return slopes.sum(0)
 
@@ -355,13 +401,13 @@ def _warp_scatter(
     """Return the gradient to the table for one to the encoding, or to its derivative along ``directions``."""
     vec, device, count = _vector_type(layout.features), points.device, len(points)
     _, clear, scatter = _kernels(layout.features, along=directions is not None)
-    resolutions, offsets = (array(t) for t in _layout_tensors(layout, device))
+    offsets = array(_layout_tensors(layout, device)[2])
     # Not zeros: each thread clears its own levels just before it adds to them, while they are in its cache.
     table_grad = large_empty(layout.entries, layout.features, device)
     grad = array(table_grad, vec)
     by_level = _by_level(encoding_grad, layout)
     inputs = [array(points, wp.vec3), array(points if directions is None else directions, wp.vec3)]
-    inputs += [array(by_level, vec), resolutions, offsets, layout.dense_levels, layout.smoothstep]
+    inputs += [array(by_level, vec), *_layout_arguments(layout, device)]
     largest = max(b - a for a, b in itertools.pairwise(layout.offsets))
     step = grain(device)
 
@@ -447,18 +493,19 @@ def hash_encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout)
     """Do what ``hash_encode`` does in plain PyTorch: its reference in tests, and the way on Apple MPS."""
     corner = torch.tensor(list(itertools.product((0, 1), repeat=3)), device=points.device)
     encodings = []
-    for level, resolution in enumerate(layout.resolutions):
-        position = points.clamp(0, 1) * resolution
-        cell = position.long().clamp(max=resolution - 1)
+    staggered = layout.shift > 0
+    for level, (resolution, scale) in enumerate(zip(layout.resolutions, layout.scales, strict=True)):
+        position = points.clamp(0, 1) * scale + layout.shift
+        cell = position.long().clamp(max=resolution if staggered else resolution - 1)
         w = position - cell
         if layout.smoothstep:
             w = w * w * (3 - 2 * w)
         weight = torch.where(corner == 1, w[:, None], 1 - w[:, None]).prod(dim=-1)
         x, y, z = (cell[:, None] + corner).unbind(-1)
+        size = layout.offsets[level + 1] - layout.offsets[level]
         if level < layout.dense_levels:
-            index = x + (resolution + 1) * (y + (resolution + 1) * z)
+            index = (x + (resolution + 1) * (y + (resolution + 1) * z)) % size
         else:
-            size = layout.offsets[level + 1] - layout.offsets[level]
             # 64-bit products agree with 32-bit ones in the low bits that the mask keeps.
             index = (x ^ (y * _PRIME_Y) ^ (z * _PRIME_Z)) & (size - 1)
         features = table[layout.offsets[level] + index]

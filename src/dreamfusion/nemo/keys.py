@@ -233,8 +233,13 @@ PARTS: dict[str, dict[str, Part]] = {
             }
             | _fused_layers("sigma_net_cfg", "scene.nerf.hidden_width", "scene.nerf.hidden_layers")
             | _fused_layers("features_net_cfg", "scene.nerf.hidden_width", "scene.nerf.hidden_layers"),
-            _NERF_SETS | {"scene.nerf.grid.max_resolution": 2048, "scene.nerf.network_bias": False},
-            "the same grid and networks without biases, computed by our kernels on every machine",
+            _NERF_SETS
+            | {
+                "scene.nerf.grid.max_resolution": 2048,
+                "scene.nerf.grid.staggered": True,
+                "scene.nerf.network_bias": False,
+            },
+            "the same grid and networks without biases; by tinycudann on a GPU if it is installed, else by our kernels",
         ),
     },
     "background": {
