@@ -36,7 +36,7 @@ from dreamfusion.prompts import VIEWS, view_weights
 from dreamfusion.results import SHADINGS
 from dreamfusion.scene import PICTURE_BACKDROP
 from dreamfusion.shading import Lights, Shading, headlights
-from dreamfusion.toybox.captions import PHRASINGS, caption
+from dreamfusion.toybox.captions import ATTRIBUTES, PHRASINGS, attributes, caption
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer, name_for_older_transformers
 from dreamfusion.toybox.render import compose, paint_toys, trace
@@ -92,16 +92,6 @@ def build_judge(vocabulary_size: int, eos_token_id: int) -> VisionTextDualEncode
     return VisionTextDualEncoderModel(config)
 
 
-_ATTRIBUTES = {
-    "kind": list(KINDS),
-    "color": list(COLORS),
-    "pattern": list(PATTERNS),
-    "size": list(SIZES),
-    "part_color": list(COLORS),
-    "view": list(VIEWS),
-}
-
-
 class AttributeHeads(nn.Module):
     """Linear classifiers of everything a caption can say, on what an encoder pools; used in training only.
 
@@ -111,16 +101,17 @@ class AttributeHeads(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict({name: nn.Linear(width, len(words) + 1) for name, words in _ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(words) + 1) for name, words in ATTRIBUTES.items()})
 
     def loss(self, pooled: Tensor, toys: Sequence[Toy], views: Sequence[str | None]) -> Tensor:
         """Return the mean cross-entropy of all attributes; what is not said is a class of its own."""
         total = torch.zeros(())
-        for name, words in _ATTRIBUTES.items():
-            said = views if name == "view" else [getattr(toy, name) for toy in toys]
-            target = torch.tensor([words.index(word) if word else len(words) for word in said])
+        said = [attributes(toy, view) for toy, view in zip(toys, views, strict=True)]
+        for name, words in ATTRIBUTES.items():
+            found = [caption[name] for caption in said]
+            target = torch.tensor([words.index(word) if word else len(words) for word in found])
             total = total + cross_entropy(self.heads[name](pooled), target)
-        return total / len(_ATTRIBUTES)
+        return total / len(ATTRIBUTES)
 
 
 def is_true(said: Toy, said_view: str | None, toy: Toy, view: str) -> bool:

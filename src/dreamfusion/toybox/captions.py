@@ -10,7 +10,22 @@ from dreamfusion.prompts import VIEWS
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "kind": tuple(KINDS),
+    "color": tuple(COLORS),
+    "pattern": tuple(PATTERNS),
+    "size": tuple(SIZES),
+    "part_color": tuple(COLORS),
+    "view": VIEWS,
+}
+"""All that a caption can say, and the words it has for it."""
+
 _PARTS = {kind.part for kind in KINDS.values()}
+
+
+def attributes(toy: Toy, view: str | None) -> dict[str, str | None]:
+    """Return what the caption of a toy seen from ``view`` says, by the names of `ATTRIBUTES`; None for the unsaid."""
+    return {**vars(toy), "view": view}
 
 
 def article(word: str) -> str:

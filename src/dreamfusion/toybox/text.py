@@ -19,12 +19,11 @@ from torch import Tensor
 from dreamfusion.cameras import CameraRange, sample_cameras
 from dreamfusion.guidance.camera_token import FEATURES, camera_features, with_camera
 from dreamfusion.prompts import VIEWS
-from dreamfusion.toybox.captions import PHRASINGS
+from dreamfusion.toybox.captions import ATTRIBUTES, PHRASINGS, attributes
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 
-_ATTRIBUTES = (list(KINDS), list(COLORS), list(VIEWS), list(PATTERNS), list(SIZES), list(COLORS))
-CODE_LENGTH = sum(len(names) for names in _ATTRIBUTES)
+CODE_LENGTH = sum(len(words) for words in ATTRIBUTES.values())
 _CAMERA = 0.35  # length of a camera's features in the code, per feature, when an attribute has about 1
 _UNKNOWN, _ABSENT = 0.2, 0.2  # shares of captions whose camera is not known, and of batches without its token ...
 _ALL_KNOWN = 0.6  # ... after this share of the steps: the pooling finds the token late, and later if it is often empty
@@ -35,13 +34,12 @@ _BATCH = 128
 
 def code(toy: Toy, view: str) -> Tensor:
     """Return what a caption says, [CODE_LENGTH]: one-hot less its mean per attribute, zero for what it leaves open."""
-    said = (toy.kind, toy.color, view, toy.pattern, toy.size, toy.part_color)
-    parts = []
-    for names, name in zip(_ATTRIBUTES, said, strict=True):
-        one_hot = torch.zeros(len(names))
-        if name:
-            one_hot -= 1 / len(names)
-            one_hot[names.index(name)] += 1
+    said, parts = attributes(toy, view), []
+    for name, words in ATTRIBUTES.items():
+        one_hot, word = torch.zeros(len(words)), said[name]
+        if word:
+            one_hot -= 1 / len(words)
+            one_hot[words.index(word)] += 1
         parts.append(one_hot)
     return torch.cat(parts)
 
