@@ -86,7 +86,7 @@ _THREESTUDIO: dict[str, Any] = {
 
 _EMBEDDED: dict[str, Any] = {
     "guidance": {
-        "guidance_scale": 2.0,
+        "guidance_scale": 3.0,
         "t_min_start": 0.8,
         "t_min": 0.2,
         "t_max": 0.97,
@@ -96,7 +96,8 @@ _EMBEDDED: dict[str, Any] = {
         "weighting": "ism",
     },
     "scene": {"surface_smoothing": 0.03},
-    "loss": {"opacity": 5.0, "entropy": 1.0},
+    "loss": {"opacity": 15.0, "entropy": 1.0},
+    "steps": 200,
     "resolution_end": 32,
 }
 """Score distillation from the embedded prior, which knows the camera.
@@ -111,12 +112,7 @@ weak: they clear the haze that a low scale leaves.
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": _EMBEDDED | {"steps": 100},
     "default": _EMBEDDED,
-    "high": _EMBEDDED
-    | {
-        "steps": 3000,
-        "resolution_end": 64,
-        "scene": {"nerf": {"grid": {"levels": 8, "log2_size": 18, "max_resolution": 512}}, "surface_smoothing": 0.02},
-    },
+    "high": _EMBEDDED | {"steps": 1000},
     # The paper (arXiv 2209.14988); "not given" is our choice.
     "paper": {
         "steps": 15000,  # section 3.2
