@@ -105,8 +105,8 @@ _EMBEDDED: dict[str, Any] = {
 It says what belongs where at high noise, and at low noise believes what it is shown: a scene that has become all red
 stays so. So the first half of a run is at high noise alone. There z - x_hat, which is the gradient with the weight
 "ism", is large enough beside that of lower noise; with the paper's weight it would be a tenth of it. Knowing the camera
-it needs hardly any classifier-free guidance, which makes colours loud. Against that gradient the two losses are still
-weak: they clear the haze that a low scale leaves.
+it needs little classifier-free guidance, which makes colours loud. Against that gradient the two losses are still weak:
+they clear the haze that a low scale leaves. The prior sees 32 pixels, so more of them, or a finer grid, only cost time.
 """
 
 PRESETS: dict[str, dict[str, Any]] = {
