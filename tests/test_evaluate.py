@@ -24,7 +24,7 @@ from dreamfusion.evaluate.evaluation import (
 from dreamfusion.evaluate.geometry import best_alignment, compare_surfaces, iou, score_geometry, toy_volume
 from dreamfusion.evaluate.judge import Judge, preprocess
 from dreamfusion.evaluate.prompts import PromptList, default_prompts, distinct_shapes, read_prompts
-from dreamfusion.evaluate.report import markdown, show, web_page, write_reports
+from dreamfusion.evaluate.report import markdown, publish, show, web_page, write_reports
 from dreamfusion.evaluate.statistics import Estimate, bootstrap, share
 from dreamfusion.evaluate.training import JudgeSettings, build_judge_tokenizer, is_true, roughen, train_judge
 from dreamfusion.evaluate.worker import AZIMUTHS_DEG
@@ -447,3 +447,14 @@ def test_the_command_line_refuses_bad_input(tmp_path: Path, capsys: pytest.Captu
         assert stop.value.code == 1
         assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_the_tables_in_the_documents_are_those_of_the_evaluation(tmp_path):
+    root = Path(__file__).parents[1]
+    (tmp_path / "docs").mkdir()
+    names = ["README.md", "docs/evaluation.md", "docs/evaluation.json"]
+    for name in names:
+        (tmp_path / name).write_bytes((root / name).read_bytes())
+    publish(tmp_path)
+    for name in names:
+        assert (tmp_path / name).read_text() == (root / name).read_text(), "run: python -m dreamfusion.evaluate.report"

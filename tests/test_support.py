@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.support import support_table, write_support_table
+from dreamfusion.files import write_table
+from dreamfusion.guidance.support import support_table
 
 DOCUMENT = Path(__file__).parents[1] / "docs/guidance.md"
 
@@ -11,7 +12,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs/guidance.md"
 def test_the_table_in_the_document_is_what_the_code_says(tmp_path):
     copy = tmp_path / "guidance.md"
     copy.write_bytes(DOCUMENT.read_bytes())
-    write_support_table(copy)
+    write_table(copy, support_table())
     assert copy.read_text() == DOCUMENT.read_text(), "run: python -m dreamfusion.guidance.support"
     assert support_table() in copy.read_text()
 
@@ -31,4 +32,4 @@ def test_a_few_cells_by_hand():
 def test_a_document_without_a_place_for_it(tmp_path):
     (tmp_path / "other.md").write_text("text")
     with pytest.raises(DreamFusionError, match="no place for the table"):
-        write_support_table(tmp_path / "other.md")
+        write_table(tmp_path / "other.md", support_table())

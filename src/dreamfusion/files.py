@@ -22,6 +22,9 @@ from dreamfusion.errors import DreamFusionError
 TEMPORARY_PREFIX = ".tmp-"
 """How the names of unfinished files and folders begin; what a kill leaves under such a name may be deleted."""
 
+TABLE_BEGIN, TABLE_END = "<!-- begin of the generated table -->", "<!-- end of the generated table -->"
+"""The lines between which `write_table` puts a table."""
+
 _SLUG_MAX_BYTES = 80  # With its hash and a file name behind it, far below the 255 bytes and 260 characters of systems.
 _WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9]")
 
@@ -215,3 +218,12 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def write_table(document: Path, table: str) -> None:
+    """Put a table between its two marks in a document of ours; DreamFusionError if they are not there."""
+    text = document.read_text(encoding="utf-8")
+    found = re.search(f"(?<={TABLE_BEGIN}\n).*?(?={TABLE_END})", text, re.DOTALL)
+    if found is None:
+        raise DreamFusionError(f"{document} has no place for the table: put {TABLE_BEGIN} and {TABLE_END} into it.")
+    write_text(document, text[: found.start()] + table.rstrip("\n") + "\n" + text[found.end() :])

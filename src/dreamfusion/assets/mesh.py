@@ -24,6 +24,9 @@ from dreamfusion.errors import DreamFusionError
 Floats = NDArray[np.float32]
 Faces = NDArray[np.int64]
 
+MIN_SHARE = 0.02
+"""Pieces of less than this share of the largest one's volume are dropped from meshes."""
+
 _CHUNK = 1 << 17  # Points evaluated at once.
 
 
@@ -61,7 +64,7 @@ def extract_mesh(
     bound: float = 1.0,
     level: float | None = None,
     smoothing: float = 0.0,
-    min_share: float = 0.02,
+    min_share: float = MIN_SHARE,
     max_faces: int | None = None,
     device: torch.device | str | None = None,
 ) -> Mesh:
@@ -79,7 +82,7 @@ def extract_mesh(
     values = surface_opacity(density, spacing, level=level, smoothing=smoothing)
     inside = values > 0.5
     _check_extent(inside)
-    solid = _solid(inside, min_share)
+    solid = solid_part(inside, min_share)
     values[solid & ~inside] = 1.0
     values[~solid & inside] = 0.0
     padded = np.pad(values, 1)
@@ -236,8 +239,8 @@ def _empty() -> DreamFusionError:
     )
 
 
-def _solid(inside: NDArray[np.bool_], min_share: float) -> NDArray[np.bool_]:
-    """Return ``inside`` without its small pieces and with its closed hollows filled."""
+def solid_part(inside: NDArray[np.bool_], min_share: float = MIN_SHARE) -> NDArray[np.bool_]:
+    """Return ``inside`` [R, R, R] without pieces below ``min_share`` of the largest, its closed hollows filled."""
     pieces = measure.label(inside, connectivity=3)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0

@@ -18,7 +18,7 @@ from scipy.ndimage import affine_transform
 from scipy.spatial import cKDTree
 from skimage import measure
 
-from dreamfusion.assets.mesh import ColoredDensity, extract_mesh, sample_density, surface_opacity
+from dreamfusion.assets.mesh import ColoredDensity, extract_mesh, sample_density, solid_part, surface_opacity
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
 
@@ -107,12 +107,13 @@ def _scaled(volume: Volume, scale: float) -> Volume:
 
 
 def score_geometry(field: ColoredDensity, toy: Toy, *, smoothing: float = 0.0) -> GeometryScore:
-    """Compare the surface of a field with the toy it should be, with the ``smoothing`` that its mesh is made with.
+    """Compare the surface of a field with the toy it should be.
 
+    ``smoothing`` is what its mesh is made with; volumes are what that mesh bounds, without hollows that nobody sees.
     Raises DreamFusionError if the scene is empty or full.
     """
     density = sample_density(field, RESOLUTION)
-    volume = surface_opacity(density, 2.0 / (RESOLUTION - 1), smoothing=smoothing) > 0.5
+    volume = solid_part(surface_opacity(density, 2.0 / (RESOLUTION - 1), smoothing=smoothing) > 0.5)
     truth = toy_volume(toy)
     alignment = best_alignment(volume, truth)
     mesh = extract_mesh(field, RESOLUTION, smoothing=smoothing)

@@ -1,4 +1,7 @@
-"""Reports of an evaluation: a Markdown table and a web page with pictures, both made from evaluation.json alone."""
+"""Reports of an evaluation: Markdown tables and a web page with pictures, both made from evaluation.json alone.
+
+``python -m dreamfusion.evaluate.report`` writes the tables of docs/evaluation.json into the documents again.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dreamfusion.assets.images import to_uint8
-from dreamfusion.evaluate.evaluation import Evaluation, Record
+from dreamfusion.evaluate.evaluation import Evaluation, Record, from_json
 from dreamfusion.evaluate.statistics import Estimate
 from dreamfusion.evaluate.worker import AZIMUTHS_DEG
-from dreamfusion.files import slugify, write_text
+from dreamfusion.files import slugify, write_table, write_text
 
 FIGURES = {
     "albedo_precision": ("R-Precision, albedo", "%", ""),
@@ -48,6 +51,13 @@ def show(estimate: Estimate | None, unit: str, *, interval: bool = True) -> str:
 
 def markdown(evaluation: Evaluation) -> str:
     """Return the report as Markdown: the summary, then one row per run."""
+    lines = ["| prompt | seed | held out | color | geo | IoU | Janus | |", "|---" * 8 + "|"]
+    lines += ["| " + " | ".join(_row(record)) + " |" for record in evaluation.records]
+    return summary_table(evaluation) + "\n" + "\n".join(lines) + "\n"
+
+
+def summary_table(evaluation: Evaluation) -> str:
+    """Return the figures of an evaluation as a Markdown table, under a line that says what was run."""
     settings, summary = evaluation.settings, evaluation.summary()
     lines = [
         f"{settings['prompts']} prompts x {settings['seeds']} seeds, preset {settings['preset']}"
@@ -60,8 +70,6 @@ def markdown(evaluation: Evaluation) -> str:
     for name, (title, unit, aim) in FIGURES.items():
         cells = [show(summary[group][name], unit, interval=group != "true toys") for group in _GROUPS]
         lines.append(f"| {title} | " + " | ".join(cells) + f" | {aim} |")
-    lines += ["", "| prompt | seed | held out | color | geo | IoU | Janus | |", "|---" * 8 + "|"]
-    lines += ["| " + " | ".join(_row(record)) + " |" for record in evaluation.records]
     return "\n".join(lines) + "\n"
 
 
@@ -144,3 +152,14 @@ def write_reports(evaluation: Evaluation, folder: Path) -> None:
     """Write report.md and report.html beside evaluation.json."""
     write_text(folder / "report.md", markdown(evaluation))
     write_text(folder / "report.html", web_page(evaluation, folder))
+
+
+def publish(folder: Path) -> None:
+    """Write the tables of ``folder``/docs/evaluation.json into README.md and docs/evaluation.md of the same folder."""
+    evaluation = from_json((folder / "docs" / "evaluation.json").read_text(encoding="utf-8"))
+    write_table(folder / "README.md", summary_table(evaluation))
+    write_table(folder / "docs" / "evaluation.md", markdown(evaluation))
+
+
+if __name__ == "__main__":
+    publish(Path.cwd())

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
 import diffusers
 
-from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import write_text
+from dreamfusion.files import write_table
 from dreamfusion.guidance.execution import DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
 from dreamfusion.guidance.loading import ORIGINAL_FAMILY, PARTS
 from dreamfusion.guidance.predictions import PREDICTIONS
-
-_BEGIN, _END = "<!-- begin of the generated table -->", "<!-- end of the generated table -->"
 
 _ITS_MODELS = "as its model"
 
@@ -61,14 +57,5 @@ def _is_flow(family: str) -> bool:
     return "FlowMatch" in getattr(scheduler, "__name__", str(scheduler))
 
 
-def write_support_table(document: Path) -> None:
-    """Put the table between its two marks in a document; DreamFusionError if they are not there."""
-    text = document.read_text(encoding="utf-8")
-    found = re.search(f"(?<={_BEGIN}\n).*?(?={_END})", text, re.DOTALL)
-    if found is None:
-        raise DreamFusionError(f"{document} has no place for the table: put {_BEGIN} and {_END} into it.")
-    write_text(document, text[: found.start()] + support_table() + "\n" + text[found.end() :])
-
-
 if __name__ == "__main__":
-    write_support_table(Path("docs/guidance.md"))
+    write_table(Path("docs/guidance.md"), support_table())
