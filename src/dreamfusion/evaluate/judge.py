@@ -35,7 +35,8 @@ class Judge:
     """
 
     def __init__(self, model: str | Path = TOYBOX_JUDGE, device: torch.device | str = "cpu") -> None:
-        self.name, self.device = str(model), torch.device(device)
+        self.name = "toybox" if model == TOYBOX_JUDGE else str(model)
+        self.device = torch.device(device)
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()
         try:
