@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 
 from dreamfusion.cameras import fixed_cameras
+from dreamfusion.evaluate.worker import AZIMUTHS_DEG
 from dreamfusion.mesh_scene import AnyScene
 from dreamfusion.toybox.render import NOTHING, trace
 from dreamfusion.toybox.world import Toy
 
-AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 ELEVATION_DEG = 15.0
 SIZE = 96
 """Side of the views in pixels."""

@@ -55,14 +55,10 @@ def network(x: Tensor, layers: nn.Sequential) -> Tensor:
 
 def packed(weights: list[Tensor]) -> Tensor:
     """Return the matrices [out, in] of a network row by row in one vector, inputs and outputs filled up with zeros."""
-    last = len(weights) - 1
-    filled = [
-        nn.functional.pad(
-            weight, (0, -weight.shape[1] % _ALIGNMENT if i == 0 else 0, 0, -weight.shape[0] % _ALIGNMENT * (i == last))
-        )
-        for i, weight in enumerate(weights)
-    ]
-    return torch.cat([weight.flatten() for weight in filled])
+    first, *hidden, last = weights
+    first = nn.functional.pad(first, (0, -first.shape[1] % _ALIGNMENT))
+    last = nn.functional.pad(last, (0, 0, 0, -last.shape[0] % _ALIGNMENT))
+    return torch.cat([weight.flatten() for weight in (first, *hidden, last)])
 
 
 @functools.cache

@@ -100,7 +100,16 @@ _Faces = wp.types.vector(length=4, dtype=wp.float32)
 
 
 @wp.func
-def _entries(c: wp.vec3i, offset: int, resolution: int, size: int, dense: bool):
+def _wrapped(entries: _Corners, offset: int, size: int):
+    """Return entries that lie beyond the end of a level at its beginning."""
+    for k in range(8):
+        if entries[k] >= offset + size:
+            entries[k] -= size
+    return entries
+
+
+@wp.func
+def _entries(c: wp.vec3i, offset: int, resolution: int, size: int, dense: bool, shift: float):
     """Return the table entries of the eight corners of a cell, x fastest. Written out: loops recompute products."""
     if dense:
         row = resolution + 1
@@ -108,7 +117,10 @@ def _entries(c: wp.vec3i, offset: int, resolution: int, size: int, dense: bool):
         e10 = e00 + row
         e01 = e00 + row * row
         e11 = e01 + row
-        return _Corners(e00, e00 + 1, e10, e10 + 1, e01, e01 + 1, e11, e11 + 1)
+        corners = _Corners(e00, e00 + 1, e10, e10 + 1, e01, e01 + 1, e11, e11 + 1)
+        if shift > 0.0:
+            corners = _wrapped(corners, offset, size)
+        return corners
     mask = wp.uint32(size - 1)
     x0, x1 = wp.uint32(c[0]), wp.uint32(c[0] + 1)
     y0, z0 = wp.uint32(c[1]) * _PRIME_Y_WARP, wp.uint32(c[2]) * _PRIME_Z_WARP
@@ -154,15 +166,6 @@ def _slope_weights(w: wp.vec3, slope: wp.vec3):
         -x[3] + y[2] + z[2],
         x[3] + y[3] + z[3],
     )
-
-
-@wp.func
-def _wrapped(entries: _Corners, offset: int, size: int):
-    """Return entries that lie beyond the end of a level at its beginning."""
-    for k in range(8):
-        if entries[k] >= offset + size:
-            entries[k] -= size
-    return entries
 
 
 @wp.func
@@ -250,9 +253,7 @@ def _kernels(features: int, along: bool = False) -> tuple[wp.Kernel, wp.Kernel, 
             position = _grid_position(points[i], scale, shift)
             c = _cell(position, resolution, shift)
             weights = corner_weights(directions[i], position, c, scale, smoothstep)
-            entries = _entries(c, offset, resolution, size, dense)
-            if dense and shift > 0.0:
-                entries = _wrapped(entries, offset, size)
+            entries = _entries(c, offset, resolution, size, dense, shift)
             total = vec()
             for k in range(8):
                 total += weights[k] * table[entries[k]]
@@ -296,9 +297,7 @@ def _kernels(features: int, along: bool = False) -> tuple[wp.Kernel, wp.Kernel, 
             position = _grid_position(points[i], scale, shift)
             c = _cell(position, resolution, shift)
             weights = corner_weights(directions[i], position, c, scale, smoothstep)
-            entries = _entries(c, offset, resolution, size, dense)
-            if dense and shift > 0.0:
-                entries = _wrapped(entries, offset, size)
+            entries = _entries(c, offset, resolution, size, dense, shift)
             g = encoding_grad[level, i]
             for k in range(8):
                 wp.atomic_add(table_grad, entries[k], weights[k] * g)
@@ -341,9 +340,7 @@ def _slope_kernel(features: int) -> wp.Kernel:
             x = _slope_weights(w, wp.vec3(rate[0], 0.0, 0.0))
             y = _slope_weights(w, wp.vec3(0.0, rate[1], 0.0))
             z = _slope_weights(w, wp.vec3(0.0, 0.0, rate[2]))
-            entries = _entries(c, offset, resolution, size, dense)
-            if dense and shift > 0.0:
-                entries = _wrapped(entries, offset, size)
+            entries = _entries(c, offset, resolution, size, dense, shift)
             total = wp.vec3()
             for k in range(8):
                 total += wp.dot(table[entries[k]], upstream[level, i]) * wp.vec3(x[k], y[k], z[k])
