@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import subprocess
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import IO
 
 import imageio_ffmpeg
 import torch
@@ -72,11 +74,14 @@ def _command(program: str, path: Path, width: int, height: int, fps: float) -> l
 def _encode(command: list[str], frames: Iterable[Tensor], shape: torch.Size) -> None:
     """Feed the frames to ffmpeg; raise OSError for a full disk and `DreamFusionError` for any other failure."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
         try:
-            _feed(process, frames, shape)
+            _feed(process.stdin, frames, shape)
             complaint = process.communicate()[1]
         except BaseException:
             process.kill()
+            with contextlib.suppress(OSError):  # what is still buffered has no reader any more
+                process.stdin.close()
             raise
     if process.returncode != 0:
         lines = complaint.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
@@ -85,14 +90,13 @@ def _encode(command: list[str], frames: Iterable[Tensor], shape: torch.Size) -> 
         raise DreamFusionError(f"ffmpeg could not write the video ({lines[0]}): try `dreamfusion doctor`.")
 
 
-def _feed(process: subprocess.Popen[bytes], frames: Iterable[Tensor], shape: torch.Size) -> None:
-    assert process.stdin is not None
+def _feed(pipe: IO[bytes], frames: Iterable[Tensor], shape: torch.Size) -> None:
     for frame in frames:
         if frame.shape != shape:
             raise ValueError(f"frames differ in size: {list(shape)} and {list(frame.shape)}")
         pixels = to_uint8(_even(frame)).tobytes()
         try:
-            process.stdin.write(pixels)
+            pipe.write(pixels)
         except OSError:
             return  # ffmpeg has given up, and says why on its standard error
 
