@@ -345,6 +345,7 @@ def prior_train(
     lr: float = 1e-3,
     muon_lr: float = 2e-2,
     decay_steps: int = 2000,
+    precision: Literal["fp32", "bf16"] = "fp32",
     seed: int = 0,
     device: str = "auto",
     start_from: Path | None = None,
@@ -361,6 +362,7 @@ def prior_train(
         lr: learning rate of embeddings, norms, biases, first and last layer (AdamW)
         muon_lr: learning rate of all other weights (Muon)
         decay_steps: steps at the end over which the learning rates fall to zero
+        precision: bf16 computes in it where that is safe (autocast): faster on GPUs and on CPUs that have it
         seed: decides weights, data and noise
         device: auto, cpu, cuda, cuda:N or mps
         start_from: folder of a finished prior to begin with, in place of random weights
@@ -379,6 +381,7 @@ def prior_train(
         lr=lr,
         muon_lr=muon_lr,
         decay_steps=decay_steps,
+        precision=precision,
         seed=seed,
     )
     with TrainProgress(console, steps) as progress:

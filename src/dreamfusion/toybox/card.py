@@ -83,4 +83,4 @@ their patterns, sizes and parts, and no other words.
     )
 
 
-_OPTIONS = ("steps", "batch_size", "image_size", "lr", "muon_lr", "decay_steps", "seed")
+_OPTIONS = ("steps", "batch_size", "image_size", "lr", "muon_lr", "decay_steps", "precision", "seed")

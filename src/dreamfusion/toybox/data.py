@@ -22,7 +22,7 @@ from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, par
 
 _SUPERSAMPLE = 2
 _UNSAID = 0.06  # share of captions that name no colour though the toy has one
-_SIZED, _PATTERNED, _PARTED = 0.2, 0.25, 0.35  # shares of toys with a size, a pattern, a part of another colour
+_SIZED, _PATTERNED, _PARTED = 0.2, 0.3, 0.45  # shares of toys with a size, a pattern, a part of another colour
 _PLAINEST = 0.5  # share of captions in the plainest of all phrasings
 _CAMERA_UNSAID = 0.12  # share of captions without the camera; of empty captions, half
 _FLAT = 0.3  # share of images in plain albedo, as the first phase of distillation renders them

@@ -53,6 +53,7 @@ class TrainSettings:
     decay_steps: int = 2000
     ema: float = 0.998
     text_steps: int = 1000
+    precision: str = "fp32"
     seed: int = 0
 
     def lr_factor(self, step: int) -> float:
@@ -167,7 +168,9 @@ class Trainer:
     def train_step(self) -> float:
         """Take one step and return its loss; DreamFusionError if the loss is not finite."""
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
-        loss = self.prior.loss(self.data.batch(self.step), generator).mean()
+        batch = self.data.batch(self.step)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            loss = self.prior.loss(batch, generator).mean()
         if not torch.isfinite(loss):
             raise DreamFusionError(f"The loss is not finite at step {self.step}: lower --lr and --muon-lr, and resume.")
         loss.backward()
