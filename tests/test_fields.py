@@ -101,7 +101,7 @@ def test_evaluate_agrees_with_the_single_calls():
     torch.testing.assert_close(normal, field.normal(x[chosen]), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["forward", "central"])
+@pytest.mark.parametrize("method", ["forward", "backward", "central"])
 def test_normals_of_a_ball_point_outwards(method):
     x = points_in_ball(300)
     x = x[x.norm(dim=-1) > 0.3]
@@ -109,6 +109,19 @@ def test_normals_of_a_ball_point_outwards(method):
     torch.testing.assert_close(normal.norm(dim=-1), torch.ones(len(x)), atol=1e-3, rtol=0)
     cosine = (normal * torch.nn.functional.normalize(x, dim=-1)).sum(-1)
     assert cosine.min() > 0.995
+
+
+def test_one_sided_differences_by_hand():
+    # Before the activation the blob is 8 (1 - r / 0.5) on an axis from the middle, but what is outside of it counts too.
+    field = without_network(blob="linear", blob_std=0.5, blob_density=8.0, normal_epsilon=0.1)
+    x = torch.tensor([[0.05, 0.0, 0.0]])
+    beside = 8 / 0.5 * (math.hypot(0.05, 0.1) - 0.05) / 0.1
+    # Forwards along x the blob falls by 8 / 0.5; backwards, over the middle, it is as high as here.
+    for method, along in (("forward", 8 / 0.5), ("backward", 0.0)):
+        expected = torch.tensor([[along, beside, beside]])
+        if method == "backward":
+            expected[:, 1:] *= -1
+        torch.testing.assert_close(field.normal(x, method), expected / expected.norm(), atol=1e-3, rtol=0)
 
 
 def test_both_normal_methods_agree_on_a_fine_step():
@@ -252,7 +265,7 @@ def test_evaluate_with_analytic_normals_agrees_with_the_single_calls(make):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("method", "per_normal"), [("forward", 3), ("central", 6), ("analytic", 0)])
+@pytest.mark.parametrize(("method", "per_normal"), [("forward", 3), ("backward", 3), ("central", 6), ("analytic", 0)])
 def test_normals_cost_only_where_they_are_wanted(method, per_normal, monkeypatch):
     field, x, asked = rough_field(dataclasses.replace(SMALL, normal_method=method)), points_in_ball(50), []
     encode = field.encode

@@ -11,7 +11,9 @@ from dreamfusion.cameras import Rays, fixed_cameras
 from dreamfusion.config import SceneConfig, parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import StaticBackground
-from dreamfusion.renderers.nerfacc import require_nerfacc
+from dreamfusion.kernels.marching import march_rays
+from dreamfusion.renderers import volume
+from dreamfusion.renderers.nerfacc import nerfacc_march_rays, require_nerfacc
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
 from dreamfusion.renderers.proposal import (
     ProposalConfig,
@@ -156,6 +158,50 @@ def test_a_package_that_is_absent_or_without_kernels_is_named(monkeypatch):
     with pytest.raises(DreamFusionError, match="not its CUDA kernels") as error:
         require_nerfacc()
     assert "\n" not in str(error.value)
+
+
+def test_marching_by_a_stand_in_for_nerfacc(monkeypatch):
+    """What the library is asked, as its traverse_grids has it, and what is made of its answer."""
+    asked = {}
+
+    def traverse_grids(origins, directions, binaries, aabbs, near_planes, far_planes, step_size, cone_angle=0.0):
+        asked.update(near=near_planes, far=far_planes, step=step_size, cone=cone_angle, cells=tuple(binaries.shape))
+        # Two pieces of the first ray and one of the third, by their walls: left, right, left, right.
+        walls = torch.tensor([1.0, 1.5, 1.5, 2.5, 1.0, 1.25])
+        left = torch.tensor([True, False, True, False, True, False])
+        intervals = types.SimpleNamespace(vals=walls, is_left=left, is_right=~left)
+        return intervals, types.SimpleNamespace(ray_indices=torch.tensor([0, 0, 2])), None
+
+    for name in ("nerfacc", "nerfacc.cuda", "nerfacc.cuda._backend", "nerfacc.grid"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["nerfacc.cuda._backend"]._C = object()
+    sys.modules["nerfacc.grid"].traverse_grids = traverse_grids
+    origins = torch.tensor([[2.0, 0.0, 0.0], [2.0, 3.0, 0.0], [2.0, 0.0, 0.0]])
+    directions = torch.tensor([[-1.0, 0.0, 0.0]]).repeat(3, 1)
+    grid = torch.ones(4, 4, 4, dtype=torch.bool)
+    samples = nerfacc_march_rays(origins, directions, grid, 0.5, torch.full((3,), 0.5), growth=0.004)
+    assert (asked["step"], asked["cone"], asked["cells"]) == (0.5, 0.004, (1, 4, 4, 4))
+    assert asked["near"].tolist() == [1, 0, 1]
+    assert asked["far"].tolist() == [3, 0, 3]
+    assert samples.t.tolist() == [1.25, 2.0, 1.125]
+    assert samples.length.tolist() == [0.5, 1.0, 0.25]
+    assert samples.ray_index.tolist() == [0, 0, 2]
+    assert samples.offsets.tolist() == [0, 2, 2, 3]
+
+
+def test_spacing_that_grows_reaches_nerfacc(monkeypatch):
+    asked = {}
+
+    def march(*arguments, growth=0.0):
+        asked["growth"] = growth
+        return march_rays(*arguments)
+
+    monkeypatch.setattr(volume, "nerfacc_march_rays", march)
+    grid = OccupancyGrid(OccupancyConfig(resolution=2))
+    rays = fixed_cameras(0.0, 0.0).rays(4, 4)
+    render(UniformBall(2.0), BLACK, grid, rays, lights(1), ["albedo"], RenderSettings(marcher="nerfacc", dt_gamma=0.01))
+    assert asked["growth"] == 0.01
+    parse_config({"prompt": "a", "scene": {"renderer": "nerfacc", "dt_gamma": 0.01}})
 
 
 def test_impossible_configurations_are_refused():

@@ -129,7 +129,7 @@ class SceneConfig(Section):
     step_length: Annotated[float, Field(ge=1e-3, le=0.5)] = 0.03
     """distance between samples along a ray, in world units, at least"""
     dt_gamma: Annotated[float, Field(ge=0, le=0.1)] = 0.0
-    """marching: samples are at least dt_gamma times their distance from the camera apart"""
+    """marching, nerfacc: samples are at least dt_gamma times their distance from the camera apart"""
     max_steps: Count = 1024
     """marching: most samples on a ray"""
     occupancy_resolution: Annotated[int, Field(ge=2, le=512)] = 64
@@ -144,8 +144,8 @@ class SceneConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> SceneConfig:
-        if self.renderer != "marching" and self.dt_gamma > 0:
-            raise ValueError(f"dt_gamma belongs to renderer 'marching', not to '{self.renderer}'")
+        if self.renderer == "proposal" and self.dt_gamma > 0:
+            raise ValueError("dt_gamma belongs to the renderers 'marching' and 'nerfacc', not to 'proposal'")
         return self
 
 

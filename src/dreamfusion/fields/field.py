@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dreamfusion.errors import DreamFusionError
 
-NormalMethod = Literal["forward", "central", "analytic"]
+NormalMethod = Literal["forward", "backward", "central", "analytic"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class FieldConfig:
     empty space is skipped from the first step on, and a wider blob leaves a ball of opacity 0.9 in the middle and
     0.2 at radius 0.5, through which gradients reach all of its inside.
 
-    Normals are differences over ``normal_epsilon`` world units, "forward" (three more evaluations) or "central" (six,
-    NeMo's with 0.01), or "analytic": the exact derivative, at the price of a second backward pass.
+    Normals are differences over ``normal_epsilon`` world units, "forward" or "backward" (three more evaluations) or
+    "central" (six, NeMo's with 0.01), or "analytic": the exact derivative, at the price of a second backward pass.
     """
 
     density_activation: Literal["exp", "softplus"] = "exp"
@@ -168,11 +168,19 @@ class Field(nn.Module):
         steps = torch.eye(3, device=x.device) * self.config.normal_epsilon
         if method == "central":
             steps = torch.cat([steps, -steps])
+        if method == "backward":
+            steps = -steps
         return (x + steps[:, None]).view(-1, 3)
 
     def _normal(self, logit: Tensor, neighbours: Tensor, method: NormalMethod) -> Tensor:
         around = neighbours.view(2 if method == "central" else 1, 3, len(logit))
-        descent = (around[1] - around[0]) if method == "central" else (logit - around[0])
+        match method:
+            case "central":
+                descent = around[1] - around[0]
+            case "backward":
+                descent = around[0] - logit
+            case _:
+                descent = logit - around[0]
         return _unit(descent.T / self.config.normal_epsilon)
 
 

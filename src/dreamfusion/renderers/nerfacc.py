@@ -26,8 +26,12 @@ def require_nerfacc() -> None:
 
 
 @torch.no_grad()
-def nerfacc_march_rays(origins: Tensor, directions: Tensor, grid: Tensor, step: float, jitter: Tensor) -> PackedSamples:
-    """Return what `march_rays` does: samples in occupied cells, ``step`` apart, in the unit sphere.
+def nerfacc_march_rays(
+    origins: Tensor, directions: Tensor, grid: Tensor, step: float, jitter: Tensor, growth: float = 0.0
+) -> PackedSamples:
+    """Return what `march_rays` does: samples in occupied cells of the unit sphere, ``step`` apart or farther.
+
+    ``growth`` times their distance from the camera is the least that they are apart, nerfacc's cone angle.
 
     nerfacc begins anew at the wall of every run of occupied cells, so its samples are not on one lattice per ray.
     Raises DreamFusionError if nerfacc or its kernels are missing. Not tried on a GPU.
@@ -47,6 +51,7 @@ def nerfacc_march_rays(origins: Tensor, directions: Tensor, grid: Tensor, step: 
         near_planes=start,
         far_planes=torch.where(meets, far, 0),
         step_size=step,
+        cone_angle=growth,
     )
     begin, end = intervals.vals[intervals.is_left], intervals.vals[intervals.is_right]
     held = torch.bincount(samples.ray_indices, minlength=len(origins))

@@ -210,7 +210,7 @@ def _visible_samples(
     jitter = torch.full((count,), 0.5) if generator is None else torch.rand(count, generator=generator)
     rays = (origins, directions, occupancy.occupied, settings.step_length, jitter.to(origins.device))
     if settings.marcher == "nerfacc":
-        samples = nerfacc_march_rays(*rays)
+        samples = nerfacc_march_rays(*rays, growth=settings.dt_gamma)
     else:
         samples = march_rays(*rays, growth=settings.dt_gamma, max_steps=settings.max_steps)
     density = field.density(samples.points(origins, directions))
