@@ -112,7 +112,7 @@ def test_normals_of_a_ball_point_outwards(method):
 
 
 def test_one_sided_differences_by_hand():
-    # Before the activation the blob is 8 (1 - r / 0.5) on an axis from the middle, but what is outside of it counts too.
+    # Before the activation the blob is 8 (1 - r / 0.5).
     field = without_network(blob="linear", blob_std=0.5, blob_density=8.0, normal_epsilon=0.1)
     x = torch.tensor([[0.05, 0.0, 0.0]])
     beside = 8 / 0.5 * (math.hypot(0.05, 0.1) - 0.05) / 0.1

@@ -115,6 +115,18 @@ class CameraRange:
             raise DreamFusionError("cameras: give both fov_min_deg and fov_max_deg, or neither.")
         if low is not None and high is not None and not 0 < low <= high < 180:
             raise DreamFusionError("cameras: give 0 < fov_min_deg <= fov_max_deg < 180.")
+        if not 0 < self.radius_min <= self.radius_max:
+            raise DreamFusionError("cameras: give 0 < radius_min <= radius_max.")
+        if not -90 <= self.elevation_min_deg <= self.elevation_max_deg <= 90:
+            raise DreamFusionError("cameras: give -90 <= elevation_min_deg <= elevation_max_deg <= 90.")
+        if not self.azimuth_min_deg <= self.azimuth_max_deg:
+            raise DreamFusionError("cameras: give azimuth_min_deg <= azimuth_max_deg.")
+        if not 0 < self.focal_min <= self.focal_max:
+            raise DreamFusionError("cameras: give 0 < focal_min <= focal_max.")
+        if not 0 <= self.uniform_angle_probability <= 1:
+            raise DreamFusionError("cameras: give a uniform_angle_probability from 0 to 1.")
+        if min(self.position_noise, self.look_at_noise, self.up_noise) < 0:
+            raise DreamFusionError("cameras: give position_noise, look_at_noise and up_noise of at least 0.")
 
 
 def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:

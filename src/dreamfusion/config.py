@@ -6,6 +6,8 @@ line.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -161,6 +163,12 @@ class ShadingConfig(Section):
     """afterwards: share of plain albedo views"""
     textureless_probability: Fraction = 0.1
     """afterwards: share of textureless views; the rest is Lambertian (the paper: 0.25 and 0.375)"""
+
+    @model_validator(mode="after")
+    def _check(self) -> ShadingConfig:
+        if self.albedo_probability + self.textureless_probability > 1 + 1e-9:  # 0.9 and 0.1 add up to a bit more
+            raise ValueError("albedo_probability and textureless_probability must add up to 1 or less")
+        return self
 
 
 class LossConfig(Section):
@@ -354,14 +362,49 @@ def build_config(
     """
     if preset not in PRESETS:
         raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(PRESETS)}.")
-    values = PRESETS[preset] if base is None else base
-    if file is not None:
-        values = merged(values, read_yaml(Path(file)))
-    return parse_config(merged(values, changes))
+    asked = changes if file is None else merged(read_yaml(Path(file)), changes)
+    return changed_config(PRESETS[preset] if base is None else base, asked)
+
+
+def changed_config(base: dict[str, Any], asked: dict[str, Any]) -> Config:
+    """Return the configuration of ``base`` with what the user ``asked`` for.
+
+    Raises DreamFusionError as `parse_config` does, and for a weight that was asked for and would have no effect. One
+    that is as by default may have been asked for by a saved configuration, which holds every key.
+    """
+    config = parse_config(merged(base, asked))
+    for name, (where, has_effect) in _LOSSES_OF_ONE_KIND.items():
+        weight = asked.get("loss", {}).get(name)
+        if weight and weight != LossConfig.model_fields[name].default and not has_effect(config.scene):
+            raise DreamFusionError(f"loss.{name} is for {where} and has no effect here: leave it out.")
+    return config
+
+
+_LOSSES_OF_ONE_KIND: dict[str, tuple[str, Callable[[SceneConfig], bool]]] = {
+    "laplacian": ("meshes", lambda scene: scene.tetrahedra is not None),
+    "normal_consistency": ("meshes", lambda scene: scene.tetrahedra is not None),
+    "orientation": ("volumes", lambda scene: scene.tetrahedra is None),
+    "interlevel": (
+        "scene.renderer 'proposal'",
+        lambda scene: scene.tetrahedra is None and scene.renderer == "proposal",
+    ),
+}
+"""Losses that only some scenes have: which, in words, and whether a scene is one of them."""
+
+
+class WrongValueError(DreamFusionError):
+    """A value of a configuration that is not possible; ``key`` is its dotted name."""
+
+    def __init__(self, key: str, line: str) -> None:
+        super().__init__(line)
+        self.key = key
 
 
 def parse_config(values: dict[str, Any]) -> Config:
-    """Return the configuration of nested plain values; DreamFusionError naming the first wrong key."""
+    """Return the configuration of nested plain values; DreamFusionError naming the first wrong key.
+
+    It is a `WrongValueError` if one value alone is wrong.
+    """
     try:
         return Config(**values)
     except ValidationError as error:
@@ -370,9 +413,25 @@ def parse_config(values: dict[str, Any]) -> Config:
         if key == "prompt" and first["type"] == "missing":
             raise DreamFusionError('Nothing to make: give a prompt, for example "a red mushroom".') from None
         message = first["msg"].removeprefix("Value error, ")
-        raise DreamFusionError(f"{key}: {message} (given: {first['input']!r:.80}).") from None
+        hint = _nearest(key) if first["type"] in ("extra_forbidden", "unexpected_keyword_argument") else ""
+        raise WrongValueError(key, f"{key}: {message} (given: {first['input']!r:.80}).{hint}") from None
     except TypeError as error:
         raise DreamFusionError(f"The configuration must be a table of keys and values: {error}.") from None
+
+
+def _nearest(key: str) -> str:
+    """Return a question with the key that is most like an unknown one, or nothing."""
+    whole = Config(prompt="a", scene=SceneConfig(tetrahedra=TetrahedraConfig())).model_dump()
+    known, last = list(_names(whole)), key.rsplit(".", 1)[-1]
+    close = [name for name in known if name.rsplit(".", 1)[-1] == last] or get_close_matches(key, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _names(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _names(value, f"{prefix}{key}.")
 
 
 def save_config(config: Config, path: Path) -> None:

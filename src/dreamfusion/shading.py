@@ -80,6 +80,16 @@ class LightRange:
     ambient_max: float | None = None
     position_noise: float | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 < self.distance_min <= self.distance_max:
+            raise DreamFusionError("lights: give 0 < distance_min <= distance_max.")
+        if self.direction_noise < 0 or (self.position_noise is not None and self.position_noise < 0):
+            raise DreamFusionError("lights: give direction_noise and position_noise of at least 0.")
+        if not 0 <= self.ambient <= 1 or self.diffuse < 0:
+            raise DreamFusionError("lights: give ambient from 0 to 1 and diffuse of at least 0.")
+        if self.ambient_max is not None and not self.ambient <= self.ambient_max <= 1:
+            raise DreamFusionError("lights: give ambient_max from ambient to 1.")
+
 
 def sample_lights(cameras: Cameras, light_range: LightRange, generator: torch.Generator) -> Lights:
     """Draw one point light per camera: direction from a normal around the camera's, distance uniform (A.2)."""
