@@ -221,6 +221,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                     "max_resolution": 2048,
                     "interpolation": "smoothstep",
                 },
+                "frequencies": 6,  # without effect on a hash grid
                 "hidden_width": 64,
                 "hidden_layers": 2,
                 "network_bias": True,

@@ -2,55 +2,87 @@
 
 A key either sets keys of `dreamfusion.config.Config` (`to`), or must have one of a few values (`only`), or has no
 effect here for a stated reason (`unused`). The parts of a configuration (nerf, background, ...) are told apart by the
-module of their ``_target_``; a part may also set keys of ours by being chosen (`Part.sets`).
+module of their ``_target_``, the optimisers by their name; a part may also set keys of ours by being chosen
+(`Part.sets`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
+
+
+class LeftOut(Enum):
+    """What becomes of a key that a configuration leaves out, if it is not a value."""
+
+    REFUSED = "NeMo has no default for it"
+    HARMLESS = "nothing"
 
 
 @dataclass(frozen=True)
 class Key:
-    """What one key of NeMo's means: ``put`` maps its value to values of the keys ``ours``, in their order."""
+    """What one key of NeMo's means: ``put`` maps its value to values of the keys ``ours``, in their order.
+
+    ``put`` is also given all the values of the key's part, by name. ``allowed``, if not None, are the only values that
+    it may have; ``left_out`` is what NeMo's code takes where the key is missing. ``told`` says that the user is told
+    of a key without effect, since with NeMo it changes the result.
+    """
 
     ours: tuple[str, ...] = ()
-    put: Callable[[Any], tuple[Any, ...]] = lambda value: (value,)
+    put: Callable[[Any, Mapping[str, Any]], tuple[Any, ...]] = lambda value, part: (value,)
     allowed: tuple[Any, ...] | None = None
+    left_out: Any = LeftOut.HARMLESS
     remark: str = ""
-    note: str = ""
+    told: bool = False
 
 
 @dataclass(frozen=True)
 class Part:
-    """One choice for a part of the configuration: its keys, and what choosing it sets here."""
+    """One choice for a part of the configuration: its keys, what choosing it sets here, and what the user is told."""
 
     keys: dict[str, Key]
     sets: dict[str, Any] = field(default_factory=dict)
     remark: str = ""
+    note: str = ""
 
 
-def to(*ours: str, by: Callable[[Any], Any] | None = None, remark: str = "") -> Key:
-    """Return a key that sets ours: with ``by`` applied, and with one value for each of ours if there are several."""
+def to(
+    *ours: str,
+    by: Callable[[Any], Any] | None = None,
+    beside: Callable[[Any, Mapping[str, Any]], Any] | None = None,
+    among: Mapping[Any, Any] | None = None,
+    left_out: Any = LeftOut.REFUSED,
+    remark: str = "",
+) -> Key:
+    """Return a key that sets ours, with one value for each of ours if there are several.
 
-    def put(value: Any) -> tuple[Any, ...]:
-        value = value if by is None else by(value)
+    The value is theirs, or what ``by`` makes of it, or ``beside`` of it and the whole part, or what ``among`` has for
+    it, which then holds all the values that there are.
+    """
+
+    def put(value: Any, part: Mapping[str, Any]) -> tuple[Any, ...]:
+        if among is not None:
+            value = among[value]
+        elif beside is not None:
+            value = beside(value, part)
+        elif by is not None:
+            value = by(value)
         return (value,) if len(ours) == 1 else tuple(value)
 
-    return Key(ours, put, remark=remark)
+    return Key(ours, put, None if among is None else tuple(among), left_out, remark)
 
 
-def only(*values: Any, why: str) -> Key:
+def only(*values: Any, why: str, left_out: Any = LeftOut.HARMLESS) -> Key:
     """Return a key that must have one of these values here."""
-    return Key(allowed=values, remark=why)
+    return Key(allowed=values, left_out=left_out, remark=why)
 
 
-def unused(why: str, note: str = "") -> Key:
-    """Return a key without effect here; ``note`` is told the user at the start of a run."""
-    return Key(remark=why, note=note)
+def unused(why: str, *, told: bool = False, left_out: Any = LeftOut.HARMLESS) -> Key:
+    """Return a key without effect here; ``told`` if the user is told so at the start of a run."""
+    return Key(left_out=left_out, remark=why, told=told)
 
 
 def focal(fov_deg: float) -> float:
@@ -58,9 +90,14 @@ def focal(fov_deg: float) -> float:
     return 0.5 / math.tan(math.radians(fov_deg) / 2)
 
 
-def precision(value: Any) -> str:
-    """Return our name of a Lightning precision; KeyError for an unknown one."""
-    return {"16": "fp16", "bf16": "bf16", "32": "fp32"}[str(value).removesuffix("-mixed").removesuffix("-true")]
+def finest(scale: float | None, part: Mapping[str, Any]) -> int:
+    """Return the cells per side of the last level of tiny-cuda-nn's grid, whose levels are ``scale`` times finer each.
+
+    Without a scale it is NeMo's, 2^(7/15): from 16 cells it leads to 2048 on the last of 16 levels, and elsewhere with
+    other numbers of cells and levels.
+    """
+    ratio = 2 ** (7 / 15) if scale is None else scale
+    return round(part["encoder_cfg.base_resolution"] * ratio ** (part["encoder_cfg.n_levels"] - 1))
 
 
 def same_twice(value: Any) -> tuple[Any, Any]:
@@ -68,6 +105,16 @@ def same_twice(value: Any) -> tuple[Any, Any]:
     return value, value
 
 
+def _if_on(factor: float = 1.0) -> Callable[[Any, Mapping[str, Any]], float]:
+    return lambda value, part: factor * value if part["train_dataset.jitter"] else 0.0
+
+
+_PRECISIONS = {
+    name + mode: ours
+    for name, ours in (("16", "fp16"), ("bf16", "bf16"), ("32", "fp32"))
+    for mode in ("", "-mixed", "-true")
+} | {16: "fp16", 32: "fp32"}
+_BASE = "stabilityai/stable-diffusion-2-1-base"
 _SHAPE = "scenes, cameras and colours have three dimensions"
 _BOUND = only(1, why="the scene is the unit sphere, inside NeMo's cube of this bound; lengths are the same")
 _SQUARE = "pictures are square: width and height must be equal"
@@ -75,35 +122,46 @@ _BLOB = {"exp": ("exp", "gaussian"), "softplus": ("softplus", "linear")}
 _NORMALS = {
     "central_finite_difference": "central",
     "forward_finite_difference": "forward",
+    "backward_finite_difference": "backward",
     "autograd": "analytic",
 }
+_ENCODINGS = {"hashgrid": "hashgrid", "frequency": "frequency", "frequency_torch": "frequency"}
 _FUSED = only("FullyFusedMLP", "CutlassMLP", why="the same network, as ordinary layers")
 _RELU = only("ReLU", why="hidden layers are ReLU")
 _NO_ACTIVATION = only("None", None, why="density and colour have their own activations")
-_T_RANGE = to("guidance.t_min", "guidance.t_max", "guidance.t_max_end", by=lambda v: (v[0], v[1], v[1]))
+_T_RANGE = to(
+    "guidance.t_min", "guidance.t_max", "guidance.t_max_end", by=lambda v: (v[0], v[1], v[1]), left_out=[0.02, 0.98]
+)
+_PRECISION = to("guidance.precision", among=_PRECISIONS, left_out="16", remark="fp16 on a CPU is run as fp32")
+_SAMPLER = unused("score distillation draws no samples")
 _NERF = {
     "num_input_dims": only(3, why=_SHAPE),
     "bound": _BOUND,
     "density_activation": to(
         "scene.nerf.density_activation",
         "scene.nerf.blob",
-        by=lambda v: _BLOB[v],
+        among=_BLOB,
         remark="exp has a Gaussian blob, softplus a linear one",
     ),
     "blob_radius": to("scene.nerf.blob_std"),
     "blob_density": to("scene.nerf.blob_density"),
-    "normal_type": to("scene.nerf.normal_method", by=lambda v: _NORMALS[v], remark="differences over 0.01, as theirs"),
+    "normal_type": to("scene.nerf.normal_method", among=_NORMALS, remark="differences over 0.01, as theirs"),
     "sigma_net_num_output_dims": only(1, why=_SHAPE),
     "features_net_num_output_dims": only(3, why=_SHAPE),
 }
 _NERF_SETS = {"scene.nerf.density_bias": 0.0, "scene.nerf.normal_epsilon": 0.01}
 
 
+def hidden_layers(layers: int) -> int:
+    """Return how many of NeMo's layers are hidden: all but the last, and at least one."""
+    return max(layers - 1, 1)
+
+
 def _layers(net: str) -> dict[str, Key]:
     one = "one width and depth for both networks"
     return {
         f"{net}.num_hidden_dims": to("scene.nerf.hidden_width", remark=one),
-        f"{net}.num_layers": to("scene.nerf.hidden_layers", by=lambda v: v - 1, remark=f"theirs count the last; {one}"),
+        f"{net}.num_layers": to("scene.nerf.hidden_layers", by=hidden_layers, remark=f"theirs count the last; {one}"),
         f"{net}.bias": to("scene.nerf.network_bias"),
     }
 
@@ -113,8 +171,8 @@ def _fused_layers(net: str, width: str, layers: str) -> dict[str, Key]:
         f"{net}.otype": _FUSED,
         f"{net}.activation": _RELU,
         f"{net}.output_activation": _NO_ACTIVATION,
-        f"{net}.n_neurons": to(width),
-        f"{net}.n_hidden_layers": to(layers),
+        f"{net}.n_neurons": to(width, left_out=128),
+        f"{net}.n_hidden_layers": to(layers, left_out=5),
     }
 
 
@@ -123,15 +181,19 @@ def _circle(data: str, views: str, side: str) -> dict[str, Key]:
     return {
         f"{data}_batch_size": unused("pictures are rendered one at a time"),
         f"{data}_shuffle": unused("pictures go around the object in order"),
-        f"{data}_dataset._target_": unused("there is one way around the object"),
-        f"{data}_dataset.size": to(views),
-        f"{data}_dataset.width": to(side, remark=_SQUARE),
-        f"{data}_dataset.height": to(side, remark=_SQUARE),
-        f"{data}_dataset.default_radius": to("pictures.radius", remark="3.2 if not given; one for both datasets"),
-        f"{data}_dataset.default_polar": to("pictures.elevation_deg", by=lambda v: 90 - v, remark="90 if not given"),
-        f"{data}_dataset.default_azimuth": only(0, why="circles begin at the front"),
-        f"{data}_dataset.default_fovx": to("pictures.focal", by=focal, remark="20 if not given"),
-        f"{data}_dataset.default_fovy": to("pictures.focal", by=focal, remark="pixels are square: equal to fovx"),
+        f"{data}_dataset._target_": unused("there is one way around the object", left_out=LeftOut.REFUSED),
+        f"{data}_dataset.size": to(views, left_out=100),
+        f"{data}_dataset.width": to(side, left_out=256, remark=_SQUARE),
+        f"{data}_dataset.height": to(side, left_out=256, remark=_SQUARE),
+        f"{data}_dataset.default_radius": to("pictures.radius", left_out=3.2, remark="one for both datasets"),
+        f"{data}_dataset.default_polar": to(
+            "pictures.elevation_deg", by=lambda v: 90 - v, left_out=90, remark="one for both datasets"
+        ),
+        f"{data}_dataset.default_azimuth": unused("circles begin at the front, with NeMo too"),
+        f"{data}_dataset.default_fovx": to("pictures.focal", by=focal, left_out=20, remark="one for both datasets"),
+        f"{data}_dataset.default_fovy": to(
+            "pictures.focal", by=focal, left_out=20, remark="pixels are square: equal to fovx"
+        ),
         f"{data}_dataset.angle_overhead": _ANGLES,
         f"{data}_dataset.angle_front": _ANGLES,
         f"{data}_dataset.near": _RANGE,
@@ -140,6 +202,26 @@ def _circle(data: str, views: str, side: str) -> dict[str, Key]:
     }
 
 
+def _rates(*more: str, remark: str = "") -> Key:
+    ours = ("optim.grid_lr", "optim.network_lr", "optim.background_lr", *more)
+    return to(*ours, by=lambda v: (v,) * len(ours), left_out=1e-3, remark=remark)
+
+
+def _adam(name: str) -> dict[str, Key]:
+    """Return the keys that PyTorch's Adam and AdamW have in common; they do not clip gradients."""
+    return {
+        "name": only(name, why="the optimiser"),
+        "lr": _rates(),
+        "betas": to("optim.betas", left_out=[0.9, 0.999]),
+        "eps": to("optim.eps", left_out=1e-8),
+        "amsgrad": only(False, why="the plain algorithm"),
+        "foreach": _ORDER,
+        "fused": _ORDER,
+    }
+
+
+_ORDER = unused("the same arithmetic in another order of tensors")
+_CONSTANT_RATE = {"optim.warmup_steps": 0, "optim.final_lr": 1.0}
 _ANGLES = unused("these angles name views that NeMo's prompts do not use; they are interpolated by azimuth")
 _RANGE = unused("rays are followed through the whole unit sphere")
 _DEVICE = unused("--device says where a run is computed")
@@ -152,14 +234,18 @@ TOP: dict[str, Key] = {
         why="the model that this is a reader for",
     ),
     "resume_from_checkpoint": only(None, "", why="NeMo's checkpoints are not read; --resume continues a run of ours"),
-    "prompt": to("prompt"),
+    "prompt": to("prompt", left_out=LeftOut.HARMLESS, remark="may be given as an option"),
     "negative_prompt": to("guidance.negative_prompt"),
     "front_prompt": to("guidance.view_texts.front"),
     "side_prompt": to("guidance.view_texts.side"),
     "back_prompt": to("guidance.view_texts.back"),
-    "update_extra_interval": to("scene.occupancy_interval", remark="equal to renderer.update_interval"),
+    "update_extra_interval": unused("NeMo does not read it: renderer.update_interval is the one"),
     "guidance_scale": to("guidance.guidance_scale"),
-    "export_video": to("pictures.video", remark="colours only; NeMo's second video, of depth, is not written"),
+    "export_video": to(
+        "pictures.video",
+        left_out=False,
+        remark="colours only; NeMo does not read it, and its test writes this video and another of depth",
+    ),
     "iters": to("steps"),
     "latent_iter_ratio": to(
         "shading.latent_until",
@@ -203,39 +289,55 @@ PARTS: dict[str, dict[str, Part]] = {
         "torchngp_nerf": Part(
             _NERF
             | {
-                "encoder_cfg.encoder_type": only("hashgrid", why="NeMo's other encoders are not in its groups"),
-                "encoder_cfg.encoder_max_level": to(
-                    "scene.nerf.grid.max_level", by=lambda v: 1.0 if v is None else v, remark="none is all levels"
+                "encoder_cfg.encoder_type": to(
+                    "scene.nerf.encoding", among=_ENCODINGS, remark="tiled grids and harmonics are not here"
                 ),
-                "encoder_cfg.log2_hashmap_size": to("scene.nerf.grid.log2_size"),
-                "encoder_cfg.desired_resolution": to("scene.nerf.grid.max_resolution"),
-                "encoder_cfg.interpolation": to("scene.nerf.grid.interpolation"),
+                "encoder_cfg.encoder_max_level": to(
+                    "scene.nerf.grid.max_level",
+                    by=lambda v: 1.0 if v is None else v,
+                    left_out=None,
+                    remark="none is all levels",
+                ),
+                "encoder_cfg.multires": to(
+                    "scene.nerf.frequencies", left_out=6, remark="octaves of encoder_type frequency"
+                ),
+                "encoder_cfg.degree": unused("for harmonics"),
+                "encoder_cfg.num_levels": to("scene.nerf.grid.levels", left_out=16),
+                "encoder_cfg.level_dim": to("scene.nerf.grid.features", left_out=2),
+                "encoder_cfg.base_resolution": to("scene.nerf.grid.base_resolution", left_out=16),
+                "encoder_cfg.log2_hashmap_size": to("scene.nerf.grid.log2_size", left_out=19),
+                "encoder_cfg.desired_resolution": to("scene.nerf.grid.max_resolution", left_out=2048),
+                "encoder_cfg.align_corners": unused(
+                    "cells fill the cube here; with NeMo they are shifted if it is false"
+                ),
+                "encoder_cfg.interpolation": to("scene.nerf.grid.interpolation", left_out="linear"),
             }
             | _layers("sigma_net_cfg")
             | _layers("features_net_cfg"),
-            _NERF_SETS
-            | {
-                "scene.nerf.grid.levels": 16,
-                "scene.nerf.grid.features": 2,
-                "scene.nerf.grid.base_resolution": 16,
-            },
+            _NERF_SETS,
         ),
         "tcnn_nerf": Part(
             _NERF
             | {
-                "encoder_cfg.otype": only("HashGrid", why="tiny-cuda-nn's other encodings are not in NeMo's groups"),
-                "encoder_cfg.n_levels": to("scene.nerf.grid.levels"),
-                "encoder_cfg.n_features_per_level": to("scene.nerf.grid.features"),
-                "encoder_cfg.log2_hashmap_size": to("scene.nerf.grid.log2_size"),
-                "encoder_cfg.base_resolution": to("scene.nerf.grid.base_resolution"),
-                "encoder_cfg.interpolation": to("scene.nerf.grid.interpolation", by=str.lower),
-                "encoder_cfg.per_level_scale": only(None, why="levels lead up to 2048 cells, NeMo's own default"),
+                "encoder_cfg.otype": only(
+                    "HashGrid", why="tiny-cuda-nn's other encodings are not in NeMo's groups", left_out=LeftOut.REFUSED
+                ),
+                "encoder_cfg.n_levels": to("scene.nerf.grid.levels", left_out=16),
+                "encoder_cfg.n_features_per_level": to("scene.nerf.grid.features", left_out=2),
+                "encoder_cfg.log2_hashmap_size": to("scene.nerf.grid.log2_size", left_out=19),
+                "encoder_cfg.base_resolution": to("scene.nerf.grid.base_resolution", left_out=16),
+                "encoder_cfg.interpolation": to("scene.nerf.grid.interpolation", by=str.lower, left_out="Linear"),
+                "encoder_cfg.per_level_scale": to(
+                    "scene.nerf.grid.max_resolution",
+                    beside=finest,
+                    left_out=None,
+                    remark="base_resolution * scale^(n_levels - 1), rounded; null is 2^(7/15), as with NeMo",
+                ),
             }
             | _fused_layers("sigma_net_cfg", "scene.nerf.hidden_width", "scene.nerf.hidden_layers")
             | _fused_layers("features_net_cfg", "scene.nerf.hidden_width", "scene.nerf.hidden_layers"),
             _NERF_SETS
             | {
-                "scene.nerf.grid.max_resolution": 2048,
                 "scene.nerf.grid.staggered": True,
                 "scene.nerf.network_bias": False,
             },
@@ -255,13 +357,18 @@ PARTS: dict[str, dict[str, Part]] = {
         ),
         "torchngp_background": Part(
             {
-                "encoder_type": only("frequency", why="directions are encoded by sines and cosines"),
+                "encoder_type": only(
+                    "frequency",
+                    "frequency_torch",
+                    why="directions are encoded by sines and cosines",
+                    left_out=LeftOut.REFUSED,
+                ),
                 "encoder_input_dims": only(3, why=_SHAPE),
                 "encoder_multi_res": to("scene.background_network.frequencies"),
                 "num_output_dims": only(3, why=_SHAPE),
                 "net_cfg.num_hidden_dims": to("scene.background_network.hidden_width"),
                 "net_cfg.num_layers": to(
-                    "scene.background_network.hidden_layers", by=lambda v: v - 1, remark="theirs count the last"
+                    "scene.background_network.hidden_layers", by=hidden_layers, remark="theirs count the last"
                 ),
                 "net_cfg.bias": only(True, why="the background's network has biases"),
             },
@@ -292,6 +399,7 @@ PARTS: dict[str, dict[str, Part]] = {
             ),
             {"scene.background": "learned", "scene.background_network.frequencies": 6},
             "a hash grid of directions can hold an object; here it is six octaves of sines and cosines",
+            "background tcnn: directions are encoded by six octaves of sines and cosines, not by a hash grid",
         ),
     },
     "material": {"basic_shading": Part({})},
@@ -299,7 +407,7 @@ PARTS: dict[str, dict[str, Part]] = {
         "torchngp_volume_renderer": Part(
             {
                 "bound": _BOUND,
-                "update_interval": to("scene.occupancy_interval", remark="equal to update_extra_interval"),
+                "update_interval": to("scene.occupancy_interval"),
                 "grid_resolution": to("scene.occupancy_resolution"),
                 "density_thresh": to("scene.occupancy_density"),
                 "max_steps": to(
@@ -317,12 +425,18 @@ PARTS: dict[str, dict[str, Part]] = {
                 "bound": _BOUND,
                 "grid_resolution": to("scene.occupancy_resolution"),
                 "grid_levels": unused("further levels enclose more than the unit sphere, where there is nothing"),
-                "render_step_size": to("scene.step_length"),
-                "near_plane": unused("cameras of this configuration stand outside of the unit sphere"),
-                "cone_angle": to("scene.dt_gamma"),
-                "alpha_thre": unused("samples of less than 0.001 of a pixel are left out here"),
+                "render_step_size": to(
+                    "scene.step_length",
+                    "scene.occupancy_density",
+                    by=lambda v: (v, 0.01 / v),
+                    left_out=1e-3,
+                    remark="a cell is occupied if one step in it has 0.01",
+                ),
+                "near_plane": unused("rays are followed through the whole unit sphere", told=True),
+                "cone_angle": to("scene.dt_gamma", left_out=0.004),
+                "alpha_thre": unused("samples of less than 0.001 of a pixel are left out here", told=True),
             },
-            {"scene.renderer": "marching"},
+            {"scene.renderer": "marching", "scene.occupancy_interval": 16},
             "the same marching by our kernels on every machine; `scene.renderer: nerfacc` takes the library",
         ),
         "nvdiffrast_renderer": Part(
@@ -333,21 +447,22 @@ PARTS: dict[str, dict[str, Part]] = {
                     by=lambda v: round(v / 2),
                     remark="cubes along a side, each with a vertex in its middle: half of NeMo's number is as fine",
                 ),
-                "density_thresh": unused("the surface to begin with is that of the first stage's mesh"),
-                "update_interval": to("scene.occupancy_interval", remark="equal to update_extra_interval"),
+                "density_thresh": unused("the surface to begin with is that of the run's mesh, or a ball"),
+                "update_interval": unused("a mesh has no grid of occupied cells, with NeMo neither"),
                 "quartet_file": unused("the grid of tetrahedra is computed, not read"),
             },
-            remark="the mesh stage: `refine`, not `generate`, takes these settings",
+            remark="the mesh stage: `refine` begins with a run, `generate` with a ball",
         ),
     },
     "guidance": {
         "stablediffusion_huggingface_pipeline": Part(
             {
-                "precision": to("guidance.precision", by=precision, remark="fp16 on a CPU is run as fp32"),
+                "precision": _PRECISION,
                 "model_key": to(
                     "guidance.kind",
                     "guidance.model",
-                    by=lambda v: ("sd", None) if v == "stabilityai/stable-diffusion-2-1-base" else ("diffusers", v),
+                    by=lambda v: ("sd", None) if v == _BASE else ("diffusers", v),
+                    left_out=_BASE,
                     remark="stabilityai/stable-diffusion-2-1-base was deleted; a copy of it is taken",
                 ),
                 "t_range": _T_RANGE,
@@ -355,45 +470,54 @@ PARTS: dict[str, dict[str, Part]] = {
         ),
         "stablediffusion_nemo_pipeline": Part(
             {
-                "precision": to("guidance.precision", by=precision, remark="fp16 on a CPU is run as fp32"),
+                "precision": _PRECISION,
                 "checkpoint": to("guidance.model", remark="NeMo's archives are read"),
-                "sampler_type": unused("score distillation draws no samples"),
+                "sampler_type": _SAMPLER,
                 "t_range": _T_RANGE,
             },
             {"guidance.kind": "diffusers"},
         ),
         "stablediffusion_trt_pipeline": Part(
             {
-                "precision": to("guidance.precision", by=precision, remark="fp16 on a CPU is run as fp32"),
                 "checkpoint": to("guidance.model", remark="NeMo's archives are read"),
                 "plan_dir": unused(
-                    "TensorRT's plans are not read; the same network runs from the checkpoint",
-                    note="guidance.plan_dir holds compiled plans, which are not read: the checkpoint itself runs",
+                    "TensorRT's plans are not read; the same network runs from the checkpoint", told=True
                 ),
-                "sampler_type": unused("score distillation draws no samples"),
+                "sampler_type": _SAMPLER,
                 "sampler_type=": unused("so it is written in NeMo's own file; it draws no samples"),
                 "t_range": _T_RANGE,
             },
             {"guidance.kind": "diffusers"},
         ),
     },
+    "optim": {
+        "adan": Part(
+            {
+                "name": only("adan", why="the optimiser"),
+                "lr": _rates(),
+                "betas": to("optim.betas", left_out=LeftOut.HARMLESS, remark="0.98, 0.92, 0.99 if left out"),
+                "eps": to("optim.eps", left_out=1e-8),
+                "weight_decay": to("optim.weight_decay", left_out=0.0),
+                "max_grad_norm": to("optim.max_grad_norm", by=lambda v: v or None, left_out=0),
+                "no_prox": only(False, why="weight decay is proximal"),
+                "foreach": _ORDER,
+                "fused": _ORDER,
+            },
+            {"optim.optimizer": "adan"} | _CONSTANT_RATE,
+        ),
+        "adamw": Part(
+            _adam("adamw") | {"weight_decay": to("optim.weight_decay", left_out=1e-2)},
+            {"optim.optimizer": "adam", "optim.max_grad_norm": None} | _CONSTANT_RATE,
+        ),
+        "adam": Part(
+            _adam("adam") | {"weight_decay": only(0, why="ours is that of adamw; without it both are the same")},
+            {"optim.optimizer": "adam", "optim.max_grad_norm": None, "optim.weight_decay": 0.0} | _CONSTANT_RATE,
+        ),
+    },
 }
-"""The choices for each part, by the module of their ``_target_``; "renderer" and so on are the parts' keys."""
+"""The choices for each part, by the module of their ``_target_``, or the optimiser's name."""
 
 PLAIN_PARTS: dict[str, Part] = {
-    "optim": Part(
-        {
-            "name": only("adan", why="NeMo's choice; ours has more, see optim.optimizer"),
-            "lr": to("optim.grid_lr", "optim.network_lr", "optim.background_lr", by=lambda v: (v, v, v)),
-            "betas": to("optim.betas"),
-            "eps": to("optim.eps"),
-            "weight_decay": to("optim.weight_decay"),
-            "max_grad_norm": to("optim.max_grad_norm", by=lambda v: v or None),
-            "no_prox": only(False, why="weight decay is proximal"),
-            "foreach": unused("the same arithmetic in another order of tensors"),
-        },
-        {"optim.optimizer": "adan", "optim.warmup_steps": 0, "optim.final_lr": 1.0},
-    ),
     "loss": Part(
         {
             "lambda_sds": to("loss.distillation"),
@@ -414,71 +538,78 @@ PLAIN_PARTS: dict[str, Part] = {
     "data": Part(
         {
             "_target_": unused("there is one way to draw cameras"),
-            "train_batch_size": to("views"),
+            "train_batch_size": to("views", left_out=1),
             "train_shuffle": unused("cameras are random"),
-            "train_dataset._target_": unused("there is one way to draw cameras"),
+            "train_dataset._target_": unused("there is one way to draw cameras", left_out=LeftOut.REFUSED),
             "train_dataset.internal_batch_size": unused("cameras are drawn as they are needed"),
-            "train_dataset.width": to("resolution", "resolution_end", by=same_twice, remark=_SQUARE),
-            "train_dataset.height": to("resolution", "resolution_end", by=same_twice, remark=_SQUARE),
-            "train_dataset.radius_range": to("cameras.radius_min", "cameras.radius_max"),
+            "train_dataset.width": to("resolution", "resolution_end", by=same_twice, left_out=256, remark=_SQUARE),
+            "train_dataset.height": to("resolution", "resolution_end", by=same_twice, left_out=256, remark=_SQUARE),
+            "train_dataset.radius_range": to("cameras.radius_min", "cameras.radius_max", left_out=[3.0, 3.5]),
             "train_dataset.theta_range": to(
                 "cameras.elevation_max_deg",
                 "cameras.elevation_min_deg",
                 by=lambda v: (90 - v[0], 90 - v[1]),
+                left_out=[45.0, 105.0],
                 remark="theirs is counted from the pole",
             ),
             "train_dataset.phi_range": to(
                 "cameras.azimuth_min_deg",
                 "cameras.azimuth_max_deg",
+                left_out=[-180.0, 180.0],
                 remark="the azimuth chooses the prompt; NeMo unpacks cameras in another order and takes their radius",
             ),
             "train_dataset.fovx_range": to(
-                "cameras.fov_min_deg", "cameras.fov_max_deg", remark="pixels are square: equal to fovy_range"
+                "cameras.fov_min_deg",
+                "cameras.fov_max_deg",
+                left_out=[10.0, 30.0],
+                remark="pixels are square: equal to fovy_range",
             ),
             "train_dataset.fovy_range": to(
                 "cameras.fov_min_deg",
                 "cameras.fov_max_deg",
-                remark="NeMo draws both on their own, which stretches pictures",
+                left_out=[10.0, 30.0],
+                remark="NeMo, too, takes one random number for both",
             ),
-            "train_dataset.jitter": only(True, False, why="turns the three keys below on"),
-            "train_dataset.jitter_center": to("cameras.position_noise", by=lambda v: v / 2, remark="a full width"),
-            "train_dataset.jitter_target": to("cameras.look_at_noise"),
-            "train_dataset.jitter_up": to("cameras.up_noise"),
+            "train_dataset.jitter": only(True, False, why="turns the three keys below on", left_out=False),
+            "train_dataset.jitter_center": to(
+                "cameras.position_noise", beside=_if_on(0.5), left_out=0.2, remark="a full width"
+            ),
+            "train_dataset.jitter_target": to("cameras.look_at_noise", beside=_if_on(), left_out=0.2),
+            "train_dataset.jitter_up": to("cameras.up_noise", beside=_if_on(), left_out=0.02),
             "train_dataset.uniform_sphere_rate": to(
                 "cameras.uniform_angle_probability",
                 by=lambda v: 1 - v,
+                left_out=0.0,
                 remark="uniform in area within theta_range; NeMo leaves that range",
             ),
             "train_dataset.angle_overhead": _ANGLES,
             "train_dataset.angle_front": _ANGLES,
             **{
                 f"train_dataset.default_{key}": unused("for datasets that go around the object")
-                for key in ("fovx", "fovy", "radius", "polar", "azimuth")
+                for key in ("fovx", "fovy", "radius", "polar")
             },
+            "train_dataset.default_azimuth": only(0, why="prompts count the azimuth from the front"),
             "train_dataset.near": _RANGE,
             "train_dataset.far": _RANGE,
             "train_dataset.device": _DEVICE,
         }
         | _circle("val", "pictures.val_views", "pictures.val_resolution")
         | _circle("test", "pictures.video_frames", "pictures.video_resolution"),
-        {"pictures.radius": 3.2, "pictures.elevation_deg": 0.0, "pictures.focal": focal(20)},
     ),
 }
 """The parts that come in one kind."""
 
 MESH_STAGE: dict[str, dict[str, Key]] = {
-    "": {"resume_from_checkpoint": unused("the run that is refined takes its place")},
+    "": {"resume_from_checkpoint": unused("`refine RUN` begins with a run in its place")},
     "optim": {
-        "lr": to(
-            "optim.grid_lr",
-            "optim.network_lr",
-            "optim.background_lr",
-            "optim.surface_lr",
-            by=lambda v: (v, v, v, v),
-            remark="distances and offsets of the tetrahedra included",
-        )
+        "lr": _rates("optim.surface_lr", remark="distances and offsets of the tetrahedra included"),
     },
     "loss": {
+        "lambda_orientation": to(
+            "loss.orientation",
+            among={0: 0.0},
+            remark="must be 0: a mesh has no points on rays that could be turned away, with NeMo neither",
+        ),
         "lambda_mesh_normal": to("loss.normal_consistency"),
         "lambda_mesh_laplacian": to(
             "loss.laplacian", remark="of squared distances in cubes; NeMo looks for it under a wrong name, and has none"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
+from re import findall
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dreamfusion.config import Config
+from dreamfusion.config import Config, parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.nemo.keys import GROUPS, MESH_STAGE, PARTS, PLAIN_PARTS, TOP, TOP_SETS, Key, Part
+from dreamfusion.nemo.keys import GROUPS, MESH_STAGE, PARTS, PLAIN_PARTS, TOP, TOP_SETS, Key, LeftOut, Part
 
 _MESH_STAGE = "nvdiffrast_renderer"
 _MAX_STEPS, _MESH_MAX_STEPS = 10000, 5000
@@ -28,7 +29,7 @@ _MAX_STEPS, _MESH_MAX_STEPS = 10000, 5000
 class NemoConfig:
     """A configuration of NeMo's as nested ``values`` of ours, and ``notes`` on what is done differently.
 
-    ``mesh_stage`` says that it is one of NeMo's second stage, DMTet, whose values are for `refine`.
+    ``mesh_stage`` says that it is one of NeMo's second stage, DMTet.
     """
 
     values: dict[str, Any]
@@ -37,9 +38,9 @@ class NemoConfig:
 
 
 def read_stage(path: Path, preset: str, tell: Callable[[str], None], *, mesh: bool) -> dict[str, Any]:
-    """Return the values of a configuration of the first stage, or of the second, ``mesh``, and tell its notes.
+    """Return the values of a configuration, and tell its notes; only one of the second stage is for ``mesh``, `refine`.
 
-    Raises DreamFusionError for one of the other stage, and if a preset is asked for as well.
+    Raises DreamFusionError for one of the first stage there, and if a preset is asked for as well.
     """
     if preset != "default":
         raise DreamFusionError(f"Give --nemo-config or --preset {preset}, not both.")
@@ -47,9 +48,9 @@ def read_stage(path: Path, preset: str, tell: Callable[[str], None], *, mesh: bo
     if mesh and not nemo.mesh_stage:
         raise DreamFusionError(f"{path} is NeMo's first stage, a NeRF: give it to dreamfusion generate.")
     if nemo.mesh_stage and not mesh:
-        raise DreamFusionError(
-            f"{path} is NeMo's second stage, a mesh (renderer nvdiffrast): generate a run first, then "
-            f"dreamfusion refine RUN --nemo-config {path}."
+        tell(
+            f"NeMo's second stage, a mesh, begins with a ball here; dreamfusion refine RUN --nemo-config {path} begins "
+            "with a run"
         )
     for note in nemo.notes:
         tell(note)
@@ -92,29 +93,60 @@ def _load(source: Path | Any) -> DictConfig:
     return loaded
 
 
-def _composed(path: Path) -> DictConfig:
-    """Return the file with the groups of its defaults list, each list entry overriding those before it.
+def _composed(path: Path, overrides: Mapping[str, str] | None = None, inside: tuple[Path, ...] = ()) -> DictConfig:
+    """Return the file with what its defaults list names, each list entry overriding those before it.
 
-    ``_self_`` stands for the file itself, which comes last if the list leaves it out, as in Hydra.
+    An entry is a choice for a group, "override GROUP" with another choice than in the files before, the name of a
+    configuration beside the file, or ``_self_``: the file itself, which comes last if the list leaves it out. All
+    of this is as in Hydra. ``overrides`` are those of the files that name this one, which are ``inside``.
     """
+    if path in inside:
+        raise DreamFusionError(f"defaults in {inside[-1]}: {path.stem} leads back to itself.")
     own = _load(path)
-    listed = own.pop("defaults", OmegaConf.create([]))
+    entries = _entries(own.pop("defaults", OmegaConf.create([])), path)
+    chosen = {group.removeprefix(_OVERRIDE): option for group, option in entries if group.startswith(_OVERRIDE)}
+    overrides = chosen | dict(overrides or {})
+    layers = []
+    for group, option in entries:
+        if group == "_self_":
+            layers.append(own)
+        elif group == "":
+            layers.append(_composed(path.parent / f"{option}.yaml", overrides, (*inside, path)))
+        elif not group.startswith(_OVERRIDE):
+            layers.append(OmegaConf.create({group: _group(path, group, overrides.get(group, option))}))
+    try:
+        merged = OmegaConf.merge(*layers)
+    except (TypeError, ValueError, OmegaConfBaseException) as error:
+        raise DreamFusionError(f"The parts of {path} do not go together: {str(error).splitlines()[0]}.") from None
+    assert isinstance(merged, DictConfig)
+    for group in chosen:
+        if group not in merged:
+            raise DreamFusionError(
+                f"defaults in {path}: override {group} has nothing to override, {group} is not listed."
+            )
+    return merged
+
+
+_OVERRIDE = "override "
+
+
+def _entries(listed: Any, path: Path) -> list[tuple[str, str]]:
+    """Return a defaults list as groups with their choices; ``_self_`` has none, another configuration no group."""
     if not isinstance(listed, ListConfig):
         raise DreamFusionError(f"defaults in {path} must be a list, such as [nerf: torchngp, _self_].")
-    entries = OmegaConf.to_container(listed)
-    assert isinstance(entries, list)
-    layers = []
-    for entry in entries if "_self_" in entries else [*entries, "_self_"]:
-        if entry == "_self_":
-            layers.append(own)
-        elif isinstance(entry, dict) and len(entry) == 1 and set(entry) <= set(GROUPS):
-            ((group, option),) = entry.items()
-            layers.append(OmegaConf.create({group: _group(path, group, str(option))}))
+    plain = OmegaConf.to_container(listed)
+    assert isinstance(plain, list)
+    entries = []
+    for entry in plain if "_self_" in plain else [*plain, "_self_"]:
+        if isinstance(entry, str):
+            entries.append(("_self_", "") if entry == "_self_" else ("", entry))
+        elif (
+            isinstance(entry, dict) and len(entry) == 1 and {str(g).removeprefix(_OVERRIDE) for g in entry} <= {*GROUPS}
+        ):
+            entries += [(str(group), str(option)) for group, option in entry.items()]
         else:
             raise DreamFusionError(f"defaults in {path}: {entry!r} is none of {', '.join(GROUPS)} with a choice.")
-    merged = OmegaConf.merge(*layers)
-    assert isinstance(merged, DictConfig)
-    return merged
+    return entries
 
 
 def _group(path: Path, group: str, option: str) -> DictConfig:
@@ -149,46 +181,89 @@ def _module(part: Any) -> str:
 
 
 def _mapped(model: dict[str, Any]) -> NemoConfig:
-    """Map every key; DreamFusionError for one that is unknown, impossible, or at odds with another."""
-    found: dict[str, tuple[Any, str]] = {}  # our key: its value, and the key of theirs that says so
-    given: dict[str, Any] = dict(TOP_SETS)
-    notes: list[str] = []
+    """Map every key; DreamFusionError for one that is unknown, impossible, missing, or at odds with another."""
     mesh_stage = _module(model.get("renderer")) == _MESH_STAGE
     later = MESH_STAGE if mesh_stage else {}
-
-    def take(name: str, key: Key, value: Any) -> None:
-        if key.allowed is not None and not any(_equal(value, one) for one in key.allowed):
-            raise DreamFusionError(
-                f"{name} cannot be {_short(value)} here ({key.remark}): give {_short(key.allowed[0])}."
-            )
-        if key.note:
-            notes.append(key.note)
-        for ours, mine in zip(key.ours, _values(name, key, value), strict=True):
-            other = found.get(ours)
-            if other is not None and other[0] != mine:
-                raise DreamFusionError(f"{name} and {other[1]} must be equal here ({key.remark}).")
-            found[ours] = (mine, name)
-
+    mapping = _Mapping(dict(TOP_SETS))
     for group in GROUPS:
         if group not in model:
             raise DreamFusionError(f"{group} is missing: name it in the defaults list or write it out.")
         part = _part(group, model[group])
-        given |= part.sets
-        keys = part.keys | later.get(group, {})
-        content = model[group] if isinstance(model[group], dict) else {}
-        for name, value in _leaves(_without_jitter(content) if group == "data" else content):
-            if name == "_target_" and group in PARTS:
-                continue
+        mapping.sets |= part.sets
+        mapping.notes += [part.note] if part.note else []
+        content = dict(_leaves(model[group]))
+        if group in PARTS:
+            content.pop("_target_", None)
+        mapping.take(f"{group}.", part.keys | later.get(group, {}), content)
+    mapping.take("", TOP | later.get("", {}), {name: value for name, value in model.items() if name not in GROUPS})
+    if mapping.told:
+        mapping.notes.append(f"without effect here, docs/nemo.md says why: {', '.join(mapping.told)}")
+    return NemoConfig(mapping.values(), mapping.notes, mesh_stage)
+
+
+class _Mapping:
+    """Ours, as they become known: what parts set, what NeMo takes for keys that are left out, and what is given.
+
+    Of ``left_out`` and ``given`` each value of ours stands with the name and the value of the key of theirs that says
+    so. Later ones of these three win; ``told`` are names of keys without effect.
+    """
+
+    def __init__(self, sets: dict[str, Any]) -> None:
+        self.sets = sets
+        self.left_out: dict[str, tuple[Any, str, Any]] = {}
+        self.given: dict[str, tuple[Any, str, Any]] = {}
+        self.notes: list[str] = []
+        self.told: list[str] = []
+
+    def take(self, prefix: str, keys: Mapping[str, Key], content: dict[str, Any]) -> None:
+        """Take over one part, whose names get ``prefix``."""
+        for name in content:
             if name not in keys:
-                raise _unknown(f"{group}.{name}", list(keys))
-            take(f"{group}.{name}", keys[name], value)
-    for name, value in model.items():
-        if name not in GROUPS:
-            if name not in TOP:
-                raise _unknown(name, [*TOP, *GROUPS])
-            take(name, (TOP | later.get("", {}))[name], value)
-    values = _nested(given | {ours: value for ours, (value, _) in found.items()})
-    return NemoConfig(values, notes, mesh_stage)
+                raise _unknown(prefix + name, list(keys) if prefix else [*keys, *GROUPS])
+        absent = {name: key for name, key in keys.items() if name not in content}
+        missing = [prefix + name for name, key in absent.items() if key.left_out is LeftOut.REFUSED]
+        if missing:
+            raise DreamFusionError(f"{', '.join(missing)}: missing, and NeMo has no default. Give a value.")
+        defaults = {name: key.left_out for name, key in absent.items() if not isinstance(key.left_out, LeftOut)}
+        part = defaults | content
+        for name, value in content.items():
+            self._take(self.given, prefix + name, keys[name], value, part)
+            self.told += [prefix + name] if keys[name].told else []
+        for name, value in defaults.items():
+            self._take(self.left_out, prefix + name, keys[name], value, part)
+
+    def _take(
+        self, found: dict[str, tuple[Any, str, Any]], name: str, key: Key, value: Any, part: Mapping[str, Any]
+    ) -> None:
+        if key.allowed is not None and not any(_equal(value, one) for one in key.allowed):
+            accepted = " or ".join(_short(one) for one in key.allowed)
+            because = f" ({key.remark})" if key.remark else ""
+            raise DreamFusionError(f"{name} cannot be {_short(value)} here{because}: give {accepted}.")
+        for ours, mine in zip(key.ours, _values(name, key, value, part), strict=True):
+            other = found.get(ours)
+            if other is not None and other[0] != mine:
+                raise DreamFusionError(f"{name} and {other[1]} must be equal here ({key.remark}).")
+            found[ours] = (mine, name, value)
+
+    def values(self) -> dict[str, Any]:
+        """Return all values as nested tables; DreamFusionError, with their names, for one that ours cannot have."""
+        origin = self.left_out | self.given
+        values = _nested(self.sets | {ours: value for ours, (value, _, _) in origin.items()})
+        try:
+            parse_config(values | {"prompt": "a"})  # which prompt is no business of the file's alone
+        except DreamFusionError as error:
+            key, words = getattr(error, "key", ""), set(findall(r"\w+", str(error).split("(given")[0]))
+            meant = [theirs for ours, (_, *theirs) in origin.items() if ours == key or _named(ours, key, words)]
+            if not meant:
+                raise
+            names = dict.fromkeys(f"{name} = {_short(value)}" for name, value in meant)
+            raise DreamFusionError(f"{', '.join(names)} is not possible here. {error}") from None
+        return values
+
+
+def _named(ours: str, key: str, words: set[str]) -> bool:
+    """Whether a message of these words, about the whole section ``key``, is about the value ``ours``."""
+    return ours.startswith(key) and ours.rsplit(".", 1)[-1] in words
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -197,36 +272,30 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _part(group: str, content: Any) -> Part:
+    if not isinstance(content, dict):
+        raise DreamFusionError(f"{group} must be a table of keys and values (given: {_short(content)}).")
     if group in PLAIN_PARTS:
         return PLAIN_PARTS[group]
-    module = _module(content)
-    if module not in PARTS[group]:
-        raise DreamFusionError(f"{group}._target_ is none that is known here: {', '.join(PARTS[group])} are.")
-    return PARTS[group][module]
+    key, choice = ("name", content.get("name")) if group == "optim" else ("_target_", _module(content))
+    if choice not in PARTS[group]:
+        raise DreamFusionError(f"{group}.{key} is none that is known here: {', '.join(PARTS[group])} are.")
+    return PARTS[group][choice]
 
 
-def _values(name: str, key: Key, value: Any) -> tuple[Any, ...]:
+def _values(name: str, key: Key, value: Any, part: Mapping[str, Any]) -> tuple[Any, ...]:
     try:
-        values = key.put(value)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError):
+        values = key.put(value, part)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError):
         raise DreamFusionError(f"{name} cannot be {value!r}.") from None
     if key.ours and len(values) != len(key.ours):
         raise DreamFusionError(f"{name} needs {len(key.ours)} values (given: {value!r}).")
     return values if key.ours else ()
 
 
-def _without_jitter(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the data part with jitters of 0 if it switches them off."""
-    train = data.get("train_dataset")
-    if not isinstance(train, dict) or train.get("jitter", False):
-        return data
-    return data | {"train_dataset": train | {"jitter_center": 0.0, "jitter_target": 0.0, "jitter_up": 0.0}}
-
-
 def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted name and the value of everything in a tree of tables."""
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -266,13 +335,23 @@ def _section(group: str, module: str, part: Part) -> str:
         sets = ", ".join(f"`{ours}: {_short(value)}`" for ours, value in part.sets.items())
         lines += [f"Sets {sets}.", ""]
     if part.keys:
-        lines += ["| NeMo's key | here | remark |", "|---|---|---|"]
+        lines += ["| NeMo's key | here | left out | remark |", "|---|---|---|---|"]
     for name, key in part.keys.items():
         here = ", ".join(f"`{ours}`" for ours in key.ours) or "no effect"
-        if key.allowed is not None:
+        if key.allowed is not None and not key.ours:
             here = "must be " + " or ".join(f"`{_short(value)}`" for value in key.allowed)
-        lines.append(f"| `{name}` | {here} | {key.remark} |")
+        lines.append(f"| `{name}` | {here} | {_left_out(key)} | {key.remark} |")
     return "\n".join(lines).rstrip()
+
+
+def _left_out(key: Key) -> str:
+    match key.left_out:
+        case LeftOut.HARMLESS:
+            return ""
+        case LeftOut.REFUSED:
+            return "refused"
+        case value:
+            return f"`{_short(value)}`"
 
 
 def _short(value: Any) -> str:
