@@ -1,5 +1,6 @@
 """Refinement: a run or a mesh file becomes a mesh that is optimised, with everything that a run leaves."""
 
+import dataclasses
 import math
 import shutil
 from dataclasses import replace
@@ -19,7 +20,7 @@ from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.cameras import fixed_cameras, sample_cameras
 from dreamfusion.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.cli import main
-from dreamfusion.config import SceneConfig, parse_config
+from dreamfusion.config import SceneConfig, merged, parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.geometry import iou, score_geometry, toy_volume
 from dreamfusion.evaluate.outlines import score_outlines
@@ -457,6 +458,44 @@ def test_the_preset_is_nemos_stock_file_of_the_second_stage():
     read = _nemo_configuration(None, DMTET, "default", None, {}, lambda line: None)
     ours = _configuration(None, "nemo-dmtet", None, {"prompt": "a hamburger"})
     # What a mesh is not rendered with may differ: the file names another renderer.
-    marching = ("dt_gamma", "max_steps", "step_length", "occupancy_density", "occupancy_resolution", "background_color")
+    marching = ("dt_gamma", "max_steps", "step_length", "background_color")
+    marching += ("occupancy_density", "occupancy_resolution", "occupancy_interval")
     same = {name: getattr(ours.scene, name) for name in marching}
     assert read.model_copy(update={"scene": read.scene.model_copy(update=same)}) == ours
+
+
+def test_nemos_preset_keeps_prompt_device_and_networks_of_a_run_and_nothing_else(source: dreamfusion.Result):
+    other = {
+        "guidance": {"t_min_start": 0.8, "negative_prompt": "a car", "perp_neg": True},
+        "loss": {"clip": 1.0, "kind": "ism"},
+        "scene": {"surface_smoothing": 0.05, "material": {"specular": 0.2}},
+        "optim": {"betas": [0.9, 0.99]},
+    }
+    kept = {"prompt": "a red mushroom", "device": "cpu"}
+    networks = {"nerf": dataclasses.asdict(source.config.scene.nerf)}
+    run = replace(source, config=parse_config(merged(kept | {"scene": networks}, other)))
+    fresh = _configuration(None, "nemo-dmtet", None, kept | {"scene": networks})
+    assert _configuration(run, "nemo-dmtet", None, {}) == fresh
+    assert (fresh.guidance.t_min_start, fresh.loss.clip, fresh.scene.surface_smoothing) == (None, None, 0)
+    assert _configuration(run, "quick", None, {}).loss.clip == 1, "our own presets keep what they do not change"
+
+
+def test_one_resolution_is_that_of_the_whole_refinement(source: dreamfusion.Result, tmp_path: Path):
+    for asked, expected in (({}, (512, 512)), ({"resolution": 128}, (128, 128))):
+        config = _nemo_configuration(source, DMTET, "default", None, asked, lambda line: None)
+        assert (config.resolution, config.resolution_end) == expected
+    both = {"resolution": 64, "resolution_end": 128}
+    assert _nemo_configuration(source, DMTET, "default", None, both, lambda line: None).resolution_end == 128
+
+
+def test_the_prompt_of_the_run_stands_where_nemos_file_has_none(source: dreamfusion.Result, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(DMTET.read_text().replace("prompt: 'a hamburger'", "", 1))
+    config = _nemo_configuration(source, tmp_path / "mine.yaml", "default", None, {}, lambda line: None)
+    assert config.prompt == source.config.prompt
+
+
+def test_a_weight_that_a_mesh_does_not_have_is_refused(source: dreamfusion.Result):
+    with pytest.raises(DreamFusionError, match=r"loss\.orientation is for volumes"):
+        _configuration(source, "default", None, {"loss": {"orientation": 0.5}})
+    with pytest.raises(DreamFusionError, match=r"loss\.orientation is for volumes"):
+        _nemo_configuration(source, DMTET, "default", None, {"loss": {"orientation": 0.5}}, lambda line: None)

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh
 from dreamfusion.checkpoints import save_checkpoint
-from dreamfusion.config import Config, merged, parse_config, read_yaml, save_config
+from dreamfusion.config import Config, changed_config, merged, read_yaml, save_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.field import Field
@@ -78,7 +78,7 @@ REFINE_PRESETS: dict[str, dict[str, Any]] = {
         },
     ),
 }
-"""What each preset changes of its run."""
+"""What each preset changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
 
 
 def refine(
@@ -135,11 +135,18 @@ def _configuration(
         raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(REFINE_PRESETS)}.")
     asked = _asked(config_file, changes)
     values = {} if source is None else source.config.model_dump(mode="json")
+    if preset == "nemo-dmtet":
+        values = _without_settings(values)
     values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
     if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":
         values["resolution"] = GPU_RESOLUTION
     values["resolution_end"] = asked.get("resolution", values["resolution"])
-    return parse_config(merged(values, asked))
+    return changed_config(values, asked)
+
+
+def _without_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Return of a run's values what NeMo's second stage takes over: its settings are not made to go with others."""
+    return {key: values[key] for key in ("prompt", "device") if key in values}
 
 
 def _nemo_configuration(
@@ -150,12 +157,17 @@ def _nemo_configuration(
     changes: dict[str, Any],
     tell: Callable[[str], None],
 ) -> Config:
-    """Return what a configuration of NeMo's second stage asks for; all of it, but for the networks of a run."""
-    values = read_stage(path, preset, tell, mesh=True)
-    values = _with_networks_of(source, values)
+    """Return what a configuration of NeMo's second stage asks for; all of it, but for the networks of a run.
+
+    Its prompt, too, is that of the run if the file has none.
+    """
+    run = {} if source is None else _without_settings(source.config.model_dump(mode="json"))
+    values = _with_networks_of(source, merged(run, read_stage(path, preset, tell, mesh=True)))
     if source is not None:
         tell("the colours go on in the networks of the run, not in those of the nerf group")
-    return parse_config(merged(values, _asked(config_file, changes)))
+    asked = _asked(config_file, changes)
+    values["resolution_end"] = asked.get("resolution", values["resolution"])
+    return changed_config(values, asked)
 
 
 def _with_networks_of(source: Result | None, values: dict[str, Any]) -> dict[str, Any]:
