@@ -10,7 +10,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import BackgroundConfig, LearnedBackground, StaticBackground
 from dreamfusion.fields.encodings import frequency_encode, integrated_encode
 from dreamfusion.fields.field import Field
-from dreamfusion.fields.mip_nerf import MipConfig, MipField
+from dreamfusion.fields.mip_nerf import MipConfig, MipField, ResidualBlock
 from dreamfusion.fields.nerf import HashGridConfig, NerfConfig, NerfField
 
 SMALL = NerfConfig(grid=HashGridConfig(levels=3, features=2, log2_size=10, base_resolution=4, max_resolution=16))
@@ -166,6 +166,23 @@ def test_mip_field_follows_the_paper():
     assert field.density(torch.tensor([[0.4, 0.0, 0.0]])).item() == pytest.approx(
         math.exp(5 * math.exp(-0.5)), rel=1e-4
     )
+
+
+def test_a_residual_block_by_hand():
+    block = ResidualBlock(2, seeded())
+    first, _, second = block.layers
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, -2.0]]))
+        first.bias.copy_(torch.tensor([0.0, 1.0]))
+        second.weight.copy_(torch.tensor([[1.0, 1.0], [3.0, 0.0]]))
+        second.bias.copy_(torch.tensor([0.5, 0.0]))
+
+    def silu(x: float) -> float:
+        return x / (1 + math.exp(-x))
+
+    # From (2, 1): W1 x + b1 = (2, -1).
+    expected = [2 + silu(2) + silu(-1) + 0.5, 1 + 3 * silu(2)]
+    assert block(torch.tensor([[2.0, 1.0]]))[0].tolist() == pytest.approx(expected)
 
 
 def test_variance_falls_over_the_first_third_and_is_saved():
@@ -359,6 +376,24 @@ def test_field_and_background_run_on_every_device(device):
 def test_impossible_configurations_are_refused(make):
     with pytest.raises(DreamFusionError, match="give"):
         make()
+
+
+def test_a_learned_background_by_hand():
+    background = LearnedBackground(BackgroundConfig(frequencies=1, hidden_width=2, hidden_layers=1), seeded())
+    hidden, _, out = background.network
+    with torch.no_grad():
+        hidden.weight.zero_()
+        hidden.weight[0, 2] = 1.0  # the direction's z
+        hidden.weight[1, 3] = 2.0  # the sine of its x
+        hidden.bias.copy_(torch.tensor([0.0, -0.5]))
+        out.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]]))
+        out.bias.copy_(torch.tensor([0.0, 0.0, 0.25]))
+    high, wide = 0.8, 2 * math.sin(0.6) - 0.5
+    expected = torch.tensor([high, wide, high - wide + 0.25]).sigmoid()
+    torch.testing.assert_close(background(torch.tensor([0.6, 0.0, 0.8])), expected)
+    # Below the horizon z is negative, which the hidden layer holds back.
+    below = torch.tensor([0.0, 0.0, 0.25]).sigmoid()
+    torch.testing.assert_close(background(torch.tensor([0.0, 0.6, -0.8])), below)
 
 
 def test_backgrounds():

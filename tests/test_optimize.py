@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,13 @@ def test_fields_that_change_with_the_run_continue_bit_equal():
 def test_a_checkpoint_of_another_architecture_is_refused():
     small = toy_config(scene={"nerf": {"hidden_width": 8}})
     tensors, values = State.fresh(small, CPU).to_checkpoint()
+    with pytest.raises(DreamFusionError, match=r"\(scene\.nerf\.hidden_width is 32 here and 8 there\)\.$") as caught:
+        State.fresh(toy_config(scene={}), CPU).restore(Checkpoint(0, tensors, values))
+    assert "\n" not in str(caught.value)
+    mesh = State.fresh(toy_config(scene={"tetrahedra": {"resolution": 8}}), CPU)
+    with pytest.raises(DreamFusionError, match="does not fit"):
+        mesh.restore(Checkpoint(0, tensors, values))
+    del values["scene_config"]  # as in earlier versions
     with pytest.raises(DreamFusionError, match="does not fit"):
         State.fresh(toy_config(), CPU).restore(Checkpoint(0, tensors, values))
 
@@ -135,25 +143,34 @@ def test_a_checkpoint_of_another_architecture_is_refused():
 def test_every_loss_weight_changes_the_gradient():
     guidance = toy_prior("mushroom", views=8, size=16)
 
-    def moved(**loss: float) -> torch.Tensor:
+    def moved(scene: dict[str, Any], **loss: float) -> list[torch.Tensor]:
         config = toy_config(
             steps=4,
             views=2,
             resolution=16,
             resolution_end=16,
             loss=loss,
+            scene=scene,
             shading={"albedo_until": 0.0},
             optim={"warmup_steps": 0},
         )
         state = State.fresh(config, CPU)
         run_steps(3, state, config, guidance)
-        return state.scene.field.table.detach()
+        return [parameter.detach() for parameter in state.scene.parameters()]
 
-    terms = ("opacity", "opacity_squared", "entropy", "orientation", "normal_smooth_2d", "normal_smooth_3d")
-    nothing = dict.fromkeys(terms, 0.0)
-    plain = moved(**nothing)
-    for name in (*terms, "distillation"):
-        assert not torch.equal(plain, moved(**(nothing | {name: 10.0}))), name
+    proposal = {"renderer": "proposal", "proposal": PROPOSAL}
+    cases = [
+        ({}, ("opacity", "opacity_squared", "entropy", "orientation", "normal_smooth_2d", "normal_smooth_3d")),
+        (proposal, ("distortion", "interlevel")),
+        ({"tetrahedra": {"resolution": 8}}, ("normal_consistency", "laplacian", "opacity", "entropy")),
+    ]
+    for scene, terms in cases:
+        nothing = dict.fromkeys(terms, 0.0)
+        plain = moved(scene, **nothing)
+        assert all(map(torch.equal, plain, moved(scene, **nothing))), "the same again is the same"
+        for name in (*terms, "distillation"):
+            other = moved(scene, **(nothing | {name: 10.0}))
+            assert not all(map(torch.equal, plain, other)), name
 
 
 def test_shading_begins_with_albedo_and_then_mixes():

@@ -34,6 +34,20 @@ def test_adan_first_two_steps_by_hand(weight_decay):
     assert p.item() == pytest.approx((after_one - 0.1 * update) / shrink)
 
 
+def test_adam_first_two_steps_by_hand():
+    p = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+    adam = build_optimizer("adam", [{"params": [p], "lr": 0.1}], betas=(0.9, 0.99), eps=1e-3, weight_decay=0.5)
+    # Decay is decoupled, p (1 - lr * decay), and bias correction makes the first step lr * g / (|g| + eps).
+    step_with(adam, p, 2.0)
+    after_one = 1.0 * (1 - 0.1 * 0.5) - 0.1 * 2 / (2 + 1e-3)
+    assert p.item() == pytest.approx(after_one)
+    m = 0.9 * (0.1 * 2.0) + 0.1 * -1.0
+    n = 0.99 * (0.01 * 2.0**2) + 0.01 * 1.0
+    update = (m / (1 - 0.9**2)) / (math.sqrt(n / (1 - 0.99**2)) + 1e-3)
+    step_with(adam, p, -1.0)
+    assert p.item() == pytest.approx(after_one * (1 - 0.1 * 0.5) - 0.1 * update)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["adan", "adam"])
 def test_minimises_a_quadratic(name, device):

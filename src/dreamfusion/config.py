@@ -6,7 +6,7 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -422,16 +422,18 @@ def parse_config(values: dict[str, Any]) -> Config:
 def _nearest(key: str) -> str:
     """Return a question with the key that is most like an unknown one, or nothing."""
     whole = Config(prompt="a", scene=SceneConfig(tetrahedra=TetrahedraConfig())).model_dump()
-    known, last = list(_names(whole)), key.rsplit(".", 1)[-1]
+    known, last = [*whole, *dict(leaves(whole))], key.rsplit(".", 1)[-1]
     close = [name for name in known if name.rsplit(".", 1)[-1] == last] or get_close_matches(key, known, n=1)
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def _names(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of everything in a tree of tables."""
     for key, value in tree.items():
-        yield f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _names(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreamfusion.cameras import Cameras, sample_cameras
 from dreamfusion.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
-from dreamfusion.config import Config
+from dreamfusion.config import Config, leaves
 from dreamfusion.critic import Critic
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance
@@ -83,6 +83,7 @@ class State:
             "scene": dict(self.scene.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "opacity": self.opacity,
+            "scene_config": self.scene.config.model_dump(mode="json"),
             "critic": self.critic.state_dict() if self.critic else self.saved_critic,
         }
         tensors, state = pack(tree, "state")
@@ -95,11 +96,18 @@ class State:
             self.scene.load_state_dict(tree["scene"])
             self.optimizer.load_state_dict(tree["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[-1].strip()
+            reason = self._differences(tree) or str(error).splitlines()[-1].strip()
             raise DreamFusionError(f"The checkpoint does not fit this configuration ({reason}).") from None
         restore_generators(self.generators, checkpoint.tensors)
         self.step, self.opacity = checkpoint.step, tree["opacity"]
         self.critic, self.saved_critic = None, tree.get("critic")
+
+    def _differences(self, tree: dict[str, Any]) -> str:
+        """Return which keys of the scene are others than in a checkpoint; earlier checkpoints do not tell."""
+        saved = dict(leaves(tree.get("scene_config", {})))
+        mine = dict(leaves(self.scene.config.model_dump(mode="json")))
+        names = [name for name in saved if mine.get(name) != saved[name]]
+        return ", ".join(f"scene.{name} is {mine.get(name)} here and {saved[name]} there" for name in names)
 
     def open_critic(self, config: Config, guidance: Guidance, width: int) -> Critic:
         """Return the critic of variational score distillation: this state's, the checkpoint's, or a fresh one.

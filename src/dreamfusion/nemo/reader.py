@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dreamfusion.config import Config, parse_config
+from dreamfusion.config import Config, leaves, parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.nemo.keys import GROUPS, MESH_STAGE, PARTS, PLAIN_PARTS, TOP, TOP_SETS, Key, LeftOut, Part
@@ -191,7 +191,7 @@ def _mapped(model: dict[str, Any]) -> NemoConfig:
         part = _part(group, model[group])
         mapping.sets |= part.sets
         mapping.notes += [part.note] if part.note else []
-        content = dict(_leaves(model[group]))
+        content = dict(leaves(model[group]))
         if group in PARTS:
             content.pop("_target_", None)
         mapping.take(f"{group}.", part.keys | later.get(group, {}), content)
@@ -290,15 +290,6 @@ def _values(name: str, key: Key, value: Any, part: Mapping[str, Any]) -> tuple[A
     if key.ours and len(values) != len(key.ours):
         raise DreamFusionError(f"{name} needs {len(key.ours)} values (given: {value!r}).")
     return values if key.ours else ()
-
-
-def _leaves(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of everything in a tree of tables."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
