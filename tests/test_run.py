@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -15,8 +16,12 @@ from PIL import Image
 import dreamfusion
 from dreamfusion import results
 from dreamfusion.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
+from dreamfusion.config import PicturesConfig, SceneConfig
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfField
+from dreamfusion.fields.tetrahedra import TetrahedraConfig
+from dreamfusion.mesh_scene import MeshScene
+from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.results import export_run, open_run
 from dreamfusion.run import generate
 from worlds import BACKDROP, STILL, toy_prior
@@ -255,3 +260,31 @@ def test_a_failing_optimisation_keeps_what_was_there(tmp_path: Path, monkeypatch
     with pytest.raises(DreamFusionError, match="no longer finite"):
         generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, **SHORT)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "metrics.jsonl"}
+
+
+def test_validation_shows_depth_and_writes_a_video_if_asked(tmp_path: Path):
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(16)))
+    pictures = PicturesConfig(val_views=3, val_resolution=33, val_depth=True, val_video=True, radius=2.7)
+    results.save_validation(scene, pictures, 7, tmp_path)
+    written = sorted(path.name for path in (tmp_path / "validation").iterdir())
+    assert written == ["step_000007.mp4", "step_000007.png", "step_000007_depth.png"]
+    near = np.asarray(Image.open(tmp_path / "validation/step_000007_depth.png").convert("RGB"))
+    assert near.shape == (33, 99, 3)
+    radius = np.linalg.norm(scene.mesh(0).vertices, axis=1).mean()
+    # The middle of each view is a radius nearer than the centre; nothing is in the corners.
+    assert near[16, 16::33, 0] / 255 == pytest.approx(np.full(3, (1 + radius) / 2), abs=0.03)
+    assert near[0, 0].tolist() == [0, 0, 0]
+    results.save_validation(scene, PicturesConfig(val_views=1, val_resolution=9), 8, tmp_path)
+    assert [path.name for path in (tmp_path / "validation").glob("step_000008*")] == ["step_000008.png"]
+
+
+def test_depth_of_a_volume_is_that_of_what_can_be_seen():
+    view = RenderOutput(
+        rgb=torch.zeros(1, 3, 1, 3),
+        opacity=torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3),
+        depth=torch.tensor([2.0, 2.0, 0.0]).view(1, 1, 1, 3),
+        normal=None,
+        orientation=torch.zeros(1),
+        samples=0,
+    )
+    assert results._nearness(view, 2.5).flatten().tolist() == [0.75, 0.375, 0]

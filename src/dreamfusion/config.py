@@ -279,6 +279,10 @@ class PicturesConfig(Section):
     """views in a validation picture, side by side"""
     val_resolution: Side | None = None
     """side of each of them in pixels (null: 144)"""
+    val_depth: bool = False
+    """whether to write step_<step>_depth.png beside it: near is white, far and nothing black"""
+    val_video: bool = False
+    """whether to write the views as a video, too, step_<step>.mp4: give enough val_views for one"""
     video: bool = True
     """whether to write turntable.mp4"""
     video_frames: Annotated[int, Field(ge=2, le=2000)] | None = None

@@ -300,6 +300,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "val_every": 100,
             "val_views": 5,
             "val_resolution": 800,
+            "val_depth": True,
             "video": False,
             "video_frames": 100,
             "video_resolution": 800,

@@ -7,7 +7,7 @@ runs/<slug-of-prompt>/
     checkpoints/        what --resume continues from
     contact_sheet.png   albedo, shaded and textureless views all around
     turntable.mp4       the shaded object, once around (unless pictures.video is off)
-    validation/         a picture every pictures.val_every steps, if that is set
+    validation/         a picture every pictures.val_every steps, if that is set; if asked for, its depth and a video
     mesh.glb            the object with its texture
     viewer.html         the mesh in a page of its own, to turn and to light
 """
@@ -35,6 +35,8 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import prepare_output_dir
 from dreamfusion.mesh_scene import AnyScene, finished_views
 from dreamfusion.optimize import State
+from dreamfusion.renderers.volume import RenderOutput
+from dreamfusion.scene import PICTURE_BACKDROP
 from dreamfusion.shading import Shading
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
@@ -106,26 +108,40 @@ def write_assets(result: Result) -> None:
     pictures = result.config.pictures
     if pictures.video:
         frames = _around(scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
-        save_video(frames, result.turntable, fps=pictures.video_fps)
+        save_video((frame.rgb[0] for frame in frames), result.turntable, fps=pictures.video_fps)
     mesh = scene.mesh(MESH_RESOLUTION, MESH_FACES)
     # A run of hours must not end without its mesh for want of a library: then it has vertex colours.
     save_glb(_textured(scene, mesh, TEXTURE_SIZE) if can_unwrap() else mesh, result.mesh)
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
 
 
-def _around(scene: AnyScene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[Tensor]:
-    """Render pictures [3, S, S] of the scene once around, one at a time: large ones together take gigabytes."""
+def _around(scene: AnyScene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
+    """Render pictures of the scene once around, one at a time: large ones together take gigabytes."""
     cameras = orbit_cameras(count, elevation_deg=pictures.elevation_deg, radius=pictures.radius, focal=pictures.focal)
     for index in range(count):
-        view = finished_views(scene, cameras[index : index + 1], [pictures.shading], size or TURNTABLE_SIZE)
-        yield view[pictures.shading][0]
+        side = (size or TURNTABLE_SIZE,) * 2
+        yield scene.layers(cameras[index : index + 1], [pictures.shading], side, backdrop=PICTURE_BACKDROP)[0]
 
 
 def save_validation(scene: AnyScene, pictures: PicturesConfig, step: int, folder: Path) -> None:
-    """Write validation/step_<step>.png in the folder of a run, the configured views side by side."""
+    """Write validation/step_<step>.png in the folder of a run, the configured views side by side.
+
+    If configured, step_<step>_depth.png shows how near they are, and step_<step>.mp4 has them one after the other.
+    """
     (folder / "validation").mkdir(exist_ok=True)
-    views = _around(scene, pictures, pictures.val_views, pictures.val_resolution)
-    save_png(torch.cat(list(views), dim=2), folder / "validation" / f"step_{step:06d}.png")
+    place = folder / "validation" / f"step_{step:06d}"
+    views = list(_around(scene, pictures, pictures.val_views, pictures.val_resolution))
+    save_png(torch.cat([view.rgb[0] for view in views], dim=2), place.with_suffix(".png"))
+    if pictures.val_depth:
+        near = torch.cat([_nearness(view, pictures.radius)[0] for view in views], dim=2)
+        save_png(near.expand(3, -1, -1), place.with_name(f"{place.name}_depth.png"))
+    if pictures.val_video:
+        save_video((view.rgb[0] for view in views), place.with_suffix(".mp4"), fps=pictures.video_fps)
+
+
+def _nearness(view: RenderOutput, radius: float) -> Tensor:
+    """Return pictures [B, 1, H, W]: 1 at the near end of the unit sphere, 0 at its far end and where nothing is."""
+    return view.opacity * ((radius + 1 - view.depth) / 2).clamp(0, 1)
 
 
 def preview(scene: AnyScene) -> Tensor:

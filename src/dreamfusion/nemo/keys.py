@@ -281,6 +281,7 @@ TOP_SETS: dict[str, Any] = {
     # The file around the model: trainer and experiment manager.
     "checkpoint_every": 1000,
     "pictures.val_every": 100,
+    "pictures.val_depth": True,
 }
 """What NeMo's model does without a key for it, and the surroundings of the model in NeMo's own configuration."""
 
