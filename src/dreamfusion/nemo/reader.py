@@ -217,7 +217,9 @@ class _Mapping:
 
     def take(self, prefix: str, keys: Mapping[str, Key], content: dict[str, Any]) -> None:
         """Take over one part, whose names get ``prefix``."""
-        for name in content:
+        for name, value in content.items():
+            if any(key.startswith(f"{name}.") for key in keys):
+                raise _no_table(prefix + name, value)
             if name not in keys:
                 raise _unknown(prefix + name, list(keys) if prefix else [*keys, *GROUPS])
         absent = {name: key for name, key in keys.items() if name not in content}
@@ -236,8 +238,8 @@ class _Mapping:
         self, found: dict[str, tuple[Any, str, Any]], name: str, key: Key, value: Any, part: Mapping[str, Any]
     ) -> None:
         if key.allowed is not None and not any(_equal(value, one) for one in key.allowed):
-            accepted = " or ".join(_short(one) for one in key.allowed)
-            because = f" ({key.remark})" if key.remark else ""
+            accepted = " or ".join(dict.fromkeys(_short(one) for one in key.allowed))
+            because = "" if key.ours else f" ({key.remark})"
             raise DreamFusionError(f"{name} cannot be {_short(value)} here{because}: give {accepted}.")
         for ours, mine in zip(key.ours, _values(name, key, value, part), strict=True):
             other = found.get(ours)
@@ -253,7 +255,7 @@ class _Mapping:
             parse_config(values | {"prompt": "a"})  # which prompt is no business of the file's alone
         except DreamFusionError as error:
             key, words = getattr(error, "key", ""), set(findall(r"\w+", str(error).split("(given")[0]))
-            meant = [theirs for ours, (_, *theirs) in origin.items() if ours == key or _named(ours, key, words)]
+            meant = [theirs for ours, (_, *theirs) in origin.items() if _meant(ours, key, words)]
             if not meant:
                 raise
             names = dict.fromkeys(f"{name} = {_short(value)}" for name, value in meant)
@@ -261,9 +263,9 @@ class _Mapping:
         return values
 
 
-def _named(ours: str, key: str, words: set[str]) -> bool:
-    """Whether a message of these words, about the whole section ``key``, is about the value ``ours``."""
-    return ours.startswith(key) and ours.rsplit(".", 1)[-1] in words
+def _meant(ours: str, key: str, words: set[str]) -> bool:
+    """Whether a message about ``key``, a part of a value or a whole section, is about the value ``ours``."""
+    return f"{key}.".startswith(f"{ours}.") or (ours.startswith(key) and ours.rsplit(".", 1)[-1] in words)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -273,10 +275,10 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _part(group: str, content: Any) -> Part:
     if not isinstance(content, dict):
-        raise DreamFusionError(f"{group} must be a table of keys and values (given: {_short(content)}).")
+        raise _no_table(group, content)
     if group in PLAIN_PARTS:
         return PLAIN_PARTS[group]
-    key, choice = ("name", content.get("name")) if group == "optim" else ("_target_", _module(content))
+    key, choice = ("name", str(content.get("name"))) if group == "optim" else ("_target_", _module(content))
     if choice not in PARTS[group]:
         raise DreamFusionError(f"{group}.{key} is none that is known here: {', '.join(PARTS[group])} are.")
     return PARTS[group][choice]
@@ -302,6 +304,10 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
             table = table.setdefault(key, {})
         table[last] = value
     return tree
+
+
+def _no_table(name: str, value: Any) -> DreamFusionError:
+    return DreamFusionError(f"{name} must be a table of keys and values (given: {_short(value)}).")
 
 
 def _unknown(name: str, known: list[str]) -> DreamFusionError:
