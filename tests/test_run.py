@@ -15,6 +15,7 @@ from PIL import Image
 import dreamfusion
 from dreamfusion import results
 from dreamfusion.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
+from dreamfusion.config import load_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.results import export_run, open_run
@@ -224,6 +225,13 @@ def test_resume_refuses_what_would_change_the_course(finished: dreamfusion.Resul
         generate(resume=finished.folder, seed=3)
     with pytest.raises(DreamFusionError, match="keeps its prompt"):
         generate("a blue car", resume=finished.folder)
+    for steps, reason in ((-5, "steps"), (0, "steps"), (10, "20 steps old already")):
+        with pytest.raises(DreamFusionError, match=reason):
+            generate(resume=finished.folder, steps=steps, guidance_model=toy_prior("mushroom", views=8, size=16))
+    for name, value in {"preset": "quick", "output": tmp_path, "config_file": tmp_path / "a.yaml"}.items():
+        with pytest.raises(DreamFusionError, match=f"leave out --{name.removesuffix('_file')}"):
+            generate(resume=finished.folder, **{name: value})
+    assert load_config(finished.folder / "config.yaml") == finished.config
     with pytest.raises(DreamFusionError, match="no run with a checkpoint"):
         open_run(tmp_path)
 

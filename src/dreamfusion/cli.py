@@ -156,7 +156,18 @@ def refine(
     changes = _given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
     with RunProgress(console) as progress:
         if resume is not None:
-            result = resumed(resume=resume, on_start=progress.start, on_step=progress.step, **changes)
+            if run is not None or mesh is not None:
+                raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
+            result = resumed(
+                resume=resume,
+                preset=preset,  # type: ignore[arg-type]  # refused, as are the next three
+                output=output,
+                nemo_config=nemo_config,
+                config_file=config,
+                on_start=progress.start,
+                on_step=progress.step,
+                **changes,
+            )
         else:
             result = start(
                 run,
