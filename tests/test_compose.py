@@ -3,7 +3,10 @@
 import json
 import math
 import struct
+import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import trimesh
 from PIL import Image
 
 from dreamfusion.assets.formats import save_glb
-from dreamfusion.assets.gltf import Triangles, merge, parse_glb, read_glb, triangles
+from dreamfusion.assets.gltf import Glb, Triangles, merge, parse_glb, read_glb, triangles
 from dreamfusion.assets.mesh import Mesh
 from dreamfusion.cameras import Cameras, fixed_cameras
 from dreamfusion.compose import Placement, compose, parse_placement, to_display
@@ -147,6 +150,101 @@ def test_triangles_come_back_in_our_world_and_in_linear_light(runs: list[Path]):
     box = triangles(read_glb(runs[1] / "mesh.glb"))
     assert np.ptp(box.vertices, axis=0) == pytest.approx([0.8, 1.0, 0.5]), "glTF's x, y, z are our y, z, x"
     np.testing.assert_allclose(box.colors[0], [0.00699, 0.02122, 0.71569], atol=1e-4)
+
+
+def spoiled(path: Path, change: Any) -> Glb:
+    """The content of a file with a change to its JSON and, if that returns bytes, another binary chunk."""
+    glb = read_glb(path)
+    return replace(glb, binary=change(glb.tree) or glb.binary)
+
+
+def with_texture(tree: dict[str, Any], binary: bytes, picture: bytes) -> bytes:
+    """Put a picture in the place of the one texture and return the binary chunk."""
+    view = tree["bufferViews"][tree["images"][0]["bufferView"]]
+    view["byteOffset"], view["byteLength"] = len(binary), len(picture)
+    return binary + picture
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG file with that header and, where its pixels should be, ``data``, with right checksums."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+BROKEN_CHUNK = png(4, 4)[:33] + b"\0\0\0\4\0\0\0\0" + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [BROKEN_CHUNK, png(40_000, 40_000), png(4, 4, b"no deflated pixels"), b"", b"no picture at all"],
+    ids=["chunk", "bomb", "pixels", "empty", "text"],
+)
+def test_a_corrupt_texture_gets_one_line_that_names_the_file(runs: list[Path], picture: bytes):
+    path = runs[1] / "mesh.glb"
+    glb = spoiled(path, lambda tree: with_texture(tree, read_glb(path).binary, picture))
+    with pytest.raises(DreamFusionError, match=r"is damaged.*texture") as caught:
+        triangles(glb)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def cycle(tree: dict[str, Any]) -> None:
+    tree["nodes"].append({"children": [0]})
+    tree["nodes"][0]["children"] = [len(tree["nodes"]) - 1]
+
+
+def twice(tree: dict[str, Any]) -> None:
+    tree["nodes"].append({"children": [0, 0]})
+    tree["scenes"][0]["nodes"] = [len(tree["nodes"]) - 1]
+
+
+def few_normals(tree: dict[str, Any]) -> None:
+    tree["accessors"][tree["meshes"][0]["primitives"][0]["attributes"]["NORMAL"]]["count"] -= 1
+
+
+def few_vertices(tree: dict[str, Any]) -> None:
+    for accessor in tree["meshes"][0]["primitives"][0]["attributes"].values():
+        tree["accessors"][accessor]["count"] -= 1
+
+
+def a_list(tree: dict[str, Any]) -> None:
+    tree["nodes"][0] = []
+
+
+def not_finite(tree: dict[str, Any]) -> None:
+    tree["nodes"][0]["scale"] = [1e308, 1e308, 1e308]
+    tree["nodes"].append({"children": [0], "scale": [1e308, 1.0, 1.0]})
+    tree["scenes"][0]["nodes"] = [len(tree["nodes"]) - 1]
+
+
+@pytest.mark.parametrize("change", [cycle, twice, few_normals, few_vertices, a_list, not_finite])
+def test_a_damaged_file_gets_one_line_that_names_it(runs: list[Path], change: Any):
+    path = runs[0] / "mesh.glb"
+    with pytest.raises(DreamFusionError, match="is damaged") as caught:
+        triangles(spoiled(path, change))
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_deep_trees_of_nodes_are_read(runs: list[Path]):
+    def deepen(tree: dict[str, Any]) -> None:
+        first = len(tree["nodes"])
+        tree["nodes"] += [{"children": [first + i + 1]} for i in range(3000)]
+        tree["nodes"][-1]["children"] = tree["scenes"][0]["nodes"]
+        tree["scenes"][0]["nodes"] = [first]
+
+    deep, plain = triangles(spoiled(runs[0] / "mesh.glb", deepen)), triangles(read_glb(runs[0] / "mesh.glb"))
+    np.testing.assert_array_equal(deep.vertices, plain.vertices)
+
+
+def test_json_nested_without_end_is_no_gltf(tmp_path: Path):
+    text = b"[" * 200_000
+    chunk = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", 0, b"BIN\0")
+    (tmp_path / "deep.glb").write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunk)) + chunk)
+    with pytest.raises(DreamFusionError, match=r"deep\.glb is not a binary glTF"):
+        read_glb(tmp_path / "deep.glb")
 
 
 def test_a_merged_file_keeps_meshes_textures_and_places(runs: list[Path]):

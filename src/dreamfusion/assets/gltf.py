@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,18 @@ _FROM_GLTF = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], 
 
 _TYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+_DAMAGED = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
+"""What the code here raises where a file says something else than glTF may."""
 _LISTS = ("accessors", "bufferViews", "images", "samplers", "textures", "materials", "meshes", "nodes")
 
 
 @dataclass(frozen=True)
 class Glb:
-    """The JSON of a binary glTF file and its binary chunk."""
+    """The JSON of a binary glTF file, its binary chunk, and how complaints call it: its path, if it has one."""
 
     tree: dict[str, Any]
     binary: bytes
+    name: str = "The mesh"
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,10 @@ class Triangles:
 def read_glb(path: Path | str) -> Glb:
     """Read a binary glTF 2.0 file; DreamFusionError if it is missing or is none."""
     try:
-        return parse_glb(Path(path).read_bytes())
+        return replace(parse_glb(Path(path).read_bytes()), name=str(path))
     except OSError as error:
         raise DreamFusionError(f"Cannot read the mesh {path}: {error.strerror}.") from None
-    except (ValueError, struct.error):
+    except (ValueError, struct.error, RecursionError):
         raise DreamFusionError(f"{path} is not a binary glTF 2.0 file: export the mesh again as GLB.") from None
 
 
@@ -83,14 +86,15 @@ def parse_glb(data: bytes) -> Glb:
 def triangles(glb: Glb) -> Triangles:
     """Return all triangles of a file's scene, with the colours of vertices, textures at vertices, and materials.
 
-    Raises DreamFusionError if it holds none, or is damaged.
+    Raises DreamFusionError, naming the file, if it holds none, or is damaged.
     """
     try:
-        parts = [part for root in _scene_of(glb.tree)["nodes"] for part in _of_node(glb, root, np.eye(4))]
-    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
-        raise DreamFusionError(f"The mesh is damaged ({error!r:.80}): export it again as GLB.") from None
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = [part for node, matrix in _nodes(glb.tree) for part in _of_node(glb, node, matrix)]
+    except _DAMAGED as error:
+        raise DreamFusionError(f"{glb.name} is damaged ({error!r:.80}): export it again as GLB.") from None
     if not parts:
-        raise DreamFusionError("The mesh has no triangles: export it again as GLB.")
+        raise DreamFusionError(f"{glb.name} has no triangles: export it again as GLB.")
     return Triangles.joined(parts)
 
 
@@ -151,12 +155,27 @@ def _scene_of(tree: dict[str, Any]) -> dict[str, Any]:
     return tree["scenes"][tree.get("scene", 0)]
 
 
-def _of_node(glb: Glb, index: int, above: NDArray[np.float64]) -> list[Triangles]:
-    node = glb.tree["nodes"][index]
-    matrix = above @ _local_matrix(node)
+def _nodes(tree: dict[str, Any]) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
+    """Yield the nodes of the scene with their matrices, parents first; ValueError if one is met twice (a cycle)."""
+    met: set[int] = set()
+    waiting = [(root, np.eye(4)) for root in reversed(_scene_of(tree)["nodes"])]
+    while waiting:
+        index, above = waiting.pop()
+        if index in met:
+            raise ValueError(f"node {index} has more than one parent")
+        met.add(index)
+        node = tree["nodes"][index]
+        matrix = above @ _local_matrix(node)
+        yield node, matrix
+        waiting += [(child, matrix) for child in reversed(node.get("children", []))]
+
+
+def _of_node(glb: Glb, node: dict[str, Any], matrix: NDArray[np.float64]) -> list[Triangles]:
     primitives = glb.tree["meshes"][node["mesh"]]["primitives"] if "mesh" in node else []
     parts = [_of_primitive(glb, p).moved(_FROM_GLTF @ matrix) for p in primitives if p.get("mode", 4) == 4]
-    return parts + [part for child in node.get("children", []) for part in _of_node(glb, child, matrix)]
+    if not all(np.isfinite(part.vertices).all() for part in parts):
+        raise ValueError("vertices that are no finite numbers")
+    return parts
 
 
 def _local_matrix(node: dict[str, Any]) -> NDArray[np.float64]:
@@ -182,8 +201,12 @@ def _of_primitive(glb: Glb, primitive: dict[str, Any]) -> Triangles:
     vertices = _accessor(glb, attributes["POSITION"])
     faces = _accessor(glb, primitive["indices"]) if "indices" in primitive else np.arange(len(vertices))
     faces = faces.reshape(-1, 3).astype(np.int64)
+    if not ((faces >= 0) & (faces < len(vertices))).all():  # kernels would read them unasked
+        raise ValueError("faces of vertices that are not there")
     if "NORMAL" in attributes:
         normals = _accessor(glb, attributes["NORMAL"])
+        if normals.shape != vertices.shape:
+            raise ValueError("not one normal for each vertex")
     else:
         from dreamfusion.assets.mesh import vertex_normals
 
@@ -204,13 +227,21 @@ def _material_colors(glb: Glb, index: int, attributes: dict[str, int]) -> Floats
     if texture is None:
         return factor
     image = glb.tree["images"][glb.tree["textures"][texture["index"]]["source"]]
-    with Image.open(io.BytesIO(_view(glb, image["bufferView"]))) as picture:
-        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+    pixels = _pixels(_view(glb, image["bufferView"]))
     uv = _accessor(glb, attributes[f"TEXCOORD_{texture.get('texCoord', 0)}"]) % 1.0
     height, width, _ = pixels.shape
     column = (uv[:, 0] * width).astype(int).clip(0, width - 1)
     row = (uv[:, 1] * height).astype(int).clip(0, height - 1)
     return factor * to_linear(pixels[row, column])
+
+
+def _pixels(data: bytes) -> Floats:
+    """Return the colours [H, W, 3] of a picture in a file; ValueError if it is damaged or too large to be one."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255.0)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"its texture: {error}") from None
 
 
 def to_linear(srgb: Floats) -> Floats:
