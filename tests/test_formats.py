@@ -20,6 +20,7 @@ from dreamfusion.assets import formats, texture
 from dreamfusion.assets.formats import format_of, save_glb, save_mesh, save_obj, save_usdz
 from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.assets.texture import bake, in_texture, texture_mesh, unwrap
+from dreamfusion.compose import Placement, compose
 from dreamfusion.errors import DreamFusionError
 from solids import Analytic, figure
 
@@ -213,13 +214,13 @@ validator.validateBytes(new Uint8Array(data)).then(report => console.log(JSON.st
 """
 
 
+def report(path):
+    """Return what the validator says about a GLB file."""
+    command = ["node", "-e", VALIDATE, str(gltf_validator()), str(path)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def test_glb_files_pass_the_khronos_validator(textured: Mesh, plain: Mesh, tmp_path: Path):
-    validator = gltf_validator()
-
-    def report(path):
-        command = ["node", "-e", VALIDATE, str(validator), str(path)]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
     for name, mesh in (("textured", textured), ("plain", plain)):
         save_glb(mesh, tmp_path / f"{name}.glb")
         found = report(tmp_path / f"{name}.glb")
@@ -229,6 +230,17 @@ def test_glb_files_pass_the_khronos_validator(textured: Mesh, plain: Mesh, tmp_p
     broken = (tmp_path / "textured.glb").read_bytes().replace(b'"POSITION"', b'"POSITIOM"')
     (tmp_path / "broken.glb").write_bytes(broken)
     assert report(tmp_path / "broken.glb")["issues"]["numErrors"] > 0, "the validator looks at what it is given"
+
+
+def test_the_file_of_a_composed_scene_passes_the_khronos_validator(textured: Mesh, plain: Mesh, tmp_path: Path):
+    save_glb(textured, tmp_path / "textured.glb")
+    save_glb(plain, tmp_path / "plain.glb")
+    objects = [Placement(tmp_path / "textured.glb", scale=0.5), Placement(tmp_path / "plain.glb", azimuth_deg=90.0)]
+    compose([*objects, objects[0]], tmp_path / "scene", size=(16, 16), samples=1)
+    found = report(tmp_path / "scene/scene.glb")
+    assert found["issues"]["messages"] == []
+    assert found["info"]["drawCallCount"] == 4
+    assert found["info"]["hasTextures"]
 
 
 def test_an_obj_comes_with_its_material_and_picture(textured: Mesh, tmp_path: Path):

@@ -20,6 +20,7 @@ import trimesh
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dreamfusion.assets.formats import finish_gltf
 from dreamfusion.assets.gltf import Glb, Triangles, merge, parse_glb, read_glb, to_linear, triangles
 from dreamfusion.assets.images import save_png
 from dreamfusion.assets.viewer import save_viewer
@@ -232,7 +233,8 @@ def _ground(reach: float, color: Sequence[float]) -> Glb:
     material = trimesh.visual.material.PBRMaterial(baseColorFactor=factor, metallicFactor=0.0, roughnessFactor=1.0)
     visual = trimesh.visual.TextureVisuals(material=material)
     disc = trimesh.Trimesh(np.vstack([ring, [[0, 0, 0]]]), faces, vertex_normals=up, visual=visual, process=False)
-    return parse_glb(trimesh.Scene(disc).export(file_type="glb", include_normals=True))
+    scene = trimesh.Scene(disc)
+    return parse_glb(scene.export(file_type="glb", include_normals=True, tree_postprocessor=finish_gltf))
 
 
 def _linear(color: Sequence[float]) -> tuple[float, float, float]:

@@ -115,7 +115,8 @@ def merge(parts: Sequence[tuple[Glb, NDArray[np.float64]]]) -> bytes:
         in_gltf = np.linalg.inv(_FROM_GLTF) @ matrix @ _FROM_GLTF
         children = [node + counts["nodes"] for node in _scene_of(glb.tree)["nodes"]]
         roots.append(len(merged["nodes"]))
-        merged["nodes"].append({"children": children, "matrix": in_gltf.T.ravel().tolist()})
+        moved = {} if np.array_equal(in_gltf, np.eye(4)) else {"matrix": in_gltf.T.ravel().tolist()}
+        merged["nodes"].append({"children": children} | moved)
     tree = {"asset": {"version": "2.0", "generator": "dreamfusion"}, "scene": 0, "scenes": [{"nodes": roots}]}
     tree |= {name: items for name, items in merged.items() if items}
     tree |= {name: sorted(found) for name, found in extensions.items() if found}
