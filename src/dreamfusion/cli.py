@@ -280,10 +280,11 @@ def compose(
     azimuth: tuple[float, ...] = (25.0,),
     elevation: float = 18.0,
     size: tuple[int, int] = (960, 540),
-    light_azimuth: float = 75.0,
+    light_azimuth: float | None = None,
     light_elevation: float = 45.0,
     softness: float = 2.5,
     sky: float = 0.4,
+    environment: Path | None = None,
     ground: tuple[float, float, float] = (0.86, 0.86, 0.87),
     samples: int = 48,
     device: str = "auto",
@@ -296,10 +297,11 @@ def compose(
         azimuth: degrees around the scene, 0 is the front; several give a strip of pictures
         elevation: degrees above the horizon
         size: width and height of the picture in pixels
-        light_azimuth: degrees around the scene the sun stands at
+        light_azimuth: degrees around the scene the sun stands at (75, or no sun with an environment, if not given)
         light_elevation: degrees above the horizon the sun stands at
         softness: degrees of half the width of the sun; larger makes softer shadows
-        sky: share of the light that comes from everywhere
+        sky: share of the light that comes evenly from everywhere
+        environment: picture of the light all around in its place, equirectangular, .hdr, .exr or an ordinary one
         ground: colour of the ground, three numbers from 0 to 1
         samples: paths of light per pixel; more are slower and less grainy
         device: auto, cpu, cuda or cuda:N
@@ -314,7 +316,7 @@ def compose(
         azimuths_deg=azimuth,
         elevation_deg=elevation,
         size=size,
-        light=SunAndSky(light_azimuth, light_elevation, softness, sky),
+        light=SunAndSky(light_azimuth, light_elevation, softness, sky, environment),
         ground_color=ground,
         samples=samples,
         device=device,
