@@ -22,6 +22,7 @@ from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.assets.texture import bake, in_texture, texture_mesh, unwrap
 from dreamfusion.compose import Placement, compose
 from dreamfusion.errors import DreamFusionError
+from readers import is_closed, read_obj, read_ply, read_stl, volume
 from solids import Analytic, figure
 
 SPACING = 2 / 63
@@ -281,6 +282,55 @@ def test_an_stl_is_closed_and_in_millimetres(plain: Mesh, tmp_path: Path):
     assert body.bounds[:, :2] == pytest.approx(expected[:, :2], abs=SPACING * 100)
     assert trimesh.load(tmp_path / "small.stl").extents.max() == pytest.approx(26, abs=1e-3)
     assert b"millimetre" in (tmp_path / "mesh.stl").read_bytes()[:80]
+
+
+def test_an_obj_says_the_same_to_another_reader(textured: Mesh, tmp_path: Path):
+    save_obj(textured, tmp_path / "mesh.obj")
+    vertices, uv, normals, corners = read_obj(tmp_path / "mesh.obj")
+    assert corners.shape == (len(textured.faces), 3, 3)
+    places, pictured, upright = (values[corners[..., i]] for i, values in enumerate((vertices, uv, normals)))
+    np.testing.assert_allclose(places, textured.vertices[textured.faces][..., [1, 2, 0]], atol=1e-6)
+    np.testing.assert_allclose(pictured, textured.uv[textured.faces], atol=1e-6)
+    across = np.cross(places[:, 1] - places[:, 0], places[:, 2] - places[:, 0])
+    assert (np.einsum("fc,fc->f", upright.mean(1), across) > 0).mean() > 0.99, "normals look where faces do"
+    assert volume(places) == pytest.approx(volume(textured.vertices[textured.faces]), rel=1e-4)
+    assert volume(places) > 0
+    picture = np.asarray(Image.open(tmp_path / "mesh.png").convert("RGB"))
+    middles = places.mean(1)[:, [2, 0, 1]]
+    assert np.abs(looked_up(picture, pictured.mean(1)) - rainbow(middles)).max() < 0.02
+    material = dict(line.split(maxsplit=1) for line in (tmp_path / "mesh.mtl").read_text().splitlines())
+    assert material["map_Kd"] == "mesh.png"
+    lines = (tmp_path / "mesh.obj").read_text().splitlines()
+    assert {"mtllib mesh.mtl", f"usemtl {material['newmtl']}"} <= set(lines)
+
+
+def test_a_ply_says_the_same_to_another_reader(plain: Mesh, tmp_path: Path):
+    save_mesh(plain, tmp_path / "mesh.ply")
+    points, faces = read_ply(tmp_path / "mesh.ply")
+    vertices, normals, colors = (
+        np.stack([points[name] for name in names], axis=1)
+        for names in (("x", "y", "z"), ("nx", "ny", "nz"), ("red", "green", "blue"))
+    )
+    np.testing.assert_array_equal(faces, plain.faces)
+    np.testing.assert_allclose(vertices, front_at_minus_y(plain.vertices), atol=1e-6)
+    np.testing.assert_allclose(normals, front_at_minus_y(plain.normals), atol=1e-6)
+    np.testing.assert_allclose(colors / 255, plain.colors, atol=0.5 / 255 + 1e-6)
+    assert is_closed(faces)
+    assert volume(vertices[faces]) > 0, "faces are wound outwards"
+
+
+def test_an_stl_says_the_same_to_another_reader(plain: Mesh, tmp_path: Path):
+    save_mesh(plain, tmp_path / "mesh.stl", size_mm=130)
+    normals, corners = read_stl(tmp_path / "mesh.stl")
+    vertices, faces = np.unique(corners.reshape(-1, 3), axis=0, return_inverse=True)
+    assert is_closed(faces.reshape(-1, 3)), "corners that are one place are the same numbers"
+    assert [len(vertices), len(faces.reshape(-1, 3))] == [len(plain.vertices), len(plain.faces)]
+    scale = 130 / np.ptp(plain.vertices, axis=0).max()
+    assert volume(corners) == pytest.approx(scale**3 * volume(plain.vertices[plain.faces]), rel=1e-4)
+    assert volume(corners) > 0, "faces are wound outwards"
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    assert (np.einsum("fc,fc->f", normals, across) > 0).all(), "and their normals say the same"
+    assert np.ptp(vertices, axis=0) == pytest.approx([90, 70, 130], abs=100 * SPACING)
 
 
 def test_other_formats_take_a_size_too(plain: Mesh, tmp_path: Path):
