@@ -20,10 +20,13 @@ from dreamfusion.assets import formats, texture
 from dreamfusion.assets.formats import format_of, save_glb, save_mesh, save_obj, save_usdz
 from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.assets.texture import bake, in_texture, texture_mesh, unwrap
+from dreamfusion.cameras import orbit_cameras
 from dreamfusion.compose import Placement, compose
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.kernels.rasterize import interpolate, rasterize
+from dreamfusion.renderers.texture import mip_levels, sample_texture
 from readers import is_closed, read_obj, read_ply, read_stl, volume
-from solids import Analytic, figure
+from solids import Analytic, ball, figure
 
 SPACING = 2 / 63
 LOW, HIGH = np.array([-0.2, -0.3, -0.6]), np.array([0.5, 0.6, 0.7])
@@ -97,6 +100,53 @@ def test_the_texture_holds_the_colour_of_every_surface_point(textured: Mesh):
     points, uv = (np.einsum("nc,ncd->nd", weights, x[textured.faces]) for x in (textured.vertices, textured.uv))
     # A texel is about 0.02 wide, so half a texel is 0.005 of colour along each axis.
     assert np.abs(looked_up(textured.texture, uv) - rainbow(points)).max() < 0.02
+
+
+def seen(mesh: Mesh, colors, size: int = 160) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four views of a mesh: pictures [4, S, S, 3] of ``colors(mesh, clip, faces, fragments)``, and where it is."""
+    cameras = orbit_cameras(4, elevation_deg=20.0)
+    vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces).int()
+    clip = cameras.clip(vertices)
+    fragments = rasterize(clip, faces, size, size)
+    return colors(mesh, clip, faces, fragments), fragments.face >= 0
+
+
+def of_the_field(mesh: Mesh, clip, faces, fragments):
+    return stripes(interpolate(torch.from_numpy(mesh.vertices)[None], faces, fragments))
+
+
+def of_the_texture(mesh: Mesh, clip, faces, fragments):
+    uv = torch.from_numpy(mesh.uv * np.float32([1, -1]) + np.float32([0, 1]))[None]  # v from the upper edge down
+    texture = torch.from_numpy(mesh.texture).float() / 255
+    level = mip_levels(uv, clip, faces, fragments, *texture.shape[:2])
+    return sample_texture(texture, interpolate(uv, faces, fragments), level)
+
+
+def of_the_vertices(mesh: Mesh, clip, faces, fragments):
+    return interpolate(torch.from_numpy(mesh.colors)[None], faces, fragments)
+
+
+def stripes(x):
+    """Colours that change along all three axes, in waves of a quarter of a unit, finer than the faces that follow."""
+    return 0.5 + 0.4 * torch.sin(x * (2 * math.pi / 0.25))
+
+
+def test_a_reduced_and_textured_mesh_looks_like_the_field_it_was_baked_from():
+    field = Analytic(ball(0.6))
+    field.albedo = stripes
+    whole = extract_mesh(field, 96)
+    reduced = texture_mesh(extract_mesh(field, 96, max_faces=600), stripes, 512)
+    assert len(reduced.faces) <= 600
+    assert len(whole.faces) > 30 * len(reduced.faces)
+    expected, there = seen(whole, of_the_field)
+
+    def psnr(colors) -> float:
+        found, here = seen(reduced, colors)
+        assert (here & there).sum() > 0.97 * (here | there).sum(), "their outlines are the same"
+        return -10 * (found - expected)[here & there].square().mean().log10().item()
+
+    assert psnr(of_the_texture) > 25
+    assert psnr(of_the_vertices) < 15, "which the colours of so few vertices do not"
 
 
 def test_baking_in_pieces_makes_the_same_texture(plain: Mesh, monkeypatch: pytest.MonkeyPatch):
