@@ -1,8 +1,8 @@
 """nvdiffrast (Laine et al. 2020) in the place of `kernels.rasterize` and `kernels.antialias`, where it is installed.
 
-Its licence forbids commercial use, and it needs CUDA. Written after its documentation and never run: tested is our side,
-on a stand-in. Its clip space is OpenGL's: z / w from -1 at the near plane, and y up, its pictures beginning with the
-lowest row, so that y and rows run as ours do and z alone is converted.
+Its licence forbids commercial use, and it needs CUDA. Written after its documentation and never run: what is tested is
+our side, on a stand-in. Its clip space is OpenGL's: z / w from -1 at the near plane, and y up, its pictures beginning
+with the lowest row, so that y and rows run as ours do and z alone is converted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def require_nvdiffrast() -> None:
 
 
 def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Fragments:
-    """Do what `kernels.rasterize.rasterize` does; DreamFusionError if nvdiffrast is missing or ``clip`` not on a GPU."""
+    """Do what `kernels.rasterize.rasterize` does; DreamFusionError if the library or a GPU is missing."""
     x, y, z, w = clip.unbind(-1)
     theirs = torch.stack([x, y, 2 * z - w, w], dim=-1)
     drawn, _ = _library().rasterize(_context(clip.device), theirs, faces.contiguous(), (height, width))
@@ -57,7 +57,7 @@ def _drawn(fragments: Fragments) -> Tensor:
 @functools.cache
 def _context(device: torch.device) -> Any:
     if device.type != "cuda":
-        raise DreamFusionError(f"scene.rasterizer nvdiffrast needs --device cuda, not {device.type}; warp runs on both.")
+        raise DreamFusionError(f"scene.rasterizer nvdiffrast needs --device cuda, not {device.type}.")
     return _library().RasterizeCudaContext(device=device)
 
 
