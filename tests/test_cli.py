@@ -125,6 +125,25 @@ def test_bad_input_gets_one_line(tmp_path: Path):
     assert not (tmp_path / "runs").exists(), "nothing is left of a run that could not begin"
 
 
+def test_an_unknown_format_gets_one_line_too(tmp_path: Path):
+    line = refused("export", "nowhere", "--format", "glb", "fbx", cwd=tmp_path)
+    assert line == "error: No mesh format is called fbx: give glb, obj, ply, stl, usdz."
+
+
+@pytest.mark.parametrize("command", ["render", "export"])
+def test_render_and_export_take_a_device(command: str, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def record(folder, device="auto"):
+        asked.append(device)
+        raise DreamFusionError("enough")
+
+    monkeypatch.setattr(f"dreamfusion.{'render' if command == 'render' else 'results'}.open_run", record)
+    with pytest.raises(DreamFusionError, match="enough"):
+        build_app().cli(args=[command, "runs/a", "--device", "cuda:1"])
+    assert asked == ["cuda:1"]
+
+
 def test_an_unknown_option_is_named(tmp_path: Path):
     result = dreamfusion("generate", "a red car", "--stepz", "3", cwd=tmp_path)
     assert result.returncode != 0

@@ -19,6 +19,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.results import export_run, open_run
 from dreamfusion.run import generate
+from dreamfusion.scene import Scene
 from worlds import BACKDROP, STILL, toy_prior
 
 SHORT = {
@@ -132,6 +133,22 @@ def test_exporting_refuses_what_it_cannot_do(finished: dreamfusion.Result, argum
     assert "\n" not in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
     assert list(in_tmp.iterdir()) == []
+
+
+def test_a_mesh_that_cannot_be_reduced_is_told(
+    finished: dreamfusion.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    notes: list[str] = []
+    target = tmp_path / "m.stl"
+    export_run(finished.folder, output=target, resolution=32, max_faces=1000, on_note=notes.append)
+    assert notes == []
+    whole = Scene.mesh
+    monkeypatch.setattr(Scene, "mesh", lambda scene, resolution, max_faces: whole(scene, resolution))
+    export_run(finished.folder, output=target, resolution=32, max_faces=1000, on_note=notes.append)
+    (note,) = notes
+    count = len(trimesh.load(target).faces)
+    assert count > 1000
+    assert f"{count:,} faces" in note
 
 
 def test_an_export_that_cannot_be_written_says_so(finished: dreamfusion.Result, tmp_path: Path):

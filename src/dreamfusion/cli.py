@@ -193,6 +193,7 @@ def render(
     turntable: int | None = None,
     cameras: Path | None = None,
     fps: float = 15.0,
+    device: str = "auto",
 ) -> None:
     """Render a finished run from any camera, under any light.
 
@@ -215,6 +216,7 @@ def render(
         turntable: make a video of this many frames, once around, in place of pictures
         cameras: JSON list of cameras for the frames of a video, see docs/pictures.md
         fps: frames per second of a video
+        device: auto, cpu, cuda, cuda:N or mps
 
     """
     from dreamfusion.render import Light, render_run
@@ -233,6 +235,7 @@ def render(
         turntable_frames=turntable,
         cameras_file=cameras,
         fps=fps,
+        device=device,
     )
     print(path)
 
@@ -240,23 +243,25 @@ def render(
 def export(
     run: Positional[Path],
     *,
-    format: tuple[Literal["glb", "obj", "ply", "stl", "usdz"], ...] = (),
+    format: tuple[str, ...] = (),
     output: Path | None = None,
-    resolution: int = 128,
+    resolution: int | None = None,
     faces: int = 20_000,
     texture_size: int = 1024,
     size_mm: float | None = None,
+    device: str = "auto",
 ) -> None:
     """Write the mesh of a finished run for other programs: GLB, OBJ, PLY, STL or USDZ.
 
     Args:
         run: folder of the run
-        format: one or more formats (what the suffix of --output says if not given, or glb)
+        format: one or more of glb, obj, ply, stl and usdz (what the suffix of --output says if not given, or glb)
         output: file to write (RUN/mesh.FORMAT if not given); with several formats its suffix is theirs
-        resolution: samples per side of the grid in which the surface is found
+        resolution: samples per side of the grid in which the surface is found (128 if not given; not of refined runs)
         faces: the mesh has at most about this many triangles
         texture_size: side of the texture in texels (glb, obj, usdz)
         size_mm: longest side of the object in millimetres (stl: 100 if not given; others: 1 unit of the scene is 1 m)
+        device: auto, cpu, cuda, cuda:N or mps
 
     """
     from dreamfusion.results import export_run
@@ -269,6 +274,8 @@ def export(
         max_faces=faces,
         texture_size=texture_size,
         size_mm=size_mm,
+        device=device,
+        on_note=_note,
     )
     print(*paths, sep="\n")
 

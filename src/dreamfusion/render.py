@@ -73,6 +73,7 @@ def render_run(
     turntable_frames: int | None = None,
     cameras_file: Path | None = None,
     fps: float = FPS,
+    device: str = "auto",
 ) -> Path:
     """Render a run from given cameras under a given light and return what was written.
 
@@ -96,7 +97,7 @@ def render_run(
     environment = load_environment(light.environment) if light.environment else None
     behind = _background(background, environment, (width, height))
     lights = _lights(light, cameras, environment)
-    scene = open_run(folder).scene
+    scene = open_run(folder, device).scene
     frames = _frames(scene, cameras, lights, shading, (width, height), behind)
     if path.suffix.lower() in FILMS:
         save_video(frames, path, fps=fps)
