@@ -14,6 +14,7 @@ from PIL import Image
 
 import dreamfusion
 from dreamfusion import results
+from dreamfusion.assets import texture
 from dreamfusion.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfField
@@ -169,11 +170,19 @@ def test_an_empty_scene_leaves_the_earlier_mesh(finished: dreamfusion.Result, tm
 
 def test_without_xatlas_a_run_still_ends_with_a_mesh(finished: dreamfusion.Result, tmp_path: Path, monkeypatch):
     assert trimesh.load(finished.mesh, force="mesh").visual.material.baseColorTexture is not None
-    monkeypatch.setattr(results, "can_unwrap", lambda: False)
+    for module in (results, texture):
+        monkeypatch.setattr(module, "can_unwrap", lambda: False)
     result = dataclasses.replace(finished, folder=tmp_path)
     results.write_assets(result)
-    assert trimesh.load(result.mesh, force="mesh").visual.material.baseColorTexture is None
-    assert "COLOR_0" in result.mesh.read_bytes().decode("latin-1")
+    notes: list[str] = []
+    (exported,) = export_run(finished.folder, output=tmp_path / "toy.glb", resolution=32, on_note=notes.append)
+    for path in (result.mesh, exported):
+        assert trimesh.load(path, force="mesh").visual.material.baseColorTexture is None
+        assert "COLOR_0" in path.read_bytes().decode("latin-1")
+    assert ["xatlas" in note for note in notes] == [True]
+    with pytest.raises(DreamFusionError, match="pip install xatlas"):
+        export_run(finished.folder, formats=("glb", "obj"), output=tmp_path / "other")
+    assert {path.suffix for path in tmp_path.iterdir()} & {".obj", ".mtl"} == set()
 
 
 def test_an_output_that_holds_a_run_is_left_alone(finished: dreamfusion.Result):

@@ -24,7 +24,7 @@ from torch import Tensor
 from dreamfusion.assets.formats import FORMATS, TEXTURED, format_of, require_usd, save_glb, save_mesh
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.assets.mesh import Mesh
-from dreamfusion.assets.texture import can_unwrap, check_texture_size, texture_mesh
+from dreamfusion.assets.texture import can_unwrap, check_texture_size, require_unwrapping, texture_mesh
 from dreamfusion.assets.video import save_video
 from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.cameras import fixed_cameras, orbit_cameras
@@ -108,8 +108,8 @@ def write_assets(result: Result) -> None:
         frames = _around(scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
         save_video(frames, result.turntable, fps=pictures.video_fps)
     mesh = scene.mesh(MESH_RESOLUTION, MESH_FACES)
-    # A run of hours must not end without its mesh for want of a library: then it has vertex colours.
-    save_glb(_textured(scene, mesh, TEXTURE_SIZE) if can_unwrap() else mesh, result.mesh)
+    # A run of hours must not end without its mesh for want of a library.
+    save_glb(_textured(scene, mesh, TEXTURE_SIZE), result.mesh)
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
 
 
@@ -165,6 +165,10 @@ def export_run(
     kinds = {format_of(path) for path in paths}
     if "usdz" in kinds:
         require_usd()
+    if kinds & (TEXTURED - {"glb"}):
+        require_unwrapping()
+    elif kinds & TEXTURED and not can_unwrap():
+        tell("Without xatlas the GLB has colours at its vertices and no texture: pip install xatlas.")
     result = open_run(folder, device)
     if resolution is not None and result.config.scene.tetrahedra is not None:
         tell("--resolution changes nothing here: a refined run has its surface already.")
@@ -180,7 +184,8 @@ def export_run(
 
 
 def _textured(scene: AnyScene, mesh: Mesh, size: int) -> Mesh:
-    return texture_mesh(mesh, scene.field.albedo, size, device=scene.device)
+    """Return the mesh with its texture, or as it is, with its vertex colours, where the library for that is missing."""
+    return texture_mesh(mesh, scene.field.albedo, size, device=scene.device) if can_unwrap() else mesh
 
 
 def _export_paths(folder: Path, formats: Sequence[str], output: Path | None) -> list[Path]:
