@@ -199,7 +199,7 @@ def render(
 
     Args:
         run: folder of the run
-        output: what to write, .png, .mp4, .webm, .gif or a folder of pictures (RUN/render.png or .mp4 if not given)
+        output: .png, .mp4, .webm, .gif or a folder of pictures (RUN/render.png, .mp4 or, transparent, a folder if none)
         shading: albedo (no light), lambertian (lit), textureless (lit, white) or normal (directions as colours)
         azimuth: degrees around the object, 0 is the front; several give a strip of pictures
         elevation: degrees above the horizon; one, or as many as azimuths
