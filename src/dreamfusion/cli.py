@@ -664,14 +664,14 @@ def build_app() -> tyro.extras.SubcommandApp:
     app.command(export)
     app.command(compose)
     app.command(view)
-    app.command(prior, name="prior")
-    app.command(guidance, name="guidance")
-    app.command(toybox, name="toybox")
+    app.command(prior, name="prior", help="Train the small prior, or draw what a prior believes words look like.")
+    app.command(guidance, name="guidance", help="Compile a prior, so that it runs faster.")
+    app.command(toybox, name="toybox", help="Show the world that the embedded prior is trained on.")
     judge = tyro.extras.SubcommandApp()
     judge.command(name="train")(judge_train)
     app.command(evaluate)
     app.command(ablate)
-    app.command(judge, name="judge")
+    app.command(judge, name="judge", help="Train the judge of evaluations.")
     app.command(doctor)
     return app
 
