@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -60,6 +61,45 @@ def test_a_stop_leaves_a_checkpoint_and_no_requests(tmp_path: Path):
     assert not Requests(run).open
     with pytest.raises(DreamFusionError, match="Cannot write"):
         Requests(run).send("stop")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dreamfusion.control import Requests
+with Requests(Path(sys.argv[1])) as requests:
+    assert requests.open
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_a_killed_run_is_not_taken_for_a_running_one(finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(run)], timeout=300)
+    assert killed.returncode < 0
+    requests = Requests(run)
+    assert requests.folder.is_dir(), "nobody could remove it"
+    assert not requests.open
+    server = open_server("127.0.0.1", free_port())
+    try:
+        viewer = Viewer(run, server)
+        viewer.refresh()
+        assert "not running" in viewer._handles["status"].content
+    finally:
+        server.stop()
+    machine, number, birth = (requests.folder / "process").read_text().split()
+    born = psutil.Process().create_time()
+    (requests.folder / "process").write_text(f"{machine} {os.getpid()} {born}")
+    assert requests.open
+    (requests.folder / "process").write_text(f"{machine} {os.getpid()} {born - 1e4}")
+    assert not requests.open, "another one that has got its number since"
+    (requests.folder / "process").write_text(f"elsewhere {number} {birth}")
+    assert requests.open, "which nobody here can know"
+    with requests:
+        assert requests.open
+    assert not requests.folder.exists()
 
 
 def test_a_snapshot_is_a_checkpoint_and_changes_nothing(tmp_path: Path):
