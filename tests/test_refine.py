@@ -328,6 +328,10 @@ def test_a_refinement_can_be_rendered_exported_and_refined_again(refined: dreamf
     assert Image.open(picture).size == (64, 32)
     exported = trimesh.load(export_run(refined.folder, output=tmp_path / "a.glb")[0], force="mesh", process=False)
     assert len(exported.faces) == len(refined.scene.mesh(0).faces)
+    notes: list[str] = []
+    (again,) = export_run(refined.folder, output=tmp_path / "b.stl", resolution=16, on_note=notes.append)
+    assert len(trimesh.load(again).faces) == len(exported.faces)
+    assert ["--resolution" in note for note in notes] == [True], "what changes nothing is told"
     prior = toy_prior("mushroom", views=8, size=16)
     once = SHORT | {"steps": 1}
     again = refine(refined.folder, output=tmp_path / "b", guidance_model=prior, assets=False, **once)
