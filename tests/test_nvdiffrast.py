@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from dreamfusion.cameras import fixed_cameras
+from dreamfusion.config import SceneConfig
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import StaticBackground
-from dreamfusion.fields.tetrahedra import Surface, marching_tetrahedra, tetrahedral_grid
+from dreamfusion.fields.tetrahedra import Surface, TetrahedraConfig, marching_tetrahedra, tetrahedral_grid
 from dreamfusion.kernels import antialias as ours_antialias
 from dreamfusion.kernels import rasterize as ours
+from dreamfusion.mesh_scene import MeshScene
 from dreamfusion.renderers import nvdiffrast
 from dreamfusion.renderers.mesh import render_surface
 from dreamfusion.shading import Lights
@@ -111,6 +113,20 @@ def test_a_library_or_gpu_that_is_absent_is_named(installed, monkeypatch):
     with pytest.raises(DreamFusionError, match="pip install") as error:
         rendered("nvdiffrast")
     assert "\n" not in str(error.value)
+
+
+def test_the_configuration_chooses(installed, monkeypatch):
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(8), rasterizer="nvdiffrast"))
+    asked = []
+    monkeypatch.setattr(nvdiffrast, "rasterize", lambda *a: (asked.append(a), ours.rasterize(*a))[1])
+    lights = Lights(torch.full((1, 3), 2.0), torch.ones(1), torch.ones(1))
+    views = {"generator": torch.Generator(), "random_backdrop": torch.zeros(1, 3)}
+    scene.render(fixed_cameras(0.0, 0.0), lights, ["albedo"], 16, **views)
+    scene.layers(fixed_cameras(0.0, 0.0), ["albedo"], (16, 16))
+    assert len(asked) == 2
+    monkeypatch.setattr(nvdiffrast.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DreamFusionError, match="NVIDIA GPU"):
+        MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(8), rasterizer="nvdiffrast"))
 
 
 def test_tensors_of_the_cpu_are_refused():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +13,9 @@ from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.kernels.antialias import antialias
 from dreamfusion.kernels.rasterize import interpolate, rasterize
 from dreamfusion.renderers import nvdiffrast
+from dreamfusion.renderers.nvdiffrast import Rasterizer
 from dreamfusion.renderers.volume import Background, RenderOutput
 from dreamfusion.shading import Lights, Material, Shading, shade_images
-
-Rasterizer = Literal["warp", "nvdiffrast"]
-"""warp: our kernels; nvdiffrast: that library's (CUDA)."""
 
 
 def render_surface(
