@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -61,23 +62,28 @@ def _twin_seconds(surface: Surface, size: int) -> float:
 
 
 def rows(quick: bool = False) -> list[Row]:
-    """Measure 20,000 faces at 512 x 512, then four times the faces and four times the pixels, then the twins.
+    """Measure 20,000 faces at 512 x 512, its growth with faces and with pixels, then the twins.
 
-    The ratios of growth are times per face and per pixel: 1 is linear, more is better than that, for a quarter of the
-    faces or pixels does not cost a quarter of what does not depend on them.
+    The ratios of growth are times per face and per pixel: with more of them 1 is linear and more is better than that;
+    with fewer they fall below 1 by what does not depend on them.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = 128 if quick else 512
-    ball, fine = _ball(20 if quick else 31, device), _ball(40 if quick else 62, device)
-    base = _seconds(lambda: _pass(ball, size))
-    faces, more = len(ball.faces), len(fine.faces) / len(ball.faces)
-    many, large = _seconds(lambda: _pass(fine, size)), _seconds(lambda: _pass(ball, 2 * size))
+    size, resolution = (128, 20) if quick else (512, 31)
+    ball = _ball(resolution, device)
+    base, count = _seconds(lambda: _pass(ball, size)), len(ball.faces)
     name = "rasterise forward + backward"
-    table = [
-        Row(f"{name}, {faces:,} faces, {size}^2 pixels, {device.type}", 1e3 * base, "ms"),
-        Row(f"{name}, {more:.1f} x the faces", 1e3 * many, "ms", 1e3 * base * more, base * more / many),
-        Row(f"{name}, 4 x the pixels", 1e3 * large, "ms", 1e3 * base * 4, base * 4 / large),
-    ]
+    table = [Row(f"{name}, {count:,} faces, {size}^2 pixels, {device.type}", 1e3 * base, "ms")]
+
+    def grown(what: str, factor: float, work: Callable[[], Tensor]) -> None:
+        seconds = _seconds(work)
+        table.append(Row(f"{name}, {what}", 1e3 * seconds, "ms", 1e3 * base * factor, base * factor / seconds))
+
+    for times in (0.5, 2, 3):  # as many tetrahedra along a side, and its square as many faces
+        other = _ball(round(times * resolution), device)
+        factor = len(other.faces) / count
+        grown(f"{factor:.2g} x the faces", factor, partial(_pass, other, size))
+    for times in (0.5, 2, 3):
+        grown(f"{times**2:.2g} x the pixels", times**2, partial(_pass, ball, round(times * size)))
     small = _ball(8, device)
     ours, twin = _seconds(lambda: _pass(small, 64)), _twin_seconds(small, 64)
     return [*table, Row(f"{name}, {len(small.faces):,} faces, 64^2, twin", 1e3 * ours, "ms", 1e3 * twin, twin / ours)]

@@ -76,31 +76,49 @@ def test_prior_sample_toybox_and_doctor(tmp_path: Path):
     assert "Embedded prior" in checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        (),
-        ("generate",),
-        ("render",),
-        ("export",),
-        ("compose",),
-        ("view",),
-        ("prior", "train"),
-        ("prior", "sample"),
-        ("guidance", "compile"),
-        ("toybox", "render"),
-        ("doctor",),
-    ],
-)
-def test_help_explains_every_option(command: tuple[str, ...], tmp_path: Path):
-    result = dreamfusion(*command, "--help", cwd=tmp_path)
+COMMANDS = [
+    "generate",
+    "refine",
+    "render",
+    "export",
+    "compose",
+    "view",
+    "prior train",
+    "prior sample",
+    "guidance compile",
+    "toybox render",
+    "evaluate",
+    "ablate",
+    "judge train",
+    "doctor",
+]
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"(?<![\w{|-])[a-z]+(?=[,;:]?(?:\s|$))", text)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option_in_one_line(command: str, tmp_path: Path):
+    result = dreamfusion(*command.split(), "--help", cwd=tmp_path)
     assert result.returncode == 0
-    if command:
-        options = re.split(r"\n\s*--(?=[a-z])", result.stdout.replace("│", " "))[1:]
-        assert options
-        for option in options:
-            explanation = [word for word in option.split()[1:] if re.fullmatch(r"[a-z]+[,;:]?", word)]
-            assert len(explanation) >= 2, option
+    options = re.split(r"\n\s*--(?=[a-z])", re.sub("[│╭╮╰╯─]", " ", result.stdout))[1:]
+    assert options
+    for option in options:
+        lines = [line for line in option.splitlines() if line.strip()]
+        # The explanation stands behind the name, or below where the name is long.
+        name, *below = lines
+        explanation = below if len(words(name.split(maxsplit=1)[-1])) < 2 else [name, *below]
+        assert len(explanation) == 1, option
+        assert len(words(explanation[0])) >= 2, option
+
+
+def test_every_command_is_in_the_help_and_in_the_test_above(tmp_path: Path):
+    text = re.sub("[│╭╮╰╯─]", " ", dreamfusion("--help", cwd=tmp_path).stdout)
+    listed = re.search(r"\{([a-z,]+)\}", text)[1].split(",")
+    assert sorted(listed) == sorted({command.split()[0] for command in COMMANDS})
+    for name in listed:
+        assert len(words(re.search(rf"\n\s+• {name}\s(.*)", text)[1])) >= 3, name
 
 
 @pytest.mark.slow
@@ -123,6 +141,25 @@ def test_bad_input_gets_one_line(tmp_path: Path):
     refused("render", "nowhere", cwd=tmp_path)
     refused("toybox", "render", "red zebra", cwd=tmp_path)
     assert not (tmp_path / "runs").exists(), "nothing is left of a run that could not begin"
+
+
+def test_an_unknown_format_gets_one_line_too(tmp_path: Path):
+    line = refused("export", "nowhere", "--format", "glb", "fbx", cwd=tmp_path)
+    assert line == "error: No mesh format is called fbx: give glb, obj, ply, stl, usdz."
+
+
+@pytest.mark.parametrize("command", ["render", "export"])
+def test_render_and_export_take_a_device(command: str, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def record(folder, device="auto"):
+        asked.append(device)
+        raise DreamFusionError("enough")
+
+    monkeypatch.setattr(f"dreamfusion.{'render' if command == 'render' else 'results'}.open_run", record)
+    with pytest.raises(DreamFusionError, match="enough"):
+        build_app().cli(args=[command, "runs/a", "--device", "cuda:1"])
+    assert asked == ["cuda:1"]
 
 
 def test_an_unknown_option_is_named(tmp_path: Path):

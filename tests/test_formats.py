@@ -20,8 +20,13 @@ from dreamfusion.assets import formats, texture
 from dreamfusion.assets.formats import format_of, save_glb, save_mesh, save_obj, save_usdz
 from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.assets.texture import bake, in_texture, texture_mesh, unwrap
+from dreamfusion.cameras import orbit_cameras
+from dreamfusion.compose import Placement, compose
 from dreamfusion.errors import DreamFusionError
-from solids import Analytic, figure
+from dreamfusion.kernels.rasterize import interpolate, rasterize
+from dreamfusion.renderers.texture import mip_levels, sample_texture
+from readers import is_closed, read_obj, read_ply, read_stl, volume
+from solids import Analytic, ball, figure
 
 SPACING = 2 / 63
 LOW, HIGH = np.array([-0.2, -0.3, -0.6]), np.array([0.5, 0.6, 0.7])
@@ -95,6 +100,53 @@ def test_the_texture_holds_the_colour_of_every_surface_point(textured: Mesh):
     points, uv = (np.einsum("nc,ncd->nd", weights, x[textured.faces]) for x in (textured.vertices, textured.uv))
     # A texel is about 0.02 wide, so half a texel is 0.005 of colour along each axis.
     assert np.abs(looked_up(textured.texture, uv) - rainbow(points)).max() < 0.02
+
+
+def seen(mesh: Mesh, colors, size: int = 160) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four views of a mesh: pictures [4, S, S, 3] of ``colors(mesh, clip, faces, fragments)``, and where it is."""
+    cameras = orbit_cameras(4, elevation_deg=20.0)
+    vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces).int()
+    clip = cameras.clip(vertices)
+    fragments = rasterize(clip, faces, size, size)
+    return colors(mesh, clip, faces, fragments), fragments.face >= 0
+
+
+def of_the_field(mesh: Mesh, clip, faces, fragments):
+    return stripes(interpolate(torch.from_numpy(mesh.vertices)[None], faces, fragments))
+
+
+def of_the_texture(mesh: Mesh, clip, faces, fragments):
+    uv = torch.from_numpy(mesh.uv * np.float32([1, -1]) + np.float32([0, 1]))[None]  # v from the upper edge down
+    texture = torch.from_numpy(mesh.texture).float() / 255
+    level = mip_levels(uv, clip, faces, fragments, *texture.shape[:2])
+    return sample_texture(texture, interpolate(uv, faces, fragments), level)
+
+
+def of_the_vertices(mesh: Mesh, clip, faces, fragments):
+    return interpolate(torch.from_numpy(mesh.colors)[None], faces, fragments)
+
+
+def stripes(x):
+    """Colours that change along all three axes, in waves of a quarter of a unit, finer than the faces that follow."""
+    return 0.5 + 0.4 * torch.sin(x * (2 * math.pi / 0.25))
+
+
+def test_a_reduced_and_textured_mesh_looks_like_the_field_it_was_baked_from():
+    field = Analytic(ball(0.6))
+    field.albedo = stripes
+    whole = extract_mesh(field, 96)
+    reduced = texture_mesh(extract_mesh(field, 96, max_faces=600), stripes, 512)
+    assert len(reduced.faces) <= 600
+    assert len(whole.faces) > 30 * len(reduced.faces)
+    expected, there = seen(whole, of_the_field)
+
+    def psnr(colors) -> float:
+        found, here = seen(reduced, colors)
+        assert (here & there).sum() > 0.97 * (here | there).sum(), "their outlines are the same"
+        return -10 * (found - expected)[here & there].square().mean().log10().item()
+
+    assert psnr(of_the_texture) > 25
+    assert psnr(of_the_vertices) < 15, "which the colours of so few vertices do not"
 
 
 def test_baking_in_pieces_makes_the_same_texture(plain: Mesh, monkeypatch: pytest.MonkeyPatch):
@@ -213,13 +265,13 @@ validator.validateBytes(new Uint8Array(data)).then(report => console.log(JSON.st
 """
 
 
+def report(path):
+    """Return what the validator says about a GLB file."""
+    command = ["node", "-e", VALIDATE, str(gltf_validator()), str(path)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def test_glb_files_pass_the_khronos_validator(textured: Mesh, plain: Mesh, tmp_path: Path):
-    validator = gltf_validator()
-
-    def report(path):
-        command = ["node", "-e", VALIDATE, str(validator), str(path)]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
     for name, mesh in (("textured", textured), ("plain", plain)):
         save_glb(mesh, tmp_path / f"{name}.glb")
         found = report(tmp_path / f"{name}.glb")
@@ -229,6 +281,17 @@ def test_glb_files_pass_the_khronos_validator(textured: Mesh, plain: Mesh, tmp_p
     broken = (tmp_path / "textured.glb").read_bytes().replace(b'"POSITION"', b'"POSITIOM"')
     (tmp_path / "broken.glb").write_bytes(broken)
     assert report(tmp_path / "broken.glb")["issues"]["numErrors"] > 0, "the validator looks at what it is given"
+
+
+def test_the_file_of_a_composed_scene_passes_the_khronos_validator(textured: Mesh, plain: Mesh, tmp_path: Path):
+    save_glb(textured, tmp_path / "textured.glb")
+    save_glb(plain, tmp_path / "plain.glb")
+    objects = [Placement(tmp_path / "textured.glb", scale=0.5), Placement(tmp_path / "plain.glb", azimuth_deg=90.0)]
+    compose([*objects, objects[0]], tmp_path / "scene", size=(16, 16), samples=1)
+    found = report(tmp_path / "scene/scene.glb")
+    assert found["issues"]["messages"] == []
+    assert found["info"]["drawCallCount"] == 4
+    assert found["info"]["hasTextures"]
 
 
 def test_an_obj_comes_with_its_material_and_picture(textured: Mesh, tmp_path: Path):
@@ -269,6 +332,55 @@ def test_an_stl_is_closed_and_in_millimetres(plain: Mesh, tmp_path: Path):
     assert body.bounds[:, :2] == pytest.approx(expected[:, :2], abs=SPACING * 100)
     assert trimesh.load(tmp_path / "small.stl").extents.max() == pytest.approx(26, abs=1e-3)
     assert b"millimetre" in (tmp_path / "mesh.stl").read_bytes()[:80]
+
+
+def test_an_obj_says_the_same_to_another_reader(textured: Mesh, tmp_path: Path):
+    save_obj(textured, tmp_path / "mesh.obj")
+    vertices, uv, normals, corners = read_obj(tmp_path / "mesh.obj")
+    assert corners.shape == (len(textured.faces), 3, 3)
+    places, pictured, upright = (values[corners[..., i]] for i, values in enumerate((vertices, uv, normals)))
+    np.testing.assert_allclose(places, textured.vertices[textured.faces][..., [1, 2, 0]], atol=1e-6)
+    np.testing.assert_allclose(pictured, textured.uv[textured.faces], atol=1e-6)
+    across = np.cross(places[:, 1] - places[:, 0], places[:, 2] - places[:, 0])
+    assert (np.einsum("fc,fc->f", upright.mean(1), across) > 0).mean() > 0.99, "normals look where faces do"
+    assert volume(places) == pytest.approx(volume(textured.vertices[textured.faces]), rel=1e-4)
+    assert volume(places) > 0
+    picture = np.asarray(Image.open(tmp_path / "mesh.png").convert("RGB"))
+    middles = places.mean(1)[:, [2, 0, 1]]
+    assert np.abs(looked_up(picture, pictured.mean(1)) - rainbow(middles)).max() < 0.02
+    material = dict(line.split(maxsplit=1) for line in (tmp_path / "mesh.mtl").read_text().splitlines())
+    assert material["map_Kd"] == "mesh.png"
+    lines = (tmp_path / "mesh.obj").read_text().splitlines()
+    assert {"mtllib mesh.mtl", f"usemtl {material['newmtl']}"} <= set(lines)
+
+
+def test_a_ply_says_the_same_to_another_reader(plain: Mesh, tmp_path: Path):
+    save_mesh(plain, tmp_path / "mesh.ply")
+    points, faces = read_ply(tmp_path / "mesh.ply")
+    vertices, normals, colors = (
+        np.stack([points[name] for name in names], axis=1)
+        for names in (("x", "y", "z"), ("nx", "ny", "nz"), ("red", "green", "blue"))
+    )
+    np.testing.assert_array_equal(faces, plain.faces)
+    np.testing.assert_allclose(vertices, front_at_minus_y(plain.vertices), atol=1e-6)
+    np.testing.assert_allclose(normals, front_at_minus_y(plain.normals), atol=1e-6)
+    np.testing.assert_allclose(colors / 255, plain.colors, atol=0.5 / 255 + 1e-6)
+    assert is_closed(faces)
+    assert volume(vertices[faces]) > 0, "faces are wound outwards"
+
+
+def test_an_stl_says_the_same_to_another_reader(plain: Mesh, tmp_path: Path):
+    save_mesh(plain, tmp_path / "mesh.stl", size_mm=130)
+    normals, corners = read_stl(tmp_path / "mesh.stl")
+    vertices, faces = np.unique(corners.reshape(-1, 3), axis=0, return_inverse=True)
+    assert is_closed(faces.reshape(-1, 3)), "corners that are one place are the same numbers"
+    assert [len(vertices), len(faces.reshape(-1, 3))] == [len(plain.vertices), len(plain.faces)]
+    scale = 130 / np.ptp(plain.vertices, axis=0).max()
+    assert volume(corners) == pytest.approx(scale**3 * volume(plain.vertices[plain.faces]), rel=1e-4)
+    assert volume(corners) > 0, "faces are wound outwards"
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    assert (np.einsum("fc,fc->f", normals, across) > 0).all(), "and their normals say the same"
+    assert np.ptp(vertices, axis=0) == pytest.approx([90, 70, 130], abs=100 * SPACING)
 
 
 def test_other_formats_take_a_size_too(plain: Mesh, tmp_path: Path):

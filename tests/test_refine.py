@@ -282,6 +282,19 @@ def test_a_refinement_leaves_what_a_run_leaves_beside_it(source: dreamfusion.Res
     assert (again.folder / "metrics.jsonl").read_text() == (refined.folder / "metrics.jsonl").read_text()
 
 
+def test_a_refinement_goes_on_with_the_last_prompt_and_fits_the_prior(source: dreamfusion.Result, tmp_path: Path):
+    config = source.config.model_copy(update={"later_prompts": {5: "a green mushroom"}})
+    run = replace(source, config=config)
+    embedded = _configuration(run, "default", None, {})
+    assert (embedded.prompt, embedded.later_prompts) == ("a green mushroom", {})
+    assert embedded.guidance.t_max == 0.9
+    other = _configuration(run, "default", None, {"prompt": "a corgi", "guidance": {"kind": "sd"}})
+    assert (other.prompt, other.later_prompts) == ("a corgi", {})
+    assert (other.guidance.t_min, other.guidance.t_max) == (0.02, 0.5)
+    assert other.guidance.weighting == config.guidance.weighting
+    assert other.optim.surface_lr == config.optim.surface_lr
+
+
 def test_a_configuration_of_nemos_second_stage_refines_a_run(source: dreamfusion.Result, tmp_path: Path):
     notes: list[str] = []
     result = refine(
@@ -316,6 +329,10 @@ def test_a_refinement_can_be_rendered_exported_and_refined_again(refined: dreamf
     assert Image.open(picture).size == (64, 32)
     exported = trimesh.load(export_run(refined.folder, output=tmp_path / "a.glb")[0], force="mesh", process=False)
     assert len(exported.faces) == len(refined.scene.mesh(0).faces)
+    notes: list[str] = []
+    (again,) = export_run(refined.folder, output=tmp_path / "b.stl", resolution=16, on_note=notes.append)
+    assert len(trimesh.load(again).faces) == len(exported.faces)
+    assert ["--resolution" in note for note in notes] == [True], "what changes nothing is told"
     prior = toy_prior("mushroom", views=8, size=16)
     once = SHORT | {"steps": 1}
     again = refine(refined.folder, output=tmp_path / "b", guidance_model=prior, assets=False, **once)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -145,6 +146,16 @@ def test_films(run: Path, tmp_path: Path, suffix: str):
     frames = list(imageio.imiter(film, plugin="pillow" if suffix == ".gif" else "FFMPEG"))
     assert len(frames) == 3
     assert frames[0].shape[:2] == (16, 32)
+
+
+def test_a_transparent_turntable_is_a_folder_of_pictures(run: Path, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    path = render_run(copy, size=(16,), turntable_frames=3, background="transparent")
+    assert path == copy / "render"
+    assert [pixels(path / f"{index:04d}.png").shape for index in range(3)] == [(16, 16, 4)] * 3
+    assert render_run(copy, size=(16,), turntable_frames=3).name == "render.mp4"
+    assert render_run(copy, size=(16,), background="transparent").name == "render.png"
 
 
 def test_a_list_of_cameras_makes_a_folder_of_pictures(run: Path, tmp_path: Path):

@@ -15,8 +15,9 @@ from PIL import Image
 
 import dreamfusion
 from dreamfusion import results
+from dreamfusion.assets import texture
 from dreamfusion.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
-from dreamfusion.config import PicturesConfig, SceneConfig
+from dreamfusion.config import PicturesConfig, SceneConfig, load_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
@@ -24,6 +25,7 @@ from dreamfusion.mesh_scene import MeshScene
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.results import export_run, open_run
 from dreamfusion.run import generate
+from dreamfusion.scene import Scene
 from worlds import BACKDROP, STILL, toy_prior
 
 SHORT = {
@@ -139,6 +141,22 @@ def test_exporting_refuses_what_it_cannot_do(finished: dreamfusion.Result, argum
     assert list(in_tmp.iterdir()) == []
 
 
+def test_a_mesh_that_cannot_be_reduced_is_told(
+    finished: dreamfusion.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    notes: list[str] = []
+    target = tmp_path / "m.stl"
+    export_run(finished.folder, output=target, resolution=32, max_faces=1000, on_note=notes.append)
+    assert notes == []
+    whole = Scene.mesh
+    monkeypatch.setattr(Scene, "mesh", lambda scene, resolution, max_faces: whole(scene, resolution))
+    export_run(finished.folder, output=target, resolution=32, max_faces=1000, on_note=notes.append)
+    (note,) = notes
+    count = len(trimesh.load(target).faces)
+    assert count > 1000
+    assert f"{count:,} faces" in note
+
+
 def test_an_export_that_cannot_be_written_says_so(finished: dreamfusion.Result, tmp_path: Path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DreamFusionError, match=r"file; remove it|file of that name is in the way"):
@@ -157,11 +175,19 @@ def test_an_empty_scene_leaves_the_earlier_mesh(finished: dreamfusion.Result, tm
 
 def test_without_xatlas_a_run_still_ends_with_a_mesh(finished: dreamfusion.Result, tmp_path: Path, monkeypatch):
     assert trimesh.load(finished.mesh, force="mesh").visual.material.baseColorTexture is not None
-    monkeypatch.setattr(results, "can_unwrap", lambda: False)
+    for module in (results, texture):
+        monkeypatch.setattr(module, "can_unwrap", lambda: False)
     result = dataclasses.replace(finished, folder=tmp_path)
     results.write_assets(result)
-    assert trimesh.load(result.mesh, force="mesh").visual.material.baseColorTexture is None
-    assert "COLOR_0" in result.mesh.read_bytes().decode("latin-1")
+    notes: list[str] = []
+    (exported,) = export_run(finished.folder, output=tmp_path / "toy.glb", resolution=32, on_note=notes.append)
+    for path in (result.mesh, exported):
+        assert trimesh.load(path, force="mesh").visual.material.baseColorTexture is None
+        assert "COLOR_0" in path.read_bytes().decode("latin-1")
+    assert ["xatlas" in note for note in notes] == [True]
+    with pytest.raises(DreamFusionError, match="pip install xatlas"):
+        export_run(finished.folder, formats=("glb", "obj"), output=tmp_path / "other")
+    assert {path.suffix for path in tmp_path.iterdir()} & {".obj", ".mtl"} == set()
 
 
 def test_an_output_that_holds_a_run_is_left_alone(finished: dreamfusion.Result):
@@ -229,6 +255,13 @@ def test_resume_refuses_what_would_change_the_course(finished: dreamfusion.Resul
         generate(resume=finished.folder, seed=3)
     with pytest.raises(DreamFusionError, match="keeps its prompt"):
         generate("a blue car", resume=finished.folder)
+    for steps, reason in ((-5, "steps"), (0, "steps"), (10, "20 steps old already")):
+        with pytest.raises(DreamFusionError, match=reason):
+            generate(resume=finished.folder, steps=steps, guidance_model=toy_prior("mushroom", views=8, size=16))
+    for name, value in {"preset": "quick", "output": tmp_path, "config_file": tmp_path / "a.yaml"}.items():
+        with pytest.raises(DreamFusionError, match=f"leave out --{name.removesuffix('_file')}"):
+            generate(resume=finished.folder, **{name: value})
+    assert load_config(finished.folder / "config.yaml") == finished.config
     with pytest.raises(DreamFusionError, match="no run with a checkpoint"):
         open_run(tmp_path)
 

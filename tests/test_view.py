@@ -3,14 +3,18 @@
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -57,6 +61,45 @@ def test_a_stop_leaves_a_checkpoint_and_no_requests(tmp_path: Path):
     assert not Requests(run).open
     with pytest.raises(DreamFusionError, match="Cannot write"):
         Requests(run).send("stop")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dreamfusion.control import Requests
+with Requests(Path(sys.argv[1])) as requests:
+    assert requests.open
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_a_killed_run_is_not_taken_for_a_running_one(finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(run)], timeout=300)
+    assert killed.returncode < 0
+    requests = Requests(run)
+    assert requests.folder.is_dir(), "nobody could remove it"
+    assert not requests.open
+    server = open_server("127.0.0.1", free_port())
+    try:
+        viewer = Viewer(run, server)
+        viewer.refresh()
+        assert "not running" in viewer._handles["status"].content
+    finally:
+        server.stop()
+    machine, number, birth = (requests.folder / "process").read_text().split()
+    born = psutil.Process().create_time()
+    (requests.folder / "process").write_text(f"{machine} {os.getpid()} {born}")
+    assert requests.open
+    (requests.folder / "process").write_text(f"{machine} {os.getpid()} {born - 1e4}")
+    assert not requests.open, "another one that has got its number since"
+    (requests.folder / "process").write_text(f"elsewhere {number} {birth}")
+    assert requests.open, "which nobody here can know"
+    with requests:
+        assert requests.open
+    assert not requests.folder.exists()
 
 
 def test_a_snapshot_is_a_checkpoint_and_changes_nothing(tmp_path: Path):
@@ -141,38 +184,71 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_the_live_page_shows_the_object_and_its_light(finished: Path, browser: Any):
+@contextmanager
+def live_page(run: Path, browser: Any) -> Iterator[tuple[Viewer, Any]]:
+    """The viewer of a run and its page in the browser, which must not complain."""
     port, complaints = free_port(), []
     server = open_server("127.0.0.1", port)
     try:
-        viewer = Viewer(finished, server)
+        viewer = Viewer(run, server)
         viewer.refresh()
-        page = browser.new_page(viewport={"width": 700, "height": 420})
+        page = browser.new_page(viewport={"width": 700, "height": 700})
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: complaints.append(str(e)))
         page.goto(f"http://127.0.0.1:{port}")
-        page.get_by_text("step 20 of 20, not running").wait_for(timeout=120_000)
-        assert page.get_by_text("a red mushroom").first.is_visible()
-
-        def middle() -> np.ndarray:
-            # The picture's left half: the panel covers the right one.
-            png = page.screenshot(timeout=120_000)
-            return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)[210, 350]
-
-        def wait_for(right: Any) -> np.ndarray:
-            deadline = time.monotonic() + 120
-            while not right(color := middle()):
-                assert time.monotonic() < deadline, color
-                page.wait_for_timeout(300)
-            return color
-
-        lit = wait_for(lambda color: color.min() < 235)
-        viewer._handles["around"].value = -150
-        wait_for(lambda color: abs(color - lit).max() > 15)
+        page.get_by_text("step 20 of 20").wait_for(timeout=120_000)
+        yield viewer, page
         assert complaints == []
         page.close()
     finally:
         server.stop()
+
+
+def wait_for(page: Any, look: Any, right: Any) -> Any:
+    """Look until it is right, which takes a browser that draws in software some time, and return what was seen."""
+    deadline = time.monotonic() + 120
+    while not right(seen := look()):
+        assert time.monotonic() < deadline, seen
+        page.wait_for_timeout(300)
+    return seen
+
+
+def test_the_live_page_shows_the_object_and_its_light(finished: Path, browser: Any):
+    with live_page(finished, browser) as (_, page):
+        assert page.get_by_text("not running").is_visible()
+        assert page.get_by_text("a red mushroom").first.is_visible()
+        for name in ("Change the prompt", "Stop the run"):
+            assert page.get_by_role("button", name=name).is_disabled(), "there is no run to ask"
+
+        def middle() -> np.ndarray:
+            # The picture's left half: the panel covers the right one.
+            png = page.screenshot(timeout=120_000)
+            return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)[350, 350]
+
+        lit = wait_for(page, middle, lambda color: color.min() < 235)
+        around = page.locator("[role=slider][aria-valuemin='-180']")
+        assert around.get_attribute("aria-valuenow") == "65"
+        thumb = around.bounding_box()
+        page.mouse.move(thumb["x"] + thumb["width"] / 2, thumb["y"] + thumb["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(thumb["x"] - 200, thumb["y"] + thumb["height"] / 2, steps=5)
+        page.mouse.up()
+        assert int(around.get_attribute("aria-valuenow")) < -150, "the light is behind the object"
+        wait_for(page, middle, lambda color: abs(color - lit).max() > 15)
+
+
+def test_the_live_page_stops_a_run_and_gives_it_another_prompt(finished: Path, browser: Any, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    with Requests(run) as requests, live_page(run, browser) as (viewer, page):
+        page.locator("input[value='a red mushroom']").fill("a blue car")
+        page.get_by_role("button", name="Change the prompt").click()
+        assert wait_for(page, requests.take, bool) == {"prompt": "a blue car"}
+        requests.answer("From step 20 on the prompt is: a blue car")
+        viewer.refresh()
+        page.get_by_text("From step 20 on").wait_for(timeout=120_000)
+        page.get_by_role("button", name="Stop the run").click()
+        assert wait_for(page, requests.take, bool) == {"stop": ""}
 
 
 def test_the_page_asks_a_run_for_its_newest_state(finished: Path, tmp_path: Path):

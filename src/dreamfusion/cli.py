@@ -156,7 +156,18 @@ def refine(
     changes = _given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
     with RunProgress(console) as progress:
         if resume is not None:
-            result = resumed(resume=resume, on_start=progress.start, on_step=progress.step, **changes)
+            if run is not None or mesh is not None:
+                raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
+            result = resumed(
+                resume=resume,
+                preset=preset,  # type: ignore[arg-type]  # refused, as are the next three
+                output=output,
+                nemo_config=nemo_config,
+                config_file=config,
+                on_start=progress.start,
+                on_step=progress.step,
+                **changes,
+            )
         else:
             result = start(
                 run,
@@ -193,12 +204,13 @@ def render(
     turntable: int | None = None,
     cameras: Path | None = None,
     fps: float = 15.0,
+    device: str = "auto",
 ) -> None:
     """Render a finished run from any camera, under any light.
 
     Args:
         run: folder of the run
-        output: what to write, .png, .mp4, .webm, .gif or a folder of pictures (RUN/render.png or .mp4 if not given)
+        output: .png, .mp4, .webm, .gif or a folder of pictures (RUN/render.png, .mp4 or, transparent, a folder if none)
         shading: albedo (no light), lambertian (lit), textureless (lit, white) or normal (directions as colours)
         azimuth: degrees around the object, 0 is the front; several give a strip of pictures
         elevation: degrees above the horizon; one, or as many as azimuths
@@ -215,6 +227,7 @@ def render(
         turntable: make a video of this many frames, once around, in place of pictures
         cameras: JSON list of cameras for the frames of a video, see docs/pictures.md
         fps: frames per second of a video
+        device: auto, cpu, cuda, cuda:N or mps
 
     """
     from dreamfusion.render import Light, render_run
@@ -233,6 +246,7 @@ def render(
         turntable_frames=turntable,
         cameras_file=cameras,
         fps=fps,
+        device=device,
     )
     print(path)
 
@@ -240,23 +254,25 @@ def render(
 def export(
     run: Positional[Path],
     *,
-    format: tuple[Literal["glb", "obj", "ply", "stl", "usdz"], ...] = (),
+    format: tuple[str, ...] = (),
     output: Path | None = None,
-    resolution: int = 128,
+    resolution: int | None = None,
     faces: int = 20_000,
     texture_size: int = 1024,
     size_mm: float | None = None,
+    device: str = "auto",
 ) -> None:
     """Write the mesh of a finished run for other programs: GLB, OBJ, PLY, STL or USDZ.
 
     Args:
         run: folder of the run
-        format: one or more formats (what the suffix of --output says if not given, or glb)
+        format: one or more of glb, obj, ply, stl and usdz (what the suffix of --output says if not given, or glb)
         output: file to write (RUN/mesh.FORMAT if not given); with several formats its suffix is theirs
-        resolution: samples per side of the grid in which the surface is found
+        resolution: samples per side of the grid in which the surface is found (128 if not given; not of refined runs)
         faces: the mesh has at most about this many triangles
         texture_size: side of the texture in texels (glb, obj, usdz)
         size_mm: longest side of the object in millimetres (stl: 100 if not given; others: 1 unit of the scene is 1 m)
+        device: auto, cpu, cuda, cuda:N or mps
 
     """
     from dreamfusion.results import export_run
@@ -269,6 +285,8 @@ def export(
         max_faces=faces,
         texture_size=texture_size,
         size_mm=size_mm,
+        device=device,
+        on_note=_note,
     )
     print(*paths, sep="\n")
 
@@ -280,10 +298,11 @@ def compose(
     azimuth: tuple[float, ...] = (25.0,),
     elevation: float = 18.0,
     size: tuple[int, int] = (960, 540),
-    light_azimuth: float = 75.0,
+    light_azimuth: float | None = None,
     light_elevation: float = 45.0,
     softness: float = 2.5,
     sky: float = 0.4,
+    environment: Path | None = None,
     ground: tuple[float, float, float] = (0.86, 0.86, 0.87),
     samples: int = 48,
     device: str = "auto",
@@ -296,10 +315,11 @@ def compose(
         azimuth: degrees around the scene, 0 is the front; several give a strip of pictures
         elevation: degrees above the horizon
         size: width and height of the picture in pixels
-        light_azimuth: degrees around the scene the sun stands at
+        light_azimuth: degrees around the scene the sun stands at (75, or no sun with an environment, if not given)
         light_elevation: degrees above the horizon the sun stands at
         softness: degrees of half the width of the sun; larger makes softer shadows
-        sky: share of the light that comes from everywhere
+        sky: share of the light that comes evenly from everywhere
+        environment: picture of the light all around in its place, equirectangular, .hdr, .exr or an ordinary one
         ground: colour of the ground, three numbers from 0 to 1
         samples: paths of light per pixel; more are slower and less grainy
         device: auto, cpu, cuda or cuda:N
@@ -314,7 +334,7 @@ def compose(
         azimuths_deg=azimuth,
         elevation_deg=elevation,
         size=size,
-        light=SunAndSky(light_azimuth, light_elevation, softness, sky),
+        light=SunAndSky(light_azimuth, light_elevation, softness, sky, environment),
         ground_color=ground,
         samples=samples,
         device=device,
@@ -655,14 +675,14 @@ def build_app() -> tyro.extras.SubcommandApp:
     app.command(export)
     app.command(compose)
     app.command(view)
-    app.command(prior, name="prior")
-    app.command(guidance, name="guidance")
-    app.command(toybox, name="toybox")
+    app.command(prior, name="prior", help="Train the small prior, or draw what a prior believes words look like.")
+    app.command(guidance, name="guidance", help="Compile a prior, so that it runs faster.")
+    app.command(toybox, name="toybox", help="Show the world that the embedded prior is trained on.")
     judge = tyro.extras.SubcommandApp()
     judge.command(name="train")(judge_train)
     app.command(evaluate)
     app.command(ablate)
-    app.command(judge, name="judge")
+    app.command(judge, name="judge", help="Train the judge of evaluations.")
     app.command(doctor)
     return app
 

@@ -20,11 +20,13 @@ import trimesh
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dreamfusion.assets.formats import finish_gltf
 from dreamfusion.assets.gltf import Glb, Triangles, merge, parse_glb, read_glb, to_linear, triangles
 from dreamfusion.assets.images import save_png
 from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.cameras import Cameras, look_at, spherical_position
 from dreamfusion.device import pick_device
+from dreamfusion.environment import load_environment
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import prepare_output_dir, write_atomically
 
@@ -46,12 +48,17 @@ class Placement:
 
 @dataclass(frozen=True)
 class SunAndSky:
-    """Where the sun stands (degrees), how wide it is, and the share of the light that comes from the sky."""
+    """Where the sun stands (degrees), how wide it is, and the share of the light that comes from an even sky.
 
-    azimuth_deg: float = 75.0
+    ``environment`` is a picture of the light all around (.hdr, .exr or an ordinary one) that takes the even sky's place
+    and is seen behind the scene. ``azimuth_deg`` None: 75, or no sun if there is an environment.
+    """
+
+    azimuth_deg: float | None = None
     elevation_deg: float = 45.0
     radius_deg: float = 2.5
     sky: float = 0.4
+    environment: Path | None = None
 
 
 def parse_placement(text: str) -> Placement:
@@ -90,20 +97,20 @@ def compose(
     _check(size, samples, elevation_deg, light, ground_color)
     if not placements:
         raise DreamFusionError("Nothing to compose: name at least one run.")
+    environment = load_environment(light.environment) if light.environment else None
     files = [read_glb(_mesh_of(p.source)) for p in placements]
     meshes = [triangles(file) for file in files]
     matrices = _stand(placements, meshes)
     scene = Triangles.joined([mesh.moved(matrix) for mesh, matrix in zip(meshes, matrices, strict=True)])
+    cameras, reach = _cameras(scene, azimuths_deg, elevation_deg, size)
+    merged = merge([*zip(files, matrices, strict=True), (_ground(reach, ground_color), np.eye(4))])
     folder = prepare_output_dir(output)
 
-    cameras, reach = _cameras(scene, azimuths_deg, elevation_deg, size)
-    image = _picture(scene, cameras, reach, size, light, ground_color, samples, pick_device(device))
+    image = _picture(scene, cameras, reach, size, light, environment, ground_color, samples, pick_device(device))
     picture = folder / "scene.png"
     save_png(torch.cat(list(image), dim=2), picture)
-
-    ground = _ground(reach, ground_color)
     with write_atomically(folder / "scene.glb") as temporary:
-        temporary.write_bytes(merge([*zip(files, matrices, strict=True), (ground, np.eye(4))]))
+        temporary.write_bytes(merged)
     save_viewer(folder / "scene.glb", folder / "viewer.html", "Scene")
     return picture
 
@@ -184,21 +191,25 @@ def _picture(
     reach: float,
     size: Sequence[int],
     light: SunAndSky,
+    environment: Tensor | None,
     ground_color: Sequence[float],
     samples: int,
     device: torch.device,
 ) -> Tensor:
     """Return display-referred pictures [B, 3, H, W]."""
-    from dreamfusion.kernels.pathtrace import Ground, Sun, trace
+    from dreamfusion.kernels.pathtrace import Ground, Sun, Textures, trace
 
     height = math.radians(light.elevation_deg)
-    turn = math.radians(light.azimuth_deg)
+    turn = math.radians(75.0 if light.azimuth_deg is None else light.azimuth_deg)
     direction = (math.cos(height) * math.cos(turn), math.cos(height) * math.sin(turn), math.sin(height))
-    # The open ground has exactly its own colour, and what is behind it has the same, so that no horizon is seen.
+    # Under an even sky the open ground has exactly its own colour, and what is behind it has the same, so that no
+    # horizon is seen.
     strength = (1.0 - light.sky) / math.sin(height)
+    if environment is not None and light.azimuth_deg is None:
+        strength = 0.0
     ground = _linear(ground_color)
-    arrays = (scene.vertices, scene.faces, scene.normals, scene.colors)
-    vertices, faces, normals, colors = (torch.from_numpy(array).to(device) for array in arrays)
+    arrays = (scene.vertices, scene.faces, scene.normals, scene.colors, scene.uv, scene.texture)
+    vertices, faces, normals, colors, uv, texture = (torch.from_numpy(array).to(device) for array in arrays)
     linear = trace(
         vertices,
         faces,
@@ -208,8 +219,9 @@ def _picture(
         (size[0], size[1]),
         sun=Sun(direction, (strength, strength, strength), light.radius_deg),
         ground=Ground(ground, 8.0 * reach),
-        sky=torch.full((1, 1, 3), light.sky),
-        backdrop=ground,
+        sky=torch.full((1, 1, 3), light.sky) if environment is None else environment,
+        textures=Textures([torch.from_numpy(picture) for picture in scene.textures], texture, uv),
+        backdrop=ground if environment is None else None,
         samples=samples,
     )
     return to_display(linear)
@@ -232,7 +244,8 @@ def _ground(reach: float, color: Sequence[float]) -> Glb:
     material = trimesh.visual.material.PBRMaterial(baseColorFactor=factor, metallicFactor=0.0, roughnessFactor=1.0)
     visual = trimesh.visual.TextureVisuals(material=material)
     disc = trimesh.Trimesh(np.vstack([ring, [[0, 0, 0]]]), faces, vertex_normals=up, visual=visual, process=False)
-    return parse_glb(trimesh.Scene(disc).export(file_type="glb", include_normals=True))
+    scene = trimesh.Scene(disc)
+    return parse_glb(scene.export(file_type="glb", include_normals=True, tree_postprocessor=finish_gltf))
 
 
 def _linear(color: Sequence[float]) -> tuple[float, float, float]:

@@ -26,6 +26,7 @@ from dreamfusion.losses import Anneal, Weighting
 from dreamfusion.optimizers import OptimizerName
 from dreamfusion.presets import PRESETS, Preset
 from dreamfusion.prompts import ViewMode, ViewTexts
+from dreamfusion.renderers.nvdiffrast import Rasterizer
 from dreamfusion.renderers.proposal import ProposalConfig
 from dreamfusion.shading import Backdrops, LightRange, Material, Shading
 
@@ -116,6 +117,8 @@ class SceneConfig(Section):
     """the proposal renderer's samples and network"""
     tetrahedra: TetrahedraConfig | None = None
     """null: a volume, the NeRF; otherwise a mesh in this grid of tetrahedra, with the NeRF's colours (refine)"""
+    rasterizer: Rasterizer = "warp"
+    """meshes: warp: our rasteriser; nvdiffrast: that library's, where it is installed (CUDA; not for commercial use)"""
     background: Literal["random", "learned", "static"] = "random"
     """random: another plain colour for every view, which forces a clean silhouette; learned: the paper's network"""
     background_color: tuple[Fraction, Fraction, Fraction] = (1.0, 1.0, 1.0)

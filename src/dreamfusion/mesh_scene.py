@@ -16,6 +16,7 @@ from dreamfusion.fields.field import Field
 from dreamfusion.fields.tetrahedra import Surface, TetrahedralField
 from dreamfusion.kernels.distance import mesh_distance
 from dreamfusion.renderers.mesh import render_surface
+from dreamfusion.renderers.nvdiffrast import require_nvdiffrast
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.scene import PICTURE_BACKDROP, Scene, build_background, build_field
 from dreamfusion.shading import Lights, Shading, headlights
@@ -49,6 +50,8 @@ class MeshScene(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.config = config
+        if config.rasterizer == "nvdiffrast":
+            require_nvdiffrast()
         self.tetrahedra = TetrahedralField(config.tetrahedra)
         self.colors = build_field(config, generator)
         self.colors.density_network.requires_grad_(False)  # the surface says where matter is
@@ -132,6 +135,7 @@ class MeshScene(nn.Module):
             (size, size),
             material=self.config.material,
             background_color=random_backdrop.to(self.device) if self.config.background == "random" else None,
+            rasterizer=self.config.rasterizer,
         )
 
     @torch.no_grad()
@@ -167,6 +171,7 @@ class MeshScene(nn.Module):
                     (2 * size[0], 2 * size[1]),
                     material=self.config.material,
                     background_color=behind,
+                    rasterizer=self.config.rasterizer,
                 )
                 for i in range(len(cameras))
             ]

@@ -36,6 +36,12 @@ MESH_RESOLUTION = 128
 """Samples per side at which the surface of a NeRF is found."""
 
 COMMON: dict[str, Any] = {
+    "shading": {"albedo_until": 0.0, "latent_until": 0.0},
+    "loss": {"opacity": 0.0, "entropy": 0.0, "orientation": 0.0, "normal_consistency": 100.0, "laplacian": 1000.0},
+}
+"""What the presets of our own change of a run: the shape is there, so light is on at once, and only it is smoothed."""
+
+EMBEDDED: dict[str, Any] = {
     "guidance": {
         "t_min": 0.6,
         "t_min_start": None,
@@ -44,15 +50,18 @@ COMMON: dict[str, Any] = {
         "t_max_end": 0.7,
         "weighting": "ism",
     },
-    "shading": {"albedo_until": 0.0},
-    "loss": {"opacity": 0.0, "entropy": 0.0, "orientation": 0.0, "normal_consistency": 100.0, "laplacian": 1000.0},
     "optim": {"surface_lr": 1e-4, "grid_lr": 3e-3, "network_lr": 6e-4},
 }
-"""What the presets of our own change of a run: the shape is there, so less noise is added, and light is on at once.
+"""What they change besides for the embedded prior.
 
-The embedded prior sees 32 pixels: larger steps of the surface follow its noise into lumps. At lower noise, with the
-rates of a run, colours drift: a pale stem took on the green of its cap.
+It sees 32 pixels: larger steps of the surface follow its noise into lumps. At lower noise, with the rates of a run,
+colours drift: a pale stem took on the green of its cap.
 """
+
+OTHERS: dict[str, Any] = {
+    "guidance": {"t_min": 0.02, "t_min_start": None, "t_max": 0.5, "t_max_end": 0.5, "anneal": "none"},
+}
+"""And for any other prior: less noise than for a run, as in Magic3D's second stage (in threestudio)."""
 
 RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
 
@@ -79,6 +88,8 @@ REFINE_PRESETS: dict[str, dict[str, Any]] = {
     ),
 }
 """What each preset changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
+
+_OURS = ("quick", "default", "high")
 
 
 def refine(
@@ -134,14 +145,25 @@ def _configuration(
     if preset not in REFINE_PRESETS:
         raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(REFINE_PRESETS)}.")
     asked = _asked(config_file, changes)
-    values = {} if source is None else source.config.model_dump(mode="json")
+    values = _settings_of(source)
     if preset == "nemo-dmtet":
         values = _without_settings(values)
     values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
+    if preset in _OURS:
+        kind = merged(values, asked).get("guidance", {}).get("kind", "toybox")
+        values = merged(values, EMBEDDED if kind == "toybox" else OTHERS)
     if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":
         values["resolution"] = GPU_RESOLUTION
     values["resolution_end"] = asked.get("resolution", values["resolution"])
     return changed_config(values, asked)
+
+
+def _settings_of(source: Result | None) -> dict[str, Any]:
+    """Return all values of a run, with the prompt that it ended with; none without a run."""
+    if source is None:
+        return {}
+    last = source.config.prompt_at(source.config.steps)
+    return source.config.model_dump(mode="json") | {"prompt": last, "later_prompts": {}}
 
 
 def _without_settings(values: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +183,7 @@ def _nemo_configuration(
 
     Its prompt, too, is that of the run if the file has none.
     """
-    run = {} if source is None else _without_settings(source.config.model_dump(mode="json"))
+    run = _without_settings(_settings_of(source))
     values = _with_networks_of(source, merged(run, read_stage(path, preset, tell, mesh=True)))
     if source is not None:
         tell("the colours go on in the networks of the run, not in those of the nerf group")

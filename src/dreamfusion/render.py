@@ -73,12 +73,14 @@ def render_run(
     turntable_frames: int | None = None,
     cameras_file: Path | None = None,
     fps: float = FPS,
+    device: str = "auto",
 ) -> Path:
     """Render a run from given cameras under a given light and return what was written.
 
     Angles in degrees, lengths in world units, ``focal`` in image widths, ``size`` one side or width and height in
     pixels. Several azimuths or elevations give several pictures, as do a turntable and a JSON list of cameras. The name
-    of ``output`` decides the format: .png (a strip), .mp4, .webm or .gif, or a folder of numbered pictures.
+    of ``output`` decides the format: .png (a strip), .mp4, .webm or .gif, or a folder of numbered pictures. Without it
+    that is RUN/render.png, for a turntable or list of cameras RUN/render.mp4, or the folder RUN/render if transparent.
     ``background`` is a colour as CSS writes it, a picture, "environment" or "transparent".
     Raises DreamFusionError for values out of range and files that cannot be read.
     """
@@ -90,13 +92,16 @@ def render_run(
     if cameras_file is not None:
         cameras = read_cameras(cameras_file, cameras[:1])
     film = turntable_frames is not None or cameras_file is not None
-    path = output or Path(folder) / ("render.mp4" if film and background != "transparent" else "render.png")
+    name = "render.png"
+    if film:  # films have no transparency
+        name = "render" if background == "transparent" else "render.mp4"
+    path = output or Path(folder) / name
     _check_format(path, background)
 
     environment = load_environment(light.environment) if light.environment else None
     behind = _background(background, environment, (width, height))
     lights = _lights(light, cameras, environment)
-    scene = open_run(folder).scene
+    scene = open_run(folder, device).scene
     frames = _frames(scene, cameras, lights, shading, (width, height), behind)
     if path.suffix.lower() in FILMS:
         save_video(frames, path, fps=fps)

@@ -14,17 +14,17 @@ runs/<slug-of-prompt>/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dreamfusion.assets.formats import FORMATS, TEXTURED, Format, format_of, require_usd, save_glb, save_mesh
+from dreamfusion.assets.formats import FORMATS, TEXTURED, format_of, require_usd, save_glb, save_mesh
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.assets.mesh import Mesh
-from dreamfusion.assets.texture import can_unwrap, check_texture_size, texture_mesh
+from dreamfusion.assets.texture import can_unwrap, check_texture_size, require_unwrapping, texture_mesh
 from dreamfusion.assets.video import save_video
 from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.cameras import fixed_cameras, orbit_cameras
@@ -110,8 +110,8 @@ def write_assets(result: Result) -> None:
         frames = _around(scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
         save_video((frame.rgb[0] for frame in frames), result.turntable, fps=pictures.video_fps)
     mesh = scene.mesh(MESH_RESOLUTION, MESH_FACES)
-    # A run of hours must not end without its mesh for want of a library: then it has vertex colours.
-    save_glb(_textured(scene, mesh, TEXTURE_SIZE) if can_unwrap() else mesh, result.mesh)
+    # A run of hours must not end without its mesh for want of a library.
+    save_glb(_textured(scene, mesh, TEXTURE_SIZE), result.mesh)
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
 
 
@@ -152,21 +152,25 @@ def preview(scene: AnyScene) -> Tensor:
 def export_run(
     folder: Path | str,
     *,
-    formats: Sequence[Format] = (),
+    formats: Sequence[str] = (),
     output: Path | None = None,
-    resolution: int = MESH_RESOLUTION,
+    resolution: int | None = None,
     max_faces: int = MESH_FACES,
     texture_size: int = TEXTURE_SIZE,
     size_mm: float | None = None,
+    device: str = "auto",
+    on_note: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Write the mesh of a run in one or more formats and return the paths, RUN/mesh.<format> or as ``output`` says.
 
     Without ``formats`` the suffix of ``output`` decides, or else it is a GLB. ``resolution`` is the number of samples
-    per side of the grid in which the surface is found, ``max_faces`` its face budget, ``texture_size`` the side of the
-    texture in texels, ``size_mm`` the longest side of the object in millimetres.
+    per side of the grid in which the surface is found (128 if None; a refined run has its surface already),
+    ``max_faces`` its face budget, ``texture_size`` the side of the texture in texels, ``size_mm`` the longest side of
+    the object in millimetres. ``on_note(line)`` is told what could not be done as asked.
     Raises DreamFusionError for values out of range, an empty or full scene, or a file that cannot be written.
     """
-    if not 16 <= resolution <= 512:
+    tell = on_note or (lambda line: None)
+    if resolution is not None and not 16 <= resolution <= 512:
         raise DreamFusionError(f"--resolution must be from 16 to 512 (given: {resolution}).")
     if not 100 <= max_faces <= 1_000_000:
         raise DreamFusionError(f"--faces must be from 100 to 1,000,000 (given: {max_faces}).")
@@ -177,9 +181,17 @@ def export_run(
     kinds = {format_of(path) for path in paths}
     if "usdz" in kinds:
         require_usd()
-    result = open_run(folder)
+    if kinds & (TEXTURED - {"glb"}):
+        require_unwrapping()
+    elif kinds & TEXTURED and not can_unwrap():
+        tell("Without xatlas the GLB has colours at its vertices and no texture: pip install xatlas.")
+    result = open_run(folder, device)
+    if resolution is not None and result.config.scene.tetrahedra is not None:
+        tell("--resolution changes nothing here: a refined run has its surface already.")
     prepare_output_dir(paths[0].parent)  # before the minutes that follow
-    mesh = result.scene.mesh(resolution, max_faces)
+    mesh = result.scene.mesh(resolution or MESH_RESOLUTION, max_faces)
+    if len(mesh.faces) > max_faces:
+        tell(f"The mesh has {len(mesh.faces):,} faces, more than asked for: fewer would have torn it open.")
     # Plain formats take the mesh uncut: seams would leave an STL open.
     textured = _textured(result.scene, mesh, texture_size) if kinds & TEXTURED else mesh
     for path in paths:
@@ -188,13 +200,14 @@ def export_run(
 
 
 def _textured(scene: AnyScene, mesh: Mesh, size: int) -> Mesh:
-    return texture_mesh(mesh, scene.field.albedo, size, device=scene.device)
+    """Return the mesh with its texture, or as it is, with its vertex colours, where the library for that is missing."""
+    return texture_mesh(mesh, scene.field.albedo, size, device=scene.device) if can_unwrap() else mesh
 
 
-def _export_paths(folder: Path, formats: Sequence[Format], output: Path | None) -> list[Path]:
-    unknown = set(formats) - set(FORMATS)
-    if unknown:
-        raise DreamFusionError(f"No mesh format is called {unknown.pop()}: give {', '.join(FORMATS)}.")
+def _export_paths(folder: Path, formats: Sequence[str], output: Path | None) -> list[Path]:
+    for name in formats:
+        if name not in FORMATS:
+            raise DreamFusionError(f"No mesh format is called {name}: give {', '.join(FORMATS)}.")
     if output is None:
         return [folder / f"mesh.{name}" for name in dict.fromkeys(formats or ["glb"])]
     if not formats:

@@ -11,7 +11,7 @@ import torch
 
 from dreamfusion.assets.images import save_png
 from dreamfusion.checkpoints import save_checkpoint
-from dreamfusion.config import Config, build_config, load_config, save_config
+from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
 from dreamfusion.control import Requests
 from dreamfusion.critic import check_adaptable
 from dreamfusion.device import pick_device
@@ -62,11 +62,15 @@ def generate(
     """
     if resume is not None:
         folder = Path(resume)
-        if nemo_config is not None:
-            raise DreamFusionError("A resumed run keeps its configuration: leave out --nemo-config.")
+        asked = {"--nemo-config": nemo_config, "--config": config_file, "--output": output}
+        asked["--preset"] = None if preset == "default" else preset
+        for option in (option for option, value in asked.items() if value is not None):
+            raise DreamFusionError(f"A resumed run keeps its configuration and its folder: leave out {option}.")
         config = _config_of(folder, prompt, changes)
         device = pick_device(config.device)
         state = open_state(folder, config, device)
+        if config.steps < state.step:
+            raise DreamFusionError(f"{folder} is {state.step} steps old already: --steps must be at least that.")
         guidance = guidance_model or load_guidance(config, device)
         _truncate_metrics(folder / "metrics.jsonl", state.step)
     else:
@@ -234,7 +238,7 @@ def _config_of(folder: Path, prompt: str | None, changes: dict[str, Any]) -> Con
     fixed = sorted(set(changes) - _RESUMABLE_CHANGES) + ["prompt"] * (prompt not in (None, config.prompt))
     if fixed:
         raise DreamFusionError(f"A resumed run keeps its {', '.join(fixed)}: start a new run to change that.")
-    return config.model_copy(update=changes)
+    return parse_config(merged(config.model_dump(mode="json"), changes))
 
 
 def _truncate_metrics(path: Path, last_step: int) -> None:

@@ -87,7 +87,7 @@ def save_glb(mesh: Mesh, path: Path | str) -> None:
         body.visual = TextureVisuals(uv=mesh.uv, material=matte)
     scene = trimesh.Scene()
     scene.add_geometry(body, geom_name="object", node_name="object")
-    data = scene.export(file_type="glb", include_normals=True, tree_postprocessor=_finish_gltf)
+    data = scene.export(file_type="glb", include_normals=True, tree_postprocessor=finish_gltf)
     with write_atomically(path) as temporary:
         temporary.write_bytes(data)
 
@@ -205,8 +205,8 @@ def _write_usd(mesh: Mesh, path: Path, texture: str) -> None:
     stage.GetRootLayer().Save()
 
 
-def _finish_gltf(tree: dict[str, Any]) -> None:
-    """Add to the exported tree what trimesh leaves out.
+def finish_gltf(tree: dict[str, Any]) -> None:
+    """Add to a tree of one mesh, as trimesh exports it, what that leaves out.
 
     Vertex colours get their standard name (trimesh writes those as bytes only) and a material, and buffer views their
     purpose, which the standard's validator asks for.

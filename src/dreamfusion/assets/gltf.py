@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,47 +28,64 @@ _FROM_GLTF = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], 
 
 _TYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+_DAMAGED = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
+"""What the code here raises where a file says something else than glTF may."""
 _LISTS = ("accessors", "bufferViews", "images", "samplers", "textures", "materials", "meshes", "nodes")
 
 
 @dataclass(frozen=True)
 class Glb:
-    """The JSON of a binary glTF file and its binary chunk."""
+    """The JSON of a binary glTF file, its binary chunk, and how complaints call it: its path, if it has one."""
 
     tree: dict[str, Any]
     binary: bytes
+    name: str = "The mesh"
 
 
 @dataclass(frozen=True)
 class Triangles:
-    """Triangles in the world of the package: unit ``normals`` and linear ``colors`` at ``vertices`` [V, 3]."""
+    """Triangles in the world of the package: unit ``normals`` and linear ``colors`` at ``vertices`` [V, 3].
+
+    ``textures`` are pictures [H, W, 3] in linear light, by which colours are multiplied: at a vertex the one whose
+    number is in ``texture`` [V] (-1: none), looked up at ``uv`` [V, 2], (0, 0) being its upper left corner.
+    """
 
     vertices: Floats
     faces: NDArray[np.int64]
     normals: Floats
     colors: Floats
+    uv: Floats
+    texture: NDArray[np.int64]
+    textures: tuple[Floats, ...] = ()
 
     def moved(self, matrix: NDArray[np.float64]) -> Triangles:
         """Return them moved by a 4 x 4 matrix of rotation, uniform scale and translation."""
         vertices = self.vertices @ matrix[:3, :3].T + matrix[:3, 3]
-        return Triangles(vertices.astype(np.float32), self.faces, _turned(self.normals, matrix), self.colors)
+        return replace(self, vertices=vertices.astype(np.float32), normals=_turned(self.normals, matrix))
 
     @staticmethod
     def joined(parts: Sequence[Triangles]) -> Triangles:
-        """Return several as one."""
-        offsets = np.cumsum([0, *(len(part.vertices) for part in parts)])
-        faces = [part.faces + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
-        stacked = [np.concatenate([getattr(p, name) for p in parts]) for name in ("vertices", "normals", "colors")]
-        return Triangles(stacked[0], np.concatenate(faces), stacked[1], stacked[2])
+        """Return several as one; textures that are the same object are kept once."""
+        textures = list({id(texture): texture for part in parts for texture in part.textures}.values())
+        number = {id(texture): index for index, texture in enumerate(textures)}
+        first, faces, texture = 0, [], []
+        for part in parts:
+            faces.append(part.faces + first)
+            first += len(part.vertices)
+            texture.append(np.array([*(number[id(t)] for t in part.textures), -1])[part.texture])
+        names = ("vertices", "normals", "colors", "uv")
+        stacked = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        joined = {"faces": np.concatenate(faces), "texture": np.concatenate(texture)}
+        return Triangles(**stacked, **joined, textures=tuple(textures))
 
 
 def read_glb(path: Path | str) -> Glb:
     """Read a binary glTF 2.0 file; DreamFusionError if it is missing or is none."""
     try:
-        return parse_glb(Path(path).read_bytes())
+        return replace(parse_glb(Path(path).read_bytes()), name=str(path))
     except OSError as error:
         raise DreamFusionError(f"Cannot read the mesh {path}: {error.strerror}.") from None
-    except (ValueError, struct.error):
+    except (ValueError, struct.error, RecursionError):
         raise DreamFusionError(f"{path} is not a binary glTF 2.0 file: export the mesh again as GLB.") from None
 
 
@@ -81,37 +99,41 @@ def parse_glb(data: bytes) -> Glb:
 
 
 def triangles(glb: Glb) -> Triangles:
-    """Return all triangles of a file's scene, with the colours of vertices, textures at vertices, and materials.
+    """Return all triangles of a file's scene, with the colours of vertices and materials, and their textures.
 
-    Raises DreamFusionError if it holds none, or is damaged.
+    Raises DreamFusionError, naming the file, if it holds none, or is damaged.
     """
-    try:
-        parts = [part for root in _scene_of(glb.tree)["nodes"] for part in _of_node(glb, root, np.eye(4))]
-    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
-        raise DreamFusionError(f"The mesh is damaged ({error!r:.80}): export it again as GLB.") from None
+    pictures: dict[int, Floats] = {}
+    with _naming(glb), np.errstate(over="ignore", invalid="ignore"):
+        parts = [part for node, matrix in _nodes(glb.tree) for part in _of_node(glb, node, matrix, pictures)]
     if not parts:
-        raise DreamFusionError("The mesh has no triangles: export it again as GLB.")
+        raise DreamFusionError(f"{glb.name} has no triangles: export it again as GLB.")
     return Triangles.joined(parts)
 
 
 def merge(parts: Sequence[tuple[Glb, NDArray[np.float64]]]) -> bytes:
-    """Return a binary glTF file of one scene with each part moved by its matrix."""
+    """Return a binary glTF file of one scene with each part moved by its matrix.
+
+    Raises DreamFusionError, naming the file, if one is damaged.
+    """
     merged: dict[str, Any] = {name: [] for name in _LISTS}
     extensions: dict[str, set[str]] = {"extensionsUsed": set(), "extensionsRequired": set()}
     binary, roots = bytearray(), []
     for glb, matrix in parts:
         counts = {name: len(merged[name]) for name in _LISTS}
-        for name in _LISTS:
-            merged[name] += [_renumbered(item, name, counts) for item in glb.tree.get(name, [])]
-        for view in merged["bufferViews"][counts["bufferViews"] :]:
-            view["buffer"], view["byteOffset"] = 0, view.get("byteOffset", 0) + len(binary)
-        for name, found in extensions.items():
-            found.update(glb.tree.get(name, []))
+        with _naming(glb):
+            for name in _LISTS:
+                merged[name] += [_renumbered(item, name, counts) for item in glb.tree.get(name, [])]
+            for view in merged["bufferViews"][counts["bufferViews"] :]:
+                view["buffer"], view["byteOffset"] = 0, view.get("byteOffset", 0) + len(binary)
+            for name, found in extensions.items():
+                found.update(glb.tree.get(name, []))
+            children = [node + counts["nodes"] for node in _scene_of(glb.tree)["nodes"]]
         binary += glb.binary + bytes(-len(glb.binary) % 4)
         in_gltf = np.linalg.inv(_FROM_GLTF) @ matrix @ _FROM_GLTF
-        children = [node + counts["nodes"] for node in _scene_of(glb.tree)["nodes"]]
         roots.append(len(merged["nodes"]))
-        merged["nodes"].append({"children": children, "matrix": in_gltf.T.ravel().tolist()})
+        moved = {} if np.array_equal(in_gltf, np.eye(4)) else {"matrix": in_gltf.T.ravel().tolist()}
+        merged["nodes"].append({"children": children} | moved)
     tree = {"asset": {"version": "2.0", "generator": "dreamfusion"}, "scene": 0, "scenes": [{"nodes": roots}]}
     tree |= {name: items for name, items in merged.items() if items}
     tree |= {name: sorted(found) for name, found in extensions.items() if found}
@@ -120,6 +142,15 @@ def merge(parts: Sequence[tuple[Glb, NDArray[np.float64]]]) -> bytes:
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + bytes(binary)
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+@contextmanager
+def _naming(glb: Glb) -> Iterator[None]:
+    """Turn what a damaged file makes the block raise into a line that names the file."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise DreamFusionError(f"{glb.name} is damaged ({error!r:.80}): export it again as GLB.") from None
 
 
 def _renumbered(item: Any, kind: str, counts: dict[str, int]) -> Any:
@@ -151,12 +182,29 @@ def _scene_of(tree: dict[str, Any]) -> dict[str, Any]:
     return tree["scenes"][tree.get("scene", 0)]
 
 
-def _of_node(glb: Glb, index: int, above: NDArray[np.float64]) -> list[Triangles]:
-    node = glb.tree["nodes"][index]
-    matrix = above @ _local_matrix(node)
+def _nodes(tree: dict[str, Any]) -> Iterator[tuple[dict[str, Any], NDArray[np.float64]]]:
+    """Yield the nodes of the scene with their matrices, parents first; ValueError if one is met twice (a cycle)."""
+    met: set[int] = set()
+    waiting = [(root, np.eye(4)) for root in reversed(_scene_of(tree)["nodes"])]
+    while waiting:
+        index, above = waiting.pop()
+        if index in met:
+            raise ValueError(f"node {index} has more than one parent")
+        met.add(index)
+        node = tree["nodes"][index]
+        matrix = above @ _local_matrix(node)
+        yield node, matrix
+        waiting += [(child, matrix) for child in reversed(node.get("children", []))]
+
+
+def _of_node(
+    glb: Glb, node: dict[str, Any], matrix: NDArray[np.float64], pictures: dict[int, Floats]
+) -> list[Triangles]:
     primitives = glb.tree["meshes"][node["mesh"]]["primitives"] if "mesh" in node else []
-    parts = [_of_primitive(glb, p).moved(_FROM_GLTF @ matrix) for p in primitives if p.get("mode", 4) == 4]
-    return parts + [part for child in node.get("children", []) for part in _of_node(glb, child, matrix)]
+    parts = [_of_primitive(glb, p, pictures).moved(_FROM_GLTF @ matrix) for p in primitives if p.get("mode", 4) == 4]
+    if not all(np.isfinite(part.vertices).all() for part in parts):
+        raise ValueError("vertices that are no finite numbers")
+    return parts
 
 
 def _local_matrix(node: dict[str, Any]) -> NDArray[np.float64]:
@@ -177,13 +225,17 @@ def _local_matrix(node: dict[str, Any]) -> NDArray[np.float64]:
     return matrix
 
 
-def _of_primitive(glb: Glb, primitive: dict[str, Any]) -> Triangles:
+def _of_primitive(glb: Glb, primitive: dict[str, Any], pictures: dict[int, Floats]) -> Triangles:
     attributes = primitive["attributes"]
     vertices = _accessor(glb, attributes["POSITION"])
     faces = _accessor(glb, primitive["indices"]) if "indices" in primitive else np.arange(len(vertices))
     faces = faces.reshape(-1, 3).astype(np.int64)
+    if not ((faces >= 0) & (faces < len(vertices))).all():  # kernels would read them unasked
+        raise ValueError("faces of vertices that are not there")
     if "NORMAL" in attributes:
         normals = _accessor(glb, attributes["NORMAL"])
+        if normals.shape != vertices.shape:
+            raise ValueError("not one normal for each vertex")
     else:
         from dreamfusion.assets.mesh import vertex_normals
 
@@ -191,26 +243,31 @@ def _of_primitive(glb: Glb, primitive: dict[str, Any]) -> Triangles:
     colors = np.ones_like(vertices)
     if "COLOR_0" in attributes:
         colors = colors * _accessor(glb, attributes["COLOR_0"])[:, :3]
+    pbr = {}
     if "material" in primitive:
-        colors = colors * _material_colors(glb, primitive["material"], attributes)
-    return Triangles(vertices, faces, normals, colors.astype(np.float32))
+        pbr = glb.tree["materials"][primitive["material"]].get("pbrMetallicRoughness", {})
+    colors = (colors * pbr.get("baseColorFactor", (1.0, 1.0, 1.0, 1.0))[:3]).astype(np.float32)
+    none = np.full(len(vertices), -1)
+    plain = Triangles(vertices, faces, normals, colors, np.zeros((len(vertices), 2), np.float32), none)
+    if "baseColorTexture" not in pbr:
+        return plain
+    reference = pbr["baseColorTexture"]
+    uv = _accessor(glb, attributes[f"TEXCOORD_{reference.get('texCoord', 0)}"])
+    if uv.shape != plain.uv.shape:
+        raise ValueError("not one place in the texture for each vertex")
+    index = glb.tree["textures"][reference["index"]]["source"]
+    if index not in pictures:
+        pictures[index] = to_linear(_pixels(_view(glb, glb.tree["images"][index]["bufferView"])))
+    return replace(plain, uv=uv.astype(np.float32), texture=none + 1, textures=(pictures[index],))
 
 
-def _material_colors(glb: Glb, index: int, attributes: dict[str, int]) -> Floats:
-    """Return the linear colours [V, 3] or [3] that a material gives: its factor, and its texture at the vertices."""
-    pbr = glb.tree["materials"][index].get("pbrMetallicRoughness", {})
-    factor = np.asarray(pbr.get("baseColorFactor", (1.0, 1.0, 1.0, 1.0))[:3], np.float32)
-    texture = pbr.get("baseColorTexture")
-    if texture is None:
-        return factor
-    image = glb.tree["images"][glb.tree["textures"][texture["index"]]["source"]]
-    with Image.open(io.BytesIO(_view(glb, image["bufferView"]))) as picture:
-        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
-    uv = _accessor(glb, attributes[f"TEXCOORD_{texture.get('texCoord', 0)}"]) % 1.0
-    height, width, _ = pixels.shape
-    column = (uv[:, 0] * width).astype(int).clip(0, width - 1)
-    row = (uv[:, 1] * height).astype(int).clip(0, height - 1)
-    return factor * to_linear(pixels[row, column])
+def _pixels(data: bytes) -> Floats:
+    """Return the colours [H, W, 3] of a picture in a file; ValueError if it is damaged or too large to be one."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255.0)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"its texture: {error}") from None
 
 
 def to_linear(srgb: Floats) -> Floats:

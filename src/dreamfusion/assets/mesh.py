@@ -114,36 +114,38 @@ def sample_density(
 
 
 def surface_opacity(density: Floats, spacing: float, *, level: float | None = None, smoothing: float = 0.0) -> Floats:
-    """Return numbers in [0, 1] that are one half at the surface, for densities [R, R, R] ``spacing`` world units apart.
+    """Return numbers that are one half at the surface, more inside, for densities [R, R, R] ``spacing`` units apart.
 
     They are the opacity of a length that is half opaque at ``level``, by default that of `surface_level`. The density
     itself will not do: where it jumps to a high value, its surface would lie next to the sample outside, while opacity
     saturates on both sides. ``smoothing`` is the deviation, in world units, of a Gaussian that they are blurred with:
-    surfaces that are distilled from small pictures are rough below the size of a pixel.
+    surfaces that are distilled from small pictures are rough below the size of a pixel. A blur alone makes round and
+    thin things smaller, so the surface is put where its outlines fit those of the rendered volume best.
     """
     level = surface_level(density, spacing) if level is None else level
     values = 1.0 - np.exp2(-density / np.float32(level))
-    return gaussian_filter(values, smoothing / spacing) if smoothing > 0 else values
+    if smoothing <= 0:
+        return values
+    values = gaussian_filter(values, smoothing / spacing)
+    candidates = np.linspace(0.05, 0.95, num=91)
+    overlap = _overlaps(values, density, spacing, candidates)
+    best = candidates[np.lexsort((np.abs(candidates - 0.5), -overlap))[0]]
+    return values + np.float32(0.5 - best)
 
 
 def surface_level(density: Floats, spacing: float) -> float:
     """Return the density to put the surface at, for samples [R, R, R] that are ``spacing`` world units apart.
 
     A fixed number fails: one scene peaks at a density of 20, another at 2000. The surface should be where the renderer
-    shows one, so candidates are judged by their outlines: along each axis, the pixels where a ray meets a density
-    above the level, against those where the accumulated opacity is above one half. Many levels can agree equally well,
-    when edges are sharp; of those within 0.01 of the best overlap (intersection over union), the one nearest to ln 2
-    per ``spacing`` is taken, the density at which one step of a ray becomes half opaque.
+    shows one, so candidates are judged by their outlines (`_overlaps`). Many levels can agree equally well, when edges
+    are sharp; of those within 0.01 of the best overlap, the one nearest to ln 2 per ``spacing`` is taken, the density
+    at which one step of a ray becomes half opaque.
     Raises `DreamFusionError` if no ray becomes half opaque.
     """
-    opaque = [density.sum(axis=axis) * spacing > math.log(2.0) for axis in range(3)]
-    if not any(mask.any() for mask in opaque):
-        raise _empty()
-    peaks = [density.max(axis=axis) for axis in range(3)]
     # A ray of N samples is half opaque only if one of them has at least an N-th of ln 2, so none lies lower.
     lowest = math.log(2.0) / (spacing * len(density))
-    candidates = np.geomspace(lowest, min(float(density.max()), 1e30), num=96)[:-1]
-    overlap = np.array([_overlap(peaks, opaque, level) for level in candidates])
+    candidates = np.geomspace(lowest, min(max(float(density.max()), lowest), 1e30), num=96)[:-1]
+    overlap = _overlaps(density, density, spacing, candidates)
     good = candidates[overlap >= overlap.max() - 0.01]
     return float(good[np.abs(np.log(good * spacing / math.log(2.0))).argmin()])
 
@@ -211,12 +213,19 @@ def _sample_albedo(field: ColoredDensity, vertices: Floats, device: torch.device
     return torch.nan_to_num(colors).clamp(0.0, 1.0).cpu().numpy()
 
 
-def _overlap(peaks: list[Floats], opaque: list[NDArray[np.bool_]], level: float) -> float:
-    """Return the intersection over union of the outlines at ``level`` with those of the rendered opacity."""
-    outlines = [peak > level for peak in peaks]
-    both = sum(int((a & b).sum()) for a, b in zip(outlines, opaque, strict=True))
-    either = sum(int((a | b).sum()) for a, b in zip(outlines, opaque, strict=True))
-    return both / max(either, 1)
+def _overlaps(values: Floats, density: Floats, spacing: float, candidates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how well the outlines of values [R, R, R] above each candidate [C] fit those of the rendered density.
+
+    An outline is what is covered when looking along an axis: by a value above the candidate, and by an accumulated
+    opacity above one half. The fit is the intersection over union of the pixels of all three axes.
+    Raises `DreamFusionError` if no ray becomes half opaque.
+    """
+    opaque = np.stack([density.sum(axis=axis) * spacing > math.log(2.0) for axis in range(3)])
+    if not opaque.any():
+        raise _empty()
+    peaks = np.stack([values.max(axis=axis) for axis in range(3)])
+    outlines = (peaks > candidate for candidate in candidates)
+    return np.array([(opaque & outline).sum() / (opaque | outline).sum() for outline in outlines])
 
 
 def _check_extent(inside: NDArray[np.bool_]) -> None:

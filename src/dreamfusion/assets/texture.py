@@ -30,6 +30,12 @@ def can_unwrap() -> bool:
     return find_spec("xatlas") is not None
 
 
+def require_unwrapping() -> None:
+    """Raise `DreamFusionError` if xatlas, which textures need, is not installed."""
+    if not can_unwrap():
+        raise DreamFusionError("A texture needs xatlas: pip install xatlas (on ARM Linux this takes a C++ compiler).")
+
+
 def check_texture_size(size: int) -> None:
     """Raise `DreamFusionError` if a texture cannot have this side in texels."""
     if not MIN_TEXTURE_SIZE <= size <= MAX_TEXTURE_SIZE:
@@ -50,8 +56,7 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     Raises `DreamFusionError` if xatlas is missing or the size out of range.
     """
     check_texture_size(size)
-    if not can_unwrap():
-        raise DreamFusionError("A texture needs xatlas: pip install xatlas (on ARM Linux this takes a C++ compiler).")
+    require_unwrapping()
     import xatlas
 
     corners = mesh.vertices[mesh.faces]

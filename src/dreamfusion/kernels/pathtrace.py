@@ -12,6 +12,7 @@ so pictures are the same bits whatever the number of threads.
 # ruff: noqa: UP018, RUF046
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,19 @@ class Ground:
     extent: float
 
 
+@dataclass(frozen=True)
+class Textures:
+    """Pictures that colours are multiplied by: of a vertex, the one whose ``number`` [V] it has (-1: none), at ``uv``.
+
+    ``pictures`` [H, W, 3] hold linear light; ``uv`` [V, 2] is (0, 0) in the upper left corner and goes on beyond (1, 1)
+    where it began.
+    """
+
+    pictures: Sequence[Tensor]
+    number: Tensor
+    uv: Tensor
+
+
 @wp.func
 def _around(axis: wp.vec3, cosine: float, turn: float):
     """Return the unit vector at an angle of the given cosine to ``axis``, turned about it."""
@@ -58,15 +72,32 @@ def _around(axis: wp.vec3, cosine: float, turn: float):
 
 
 @wp.func
-def _sky(direction: wp.vec3, sky: wp.array2d(dtype=wp.vec3)):
+def _texel(texels: wp.array(dtype=wp.vec3), picture: wp.vec3i, column: int, row: int):
+    width = picture[1]
+    height = picture[2]
+    return texels[picture[0] + ((row % height + height) % height) * width + (column % width + width) % width]
+
+
+@wp.func
+def _look_up(texels: wp.array(dtype=wp.vec3), picture: wp.vec3i, u: float, v: float):
+    """Return the colour of one of several pictures, (first texel, width, height), interpolated; it repeats itself."""
+    x = u * float(picture[1]) - 0.5
+    y = v * float(picture[2]) - 0.5
+    left = int(wp.floor(x))
+    top = int(wp.floor(y))
+    right_share = x - wp.floor(x)
+    upper = wp.lerp(_texel(texels, picture, left, top), _texel(texels, picture, left + 1, top), right_share)
+    lower = wp.lerp(_texel(texels, picture, left, top + 1), _texel(texels, picture, left + 1, top + 1), right_share)
+    return wp.lerp(upper, lower, y - wp.floor(y))
+
+
+@wp.func
+def _sky(direction: wp.vec3, texels: wp.array(dtype=wp.vec3), sky: wp.vec3i):
     """Return the light of an equirectangular picture: its middle is azimuth 0, its top is above, to the left is +y."""
-    rows = sky.shape[0]
-    columns = sky.shape[1]
-    x = 0.5 - wp.atan2(direction[1], direction[0]) / (2.0 * wp.pi)
-    y = wp.acos(wp.clamp(direction[2], -1.0, 1.0)) / wp.pi
-    column = wp.min(int(x * float(columns)), columns - 1)
-    row = wp.min(int(y * float(rows)), rows - 1)
-    return sky[row, column]
+    u = 0.5 - wp.atan2(direction[1], direction[0]) / (2.0 * wp.pi)
+    v = wp.acos(wp.clamp(direction[2], -1.0, 1.0)) / wp.pi
+    edge = 0.5 / float(sky[2])  # above the middle of the first row there is no other
+    return _look_up(texels, sky, u, wp.clamp(v, edge, 1.0 - edge))
 
 
 @wp.kernel(enable_backward=False)
@@ -74,6 +105,10 @@ def _trace(
     mesh: wp.uint64,
     normals: wp.array(dtype=wp.vec3),
     colors: wp.array(dtype=wp.vec3),
+    uv: wp.array(dtype=wp.vec2),
+    texture: wp.array(dtype=int),
+    pictures: wp.array(dtype=wp.vec3i),
+    texels: wp.array(dtype=wp.vec3),
     poses: wp.array3d(dtype=float),
     focal: wp.array(dtype=float),
     width: int,
@@ -83,7 +118,6 @@ def _trace(
     sun_cosine: float,
     ground: wp.vec3,
     extent: float,
-    sky: wp.array2d(dtype=wp.vec3),
     backdrop: wp.vec3,
     backdrop_is_sky: int,
     samples: int,
@@ -96,6 +130,7 @@ def _trace(
 ):
     _lane, block = wp.tid()
     begin = first + block * grain
+    sky = pictures[0]
     for pixel in range(begin, wp.min(begin + grain, last)):
         state = wp.rand_init(seed, pixel)
         b = pixel / (width * height)
@@ -116,7 +151,7 @@ def _trace(
             )
             share = wp.vec3(1.0, 1.0, 1.0)
             for bounce in range(bounces + 1):
-                behind = _sky(direction, sky)
+                behind = _sky(direction, texels, sky)
                 if bounce == 0 and backdrop_is_sky == 0:
                     behind = backdrop
                 far = _FAR
@@ -141,6 +176,9 @@ def _trace(
                     w = 1.0 - hit.u - hit.v
                     normal = wp.normalize(hit.u * normals[i] + hit.v * normals[j] + w * normals[k])
                     albedo = hit.u * colors[i] + hit.v * colors[j] + w * colors[k]
+                    if texture[i] >= 0:
+                        place = hit.u * uv[i] + hit.v * uv[j] + w * uv[k]
+                        albedo = wp.cw_mul(albedo, _look_up(texels, pictures[texture[i] + 1], place[0], place[1]))
                     if wp.dot(face_normal, direction) > 0.0:  # the inside of an open mesh
                         face_normal = -face_normal
                         normal = -normal
@@ -176,6 +214,7 @@ def trace(
     sun: Sun,
     ground: Ground,
     sky: Tensor,
+    textures: Textures | None = None,
     backdrop: tuple[float, float, float] | None = None,
     samples: int = 64,
     bounces: int = 3,
@@ -185,8 +224,8 @@ def trace(
 
     ``vertices``, unit ``normals`` and linear ``colors`` are [V, 3], ``faces`` [F, 3], all on the device to work on (CPU
     or CUDA); ``size`` is (width, height) in pixels. ``sky`` [h, w, 3] is an equirectangular picture of the light from
-    around. Cameras see ``backdrop`` behind everything, or the sky itself if that is None. A path of ``bounces`` 0 shows
-    only the light that comes straight from the sun.
+    around; ``textures`` multiply the colours. Cameras see ``backdrop`` behind everything, or the sky itself if that is
+    None. A path of ``bounces`` 0 shows only the light that comes straight from the sun.
     """
     device = vertices.device
     if not uses_warp(device):
@@ -198,11 +237,18 @@ def trace(
     attributes = [tensor.float().contiguous() for tensor in (normals, colors)]
     poses = cameras.camera_to_world.to(device).float().contiguous()
     focal = cameras.focal.to(device).float().contiguous()
-    sky = sky.to(device).float().contiguous()
+    count = len(points)
+    textures = textures or Textures((), torch.full((count,), -1), torch.zeros(count, 2))
+    shapes, texels = _packed([sky, *textures.pictures], device)
+    number, uv = textures.number.to(device).int().contiguous(), textures.uv.to(device).float().contiguous()
     direction = torch.nn.functional.normalize(torch.tensor(sun.direction), dim=0).tolist()
     arguments = [
         mesh.id,
         *(array(tensor, wp.vec3) for tensor in attributes),
+        array(uv, wp.vec2),
+        array(number),
+        array(shapes, wp.vec3i),
+        array(texels, wp.vec3),
         array(poses),
         array(focal),
         width,
@@ -212,7 +258,6 @@ def trace(
         math.cos(math.radians(sun.radius_deg)),
         wp.vec3(*ground.albedo),
         ground.extent,
-        array(sky, wp.vec3),
         wp.vec3(*(backdrop or (0.0, 0.0, 0.0))),
         int(backdrop is None),
         samples,
@@ -222,3 +267,11 @@ def trace(
     ]
     launch_over(_trace, len(image), arguments, device)
     return image.view(len(cameras), height, width, 3).permute(0, 3, 1, 2)
+
+
+def _packed(pictures: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return (first texel, width, height) [N, 3] of pictures [H, W, 3], and all their texels [T, 3]."""
+    heights, widths = (torch.tensor([picture.shape[axis] for picture in pictures]) for axis in (0, 1))
+    first = torch.nn.functional.pad((heights * widths).cumsum(0), (1, 0))[:-1]
+    texels = torch.cat([picture.to(device).float().reshape(-1, 3) for picture in pictures])
+    return torch.stack([first, widths, heights], dim=1).int().to(device), texels

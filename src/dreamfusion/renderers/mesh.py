@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from dreamfusion.cameras import Cameras
 from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.kernels.antialias import antialias
 from dreamfusion.kernels.rasterize import interpolate, rasterize
+from dreamfusion.renderers import nvdiffrast
+from dreamfusion.renderers.nvdiffrast import Rasterizer
 from dreamfusion.renderers.volume import Background, RenderOutput
 from dreamfusion.shading import Lights, Material, Shading, shade_images
 
@@ -26,20 +29,22 @@ def render_surface(
     *,
     material: Material | None = None,
     background_color: Tensor | None = None,
+    rasterizer: Rasterizer = "warp",
 ) -> RenderOutput:
     """Render B images of (width, height) pixels of a surface, differentiable in vertices, albedo and background.
 
     ``albedo`` maps points [N, 3] to colours [N, 3]; normals are those of the vertices, interpolated. One light and one
     ``shading`` per image; ``background_color`` [B, 3] replaces the background. Depth is the distance from the camera.
     Colours move with the vertices through normals, lights and silhouettes, not through ``albedo``, as far as that has
-    no gradient for its points.
+    no gradient for its points. Raises DreamFusionError if ``rasterizer`` is not there or needs another device.
     """
+    draw, spread, smoothen = _steps(rasterizer)
     batch, device = len(cameras), surface.vertices.device
     width, height = size
     clip = cameras.clip(surface.vertices, aspect=width / height)
-    fragments = rasterize(clip, surface.faces, height, width)
+    fragments = draw(clip, surface.faces, height, width)
     attributes = torch.cat([surface.vertices, surface.vertex_normals()], dim=1)
-    places = interpolate(attributes[None], surface.faces, fragments)
+    places = spread(attributes[None], surface.faces, fragments)
 
     covered = fragments.face >= 0
     image = covered.nonzero()[:, 0]
@@ -56,7 +61,7 @@ def render_surface(
         covered[..., None], torch.cat([normals, distance], dim=1)
     )
     sharp = torch.cat([behind.masked_scatter(covered[..., None], lit), covered[..., None].float(), front], dim=-1)
-    smooth = antialias(sharp, clip, surface.faces, fragments).permute(0, 3, 1, 2)
+    smooth = smoothen(sharp, clip, surface.faces, fragments).permute(0, 3, 1, 2)
     return RenderOutput(
         rgb=smooth[:, :3],
         opacity=smooth[:, 3:4],
@@ -66,3 +71,13 @@ def render_surface(
         samples=len(points),
         surface=surface,
     )
+
+
+def _steps(rasterizer: Rasterizer) -> tuple[Callable[..., Any], Callable[..., Tensor], Callable[..., Tensor]]:
+    """Return the three steps of `kernels.rasterize`: rasterise, interpolate, antialias."""
+    match rasterizer:
+        case "warp":
+            return rasterize, interpolate, antialias
+        case "nvdiffrast":
+            nvdiffrast.require_nvdiffrast()
+            return nvdiffrast.rasterize, nvdiffrast.interpolate, nvdiffrast.antialias

@@ -1,6 +1,8 @@
 """Looking colours up in a texture, bilinear within a level and, given levels, linear between those of its mip pyramid.
 
-Plain PyTorch: a look-up is a few gathers, and differentiable in texture and coordinates as it stands.
+Nothing in the package renders with textures yet: tests look through this at what `assets.texture` has baked, and who
+optimises a texture has it beside the rasteriser. Plain PyTorch: a look-up is a few gathers, and differentiable in
+texture and coordinates as it stands.
 Texture coordinates (u, v) run from (0, 0), the top left corner, to (1, 1); texel centres lie at (i + 1/2) / size.
 """
 
