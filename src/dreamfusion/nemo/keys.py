@@ -452,7 +452,8 @@ PARTS: dict[str, dict[str, Part]] = {
                 "update_interval": unused("a mesh has no grid of occupied cells, with NeMo neither"),
                 "quartet_file": unused("the grid of tetrahedra is computed, not read"),
             },
-            remark="the mesh stage: `refine` begins with a run, `generate` with a ball",
+            remark="the mesh stage: `refine` begins with a run, `generate` with a ball; rasterised by our kernels, "
+            "`scene.rasterizer: nvdiffrast` takes the library",
         ),
     },
     "guidance": {
