@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel
 
@@ -28,6 +29,7 @@ from dreamfusion.evaluate.report import markdown, publish, show, web_page, write
 from dreamfusion.evaluate.statistics import Estimate, bootstrap, share
 from dreamfusion.evaluate.training import JudgeSettings, build_judge_tokenizer, is_true, roughen, train_judge
 from dreamfusion.evaluate.worker import AZIMUTHS_DEG
+from dreamfusion.results import SHADINGS
 from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy, is_held_out
@@ -345,13 +347,18 @@ def test_reports_come_from_the_json_alone(tmp_path: Path):
     assert "failed: The scene is <empty>" in table
     folder = tmp_path / "runs" / "a-red-car" / "0"
     folder.mkdir(parents=True)
-    save_file({"albedo": torch.rand(8, 3, 4, 4).half()}, folder / "views.safetensors")
+    save_file({name: torch.rand(8, 3, 64, 64).half() for name in SHADINGS}, folder / "views.safetensors")
     page = web_page(evaluation, tmp_path)
     assert page.count("data:image/png;base64,") == 4
     assert "&lt;empty&gt;" in page
     assert "<empty>" not in page
     write_reports(evaluation, tmp_path)
     assert (tmp_path / "report.html").read_text() == page
+    picture = np.asarray(Image.open(tmp_path / "overview.png"))
+    shown, prompt, failed = picture[:64, :260], picture[64:], picture[:64, 300:]
+    assert shown.std() > 50
+    assert prompt.min() < 100
+    assert (failed == 255).all(), "a failed run is left white"
     assert show(Estimate(12.4, 10, 15, 3), "°") == "12° (10 to 15)"
 
 

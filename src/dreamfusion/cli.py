@@ -533,7 +533,7 @@ def evaluate(
         prompts: file with one prompt per line (forty prompts that nobody picked if not given)
         seeds: runs per prompt, with seeds 0 to SEEDS - 1
         preset: quick, default, high, or another system's settings
-        output: folder for all runs, evaluation.json, report.md and report.html; call again to go on
+        output: folder for all runs, evaluation.json, report.md, report.html and overview.png; call again to go on
         steps: optimisation steps of every run, in place of the preset's
         config: YAML file with any of the settings of a run's config.yaml, for every run
         judge: folder or hub name of a CLIP model, in place of the toybox judge

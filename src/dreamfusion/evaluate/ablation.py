@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.evaluate.evaluation import Evaluation, evaluate
+from dreamfusion.evaluate.evaluation import Evaluation, evaluate, run_folder
 from dreamfusion.evaluate.judge import Judge
 from dreamfusion.evaluate.prompts import PromptList
 from dreamfusion.evaluate.report import show
@@ -167,7 +167,7 @@ def guidance_sheet(output: Path, prompt: str, seeds: int) -> torch.Tensor:
     for name in variants("guidance"):
         images = []
         for seed in range(seeds):
-            views = output / slugify(name) / "runs" / slugify(prompt) / str(seed) / "views.safetensors"
+            views = run_folder(output / slugify(name), prompt, seed) / "views.safetensors"
             if views.exists():
                 images.append(load_file(views)["lambertian"][1].float())
             else:

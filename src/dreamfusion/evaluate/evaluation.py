@@ -2,7 +2,7 @@
 
 OUTPUT/
     evaluation.json     summary with intervals, one record per run, and what the judge makes of the true toys
-    report.md           the same as a table; report.html with pictures
+    report.md           the same as a table; report.html and overview.png with pictures
     runs/<prompt>/<seed>/   task.json, score.json, views.safetensors, error.txt, run/ (the run itself)
 
 A run that fails is counted as failed, never dropped: its precision and overlap are zero. Called again, an evaluation
@@ -95,6 +95,11 @@ class Evaluation:
         }
 
 
+def run_folder(evaluation: Path, prompt: str, seed: int) -> Path:
+    """Return the folder of one run within that of an evaluation."""
+    return evaluation / "runs" / slugify(prompt) / str(seed)
+
+
 def evaluate(
     output: Path,
     prompts: PromptList,
@@ -120,7 +125,7 @@ def evaluate(
         build_config(preset, changes | {"prompt": prompt})
     output = prepare_output_dir(output)
     tasks = [
-        Task(prompt, toy, seed, output / "runs" / slugify(prompt) / str(seed))
+        Task(prompt, toy, seed, run_folder(output, prompt, seed))
         for prompt, toy in prompts.toys.items()
         for seed in range(seeds)
     ]

@@ -15,10 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dreamfusion.assets.images import to_uint8
-from dreamfusion.evaluate.evaluation import Evaluation, Record, from_json
+from dreamfusion.evaluate.evaluation import Evaluation, Record, from_json, run_folder
+from dreamfusion.evaluate.overview import write_overview
 from dreamfusion.evaluate.statistics import Estimate
 from dreamfusion.evaluate.worker import AZIMUTHS_DEG
-from dreamfusion.files import slugify, write_table, write_text
+from dreamfusion.files import write_table, write_text
 
 FIGURES = {
     "albedo_precision": ("R-Precision, albedo", "%", ""),
@@ -134,7 +135,7 @@ img {{ display: block }}
 
 def _pictures(record: Record, folder: Path) -> str:
     """Return one table cell per azimuth with the three shadings above each other; empty cells for a failed run."""
-    path = folder / "runs" / slugify(record.prompt) / str(record.seed) / "views.safetensors"
+    path = run_folder(folder, record.prompt, record.seed) / "views.safetensors"
     if record.error or not path.exists():
         return "<td></td>" * len(_SHOWN)
     views = load_file(path)
@@ -149,9 +150,10 @@ def _pictures(record: Record, folder: Path) -> str:
 
 
 def write_reports(evaluation: Evaluation, folder: Path) -> None:
-    """Write report.md and report.html beside evaluation.json."""
+    """Write report.md, report.html and overview.png beside evaluation.json."""
     write_text(folder / "report.md", markdown(evaluation))
     write_text(folder / "report.html", web_page(evaluation, folder))
+    write_overview(evaluation, folder)
 
 
 def publish(folder: Path) -> None:
