@@ -81,9 +81,7 @@ def generate(
         guidance = guidance_model or load_guidance(config, device)
         if of_nemo:
             config = fit_prior(config, guidance, tell)
-        check_latent_phase(config, guidance)
-        if config.loss.kind == "vsd":
-            check_adaptable(guidance)  # before there is a folder
+        check_suits(guidance, config)
         state = State.fresh(config, device)
         folder = new_folder(RUNS / slugify(config.prompt), output)
     own = guidance_model is None
@@ -146,6 +144,13 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
     )
     _check_words(guidance, config)
     return guidance
+
+
+def check_suits(guidance: Guidance, config: Config) -> None:
+    """Raise DreamFusionError, before there is a folder, if the prior cannot do what the configuration asks of it."""
+    check_latent_phase(config, guidance)
+    if config.loss.kind == "vsd":
+        check_adaptable(guidance)
 
 
 def _check_words(guidance: Guidance, config: Config) -> None:
