@@ -11,6 +11,7 @@ from torch import Tensor
 from dreamfusion import run
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance import loading
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
@@ -18,6 +19,7 @@ from dreamfusion.guidance.prepare import set_precision
 from dreamfusion.run import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
+from test_guidance import ReadTimeoutError
 from test_run import SHORT
 
 SAVE = {"sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
@@ -283,6 +285,29 @@ def test_tiny_vaes_that_do_not_fit(saved, tmp_path, monkeypatch):
     weights = tmp_path / "six/diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
     assert "cannot be read" in refusal(saved, "sd", tiny_vae=str(tmp_path / "six"))
+
+
+def test_tiny_vaes_of_the_hub(saved, tmp_path, monkeypatch):
+    folder = save_tiny(tmp_path / "tiny")
+    asked = []
+
+    def lost(name: str, file: str) -> str:
+        asked.append(file)
+        if len(asked) == 1:
+            raise ReadTimeoutError("The read operation timed out")
+        return str(folder / file)
+
+    cached = {"config.json"}
+    monkeypatch.setattr(
+        loading, "try_to_load_from_cache", lambda _, file: str(folder / file) * (file in cached) or None
+    )
+    monkeypatch.setattr(loading, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(loading, "hf_hub_download", lost)
+    message = refusal(saved, "sd", tiny_vae="somebody/tiny")
+    assert "somebody/tiny is not on this machine and cannot be had from the hub (The read operation" in message
+    again = opened(saved, "sd", tiny_vae="somebody/tiny")
+    assert asked == ["diffusion_pytorch_model.safetensors"] * 2
+    assert_same(answers(again), answers(opened(saved, "sd", tiny_vae=str(folder))))
 
 
 @pytest.mark.parametrize("switch", [{"checkpoint_vae": True}, {"vae_slicing": True}, {"tiny_vae": "x"}])

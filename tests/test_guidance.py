@@ -420,6 +420,19 @@ def test_cached_hub_models_need_no_network(folder, monkeypatch):
     assert PixelGuidance("somebody/some-model").sample_size == SIZE
 
 
+class ReadTimeoutError(Exception):
+    """Like httpx's ReadTimeout, which is of no kind of Python's own."""
+
+
+def test_a_connection_lost_while_the_weights_come(folder, monkeypatch):
+    def lost(*_: object, **__: object) -> None:
+        raise ReadTimeoutError("The read operation timed out")
+
+    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
+    monkeypatch.setattr(DiffusionPipeline, "download", lost)
+    assert "cannot be had from the hub (The read operation timed out)" in refusal("somebody/some-model")
+
+
 def test_impossible_hub_name():
     assert "Unknown model 'no such model!'" in refusal("no such model!")
 

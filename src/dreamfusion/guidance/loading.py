@@ -21,6 +21,7 @@ from diffusers.loaders.single_file_utils import (
     infer_diffusers_model_type,
     load_single_file_checkpoint,
 )
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download, model_info, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -231,14 +232,18 @@ def load_tiny_vae(name: str, dtype: torch.dtype) -> AutoencoderTiny:
     Raises DreamFusionError for a folder or name without one, no hub access, and missing or truncated weights.
     """
     folder = Path(name).expanduser()
-    config = folder / "config.json" if folder.is_dir() else _hub_file(name, "config.json")
-    kind = _read_index(config, name).get("_class_name")
+    on_hub = not folder.is_dir()
+    if on_hub:
+        folder = _hub_file(name, "config.json").parent
+    kind = _read_index(folder / "config.json", name).get("_class_name")
     if kind != "AutoencoderTiny":
         raise DreamFusionError(f"{name} is of the kind {kind}, where the tiny VAE must be an AutoencoderTiny.")
+    if on_hub:
+        _hub_file(name, SAFETENSORS_WEIGHTS_NAME)  # into the same folder
     try:
         with quiet():
             vae = AutoencoderTiny.from_pretrained(
-                str(folder) if folder.is_dir() else name, torch_dtype=dtype, use_safetensors=True
+                str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True
             )
     except _UNREADABLE as error:
         raise _unreadable(name, error) from None
@@ -315,7 +320,7 @@ def _config_folder(file: Path) -> Path:
     _hub_index(name)  # which says what is wrong with the name or the connection
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model"]))
-    except Exception as error:  # see _hub_index
+    except Exception as error:  # see _hub_file
         raise _no_hub_access(name, error) from None
 
 
@@ -369,7 +374,7 @@ def _download(name: str, variant: str | None) -> Path:
         return Path(DiffusionPipeline.download(name, variant=variant, use_safetensors=True, **_WITHOUT))
     except GatedRepoError:
         raise _gated(name) from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # see _hub_file
         raise _no_hub_access(name, error) from None
 
 
