@@ -19,7 +19,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import explain, prepare_output_dir, slugify, write_text
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.loading import STABLE_DIFFUSION
+from dreamfusion.guidance.loading import STABLE_DIFFUSION, is_out_of_memory
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.prepare import set_precision
 from dreamfusion.nemo import fit_device, fit_prior, read_stage
@@ -191,7 +191,8 @@ def _save_on_the_way(
 ) -> str | None:
     """Optimise to the end, writing metrics, previews and checkpoints; a stop by the user leaves a checkpoint.
 
-    Return a new prompt as soon as one is asked for, after a checkpoint, or None at the end.
+    Return a new prompt as soon as one is asked for, after a checkpoint, or None at the end. Raises DreamFusionError if
+    the disk or the memory is full.
     """
     saved = state.step
 
@@ -229,6 +230,14 @@ def _save_on_the_way(
         raise
     except OSError as error:
         raise explain(error, folder) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        # The step may be half done, so nothing is saved of it; the last checkpoint stays what it was.
+        raise DreamFusionError(
+            f"Not enough memory at step {state.step + 1}: lower views or resolution_end, or for a prior with a VAE "
+            "guidance.image_size, or set guidance.execution.checkpoint_vae, tiny_vae or offload."
+        ) from None
 
 
 def _config_of(folder: Path, prompt: str | None, changes: dict[str, Any]) -> Config:

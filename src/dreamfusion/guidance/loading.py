@@ -61,6 +61,8 @@ _WITHOUT: dict[str, Any] = {
 }
 _INSTEAD = "give a folder with --model FOLDER, or use the embedded prior with --guidance toybox"
 _SUBSTITUTES = (STABLE_DIFFUSION, "stable-diffusion-v1-5/stable-diffusion-v1-5")
+_FULL = ("can't allocate memory", "not enough memory", "Failed to allocate")
+"""What PyTorch says on a CPU, on one system or another, and what Warp and ONNX Runtime say of full memory."""
 _UNREADABLE = (
     OSError,
     SafetensorError,
@@ -265,7 +267,7 @@ def too_little_memory(model: str | Path) -> Iterator[None]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the CPU or an accelerator has no memory left."""
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return known or any(words in str(error) for words in _FULL)
 
 
 def _unreadable(model: str | Path, error: BaseException) -> DreamFusionError:
