@@ -1,9 +1,11 @@
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, IFPipeline, UNet2DConditionModel
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -267,6 +269,54 @@ def test_other_tokenizers_accept_every_word(prior, folder):
     open_prior = PixelGuidance(folder)
     open_prior._tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>")
     assert open_prior.unknown_words("a zebra") == []
+
+
+def save_with_spiece(folder: Path) -> Path:
+    """Save a pipeline whose tokenizer is as in DeepFloyd IF's own folder: SentencePiece's file and two small ones."""
+    save_pipeline(folder)
+    shutil.rmtree(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
+    with (folder / "tokenizer/spiece.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([f"a {color} mushroom, {view} view" for color in ("red", "blue") for view in VIEWS]),
+            model_writer=file,
+            vocab_size=40,
+            hard_vocab_limit=False,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    special = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    config = special | {"tokenizer_class": "T5Tokenizer", "model_max_length": 512, "extra_ids": 0}
+    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenizer/special_tokens_map.json").write_text(json.dumps(special))
+    index = json.loads((folder / "model_index.json").read_text())
+    index["tokenizer"] = ["transformers", "T5Tokenizer"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def test_a_t5_tokenizer_that_ships_as_sentencepieces_own_file(tmp_path):
+    prior = PixelGuidance(save_with_spiece(tmp_path))
+    reader = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer/spiece.model"))
+    ids = [*reader.encode("a red mushroom, side view"), reader.eos_id()]
+    assert prior._tokenizer("a red mushroom, side view").input_ids == ids
+    expected = prior._pipeline.text_encoder(torch.tensor([ids])).last_hidden_state
+    found = prior.embed(["A red mushroom, side view"]).tokens
+    assert found.shape == (1, 77, 32)
+    torch.testing.assert_close(found[:, : len(ids)], expected)
+    assert prior.unknown_words("a zebra") == []
+
+
+@pytest.mark.parametrize("absent", ["sentencepiece", "google.protobuf"])
+def test_a_missing_reader_of_sentencepieces_file_names_its_install_line(tmp_path, monkeypatch, absent):
+    save_with_spiece(tmp_path)
+    monkeypatch.setitem(sys.modules, absent, None)
+    assert "pip install sentencepiece protobuf" in refusal(tmp_path)
 
 
 def test_release_text_encoder(folder):

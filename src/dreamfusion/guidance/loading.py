@@ -134,7 +134,7 @@ def load_pipeline(
     for example "fp16"; ``family`` is the one of `PARTS` that is asked for.
 
     Raises DreamFusionError for an unknown, deleted or gated name, no hub access, a folder that is no pipeline, another
-    family, missing or truncated weights, and too little memory.
+    family, missing or truncated weights, a tokenizer that nothing installed can read, and too little memory.
     """
     found = model_family(model)
     if family is not None and found != family:
@@ -143,6 +143,7 @@ def load_pipeline(
     if file and _is_original(file):
         return _from_original(file, dtype)
     folder = file or _local_folder(model) or _download(str(model), variant)
+    _require_sentencepiece(file.parent if file else folder, model)
     try:
         with quiet():
             pipeline = _from_file(file, found, dtype) if file else _from_folder(folder, dtype, variant)
@@ -176,6 +177,17 @@ def _text_encoders(folder: Path, index: dict[str, Any], options: dict[str, Any])
             if info["missing_keys"]:
                 raise ValueError(f"its {part} lacks weights such as {min(info['missing_keys'])}")
     return encoders
+
+
+def _require_sentencepiece(folder: Path, model: str | Path) -> None:
+    """Raise DreamFusionError if T5's words are in SentencePiece's own file, as DeepFloyd IF's, and nothing reads it."""
+    if not any(not (file.parent / "tokenizer.json").is_file() for file in folder.glob("tokenizer*/spiece.model")):
+        return
+    try:
+        import google.protobuf  # noqa: F401
+        import sentencepiece  # noqa: F401
+    except ImportError:
+        raise DreamFusionError(f"The tokenizer of {model} needs: pip install sentencepiece protobuf.") from None
 
 
 def _encoder_class(folder: Path, name: str) -> Any:
