@@ -17,6 +17,8 @@ VAE_SWITCHES = ("checkpoint_vae", "vae_slicing", "tiny_vae")
 """Switches that a prior on pixels refuses, having no VAE."""
 DENOISER_SWITCHES = ("compile", "checkpoint_denoiser", "offload")
 """Switches that a compiled engine refuses, for they need the denoiser's modules."""
+COMPILED_VAE_SWITCHES = ("checkpoint_vae", "vae_slicing")
+"""Switches that a compiled VAE refuses; its gradient is computed from the pictures again anyway."""
 
 
 @dataclass(frozen=True)

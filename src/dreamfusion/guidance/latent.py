@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderTiny
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
+from dreamfusion.guidance.engine import Engine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z
@@ -63,6 +64,8 @@ class LatentGuidance(Guidance):
             check_compel()
         self._prompt_weighting = prompt_weighting
         pipeline: Any = load_pipeline(model, dtype, variant, family=self.family)
+        if prompt_weighting and isinstance(pipeline.text_encoder, Engine):
+            raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.prompt_weighting.")
         self.device = torch.device(device)
         self._pipeline = pipeline
         self._released = False
@@ -77,7 +80,7 @@ class LatentGuidance(Guidance):
         self.latent_shape = (self._vae.config.latent_channels, side, side)
         prepare(pipeline, execution or Execution(), self.device, model)
         self._vae = pipeline.vae  # it may be a tiny one now
-        if dtype == torch.float16 and self._vae.config.force_upcast:
+        if dtype == torch.float16 and self._vae.config.force_upcast and isinstance(self._vae, nn.Module):
             # The activations of this VAE (Stable Diffusion XL's) are larger than a float16 can be.
             self._vae.float()
 

