@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from dreamfusion import run
 from dreamfusion.config import parse_config
@@ -144,6 +145,24 @@ def test_the_compiled_denoiser_is_the_same(saved, name, device):
     prior = opened(saved, name, device, compile=True)
     assert prior._denoiser._compiled_call_impl is not None
     assert_same(answers(prior), answers(opened(saved, name, device)), 1e-3)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("attention", ["flash", "math"])  # the CPU's two
+def test_each_kernel_of_attention_gives_the_same(saved, name, attention):
+    ours, plain = opened(saved, name, attention=attention), opened(saved, name)
+    assert_same(answers(ours), answers(plain))
+    kernels = {"flash": "flash_attention", "math": "attention_math"}
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        answers(ours)
+    used = {event.key for event in profiler.key_averages()}
+    assert any(kernels[attention] in key for key in used)
+
+
+def test_a_kernel_that_is_not_there_is_one_line(saved):
+    prior = opened(saved, "sd", attention="efficient")
+    with pytest.raises(DreamFusionError, match="has no efficient kernel"):
+        answers(prior)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -330,6 +349,8 @@ def test_a_missing_compiler_is_one_line(saved, monkeypatch):
     [
         ({"compile": True, "offload": "model"}, "give compile or offload"),
         ({"checkpoint_vae": True, "tiny_vae": "x"}, "give checkpoint_vae or tiny_vae"),
+        ({"attention": "math", "checkpoint_denoiser": True}, "give attention or checkpoint_denoiser"),
+        ({"attention": "best"}, "guidance.execution.attention"),
         ({"offload": "disk"}, "guidance.execution.offload"),
         ({"compile": "maybe"}, "guidance.execution.compile"),
         ({"xformers": True}, "guidance.execution.xformers"),

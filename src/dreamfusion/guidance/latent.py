@@ -24,7 +24,7 @@ from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
-from dreamfusion.guidance.prepare import denoiser_of, prepare, release_text_encoders, trainable
+from dreamfusion.guidance.prepare import attention_kernel, denoiser_of, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import clip_chunks, warn_of_cuts
 from dreamfusion.guidance.weighting import check_compel, plain_text, weighted_tokens
@@ -78,7 +78,9 @@ class LatentGuidance(Guidance):
         self._check(model)
         side = self.sample_size // pipeline.vae_scale_factor
         self.latent_shape = (self._vae.config.latent_channels, side, side)
-        prepare(pipeline, execution or Execution(), self.device, model)
+        execution = execution or Execution()
+        self._attention = execution.attention
+        prepare(pipeline, execution, self.device, model)
         self._vae = pipeline.vae  # it may be a tiny one now
         if dtype == torch.float16 and self._vae.config.force_upcast and isinstance(self._vae, nn.Module):
             # The activations of this VAE (Stable Diffusion XL's) are larger than a float16 can be.
@@ -170,7 +172,8 @@ class LatentGuidance(Guidance):
         """Return the same, differentiable."""
         dtype = self._denoiser.dtype
         pooled = None if embeddings.pooled is None else embeddings.pooled.to(dtype)
-        output = self._model_output(z_t.to(dtype), t, Embeddings(embeddings.tokens.to(dtype), pooled)).float()
+        with attention_kernel(self._attention):
+            output = self._model_output(z_t.to(dtype), t, Embeddings(embeddings.tokens.to(dtype), pooled)).float()
         alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
         return noise_from(output, z_t, alpha, sigma, self._schedule.prediction)
 

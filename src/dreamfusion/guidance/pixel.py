@@ -23,7 +23,7 @@ from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.predictions import noise_from
-from dreamfusion.guidance.prepare import prepare, release_text_encoders, trainable
+from dreamfusion.guidance.prepare import attention_kernel, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import warn_of_cuts
 
@@ -59,7 +59,9 @@ class PixelGuidance(Guidance):
         self.sample_size = _pixel_unet_size(self._unet, model)
         schedule = read_schedule(self._scheduler, model, self.device)
         self.alphas_cumprod, self._prediction = schedule.alphas_cumprod, schedule.prediction
-        prepare(pipeline, execution or Execution(), self.device, model)
+        execution = execution or Execution()
+        self._attention = execution.attention
+        prepare(pipeline, execution, self.device, model)
         self.knows_cameras = CAMERA_WORD in self._tokenizer.get_vocab()
         self._max_tokens = min(_IF_MAX_TOKENS, self._tokenizer.model_max_length)
 
@@ -104,7 +106,8 @@ class PixelGuidance(Guidance):
 
     def predict_noise_with_graph(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         """Return the same, differentiable."""
-        output = self._model_output(z_t, t, embeddings.tokens)
+        with attention_kernel(self._attention):
+            output = self._model_output(z_t, t, embeddings.tokens)
         alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
         return noise_from(output, z_t, alpha, sigma, self._prediction)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,18 @@ import torch
 from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload, add_hook_to_module
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.engine import Engine, VaeEngine
-from dreamfusion.guidance.execution import COMPILED_VAE_SWITCHES, DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
+from dreamfusion.guidance.execution import (
+    COMPILED_VAE_SWITCHES,
+    DENOISER_SWITCHES,
+    VAE_SWITCHES,
+    Attention,
+    Execution,
+    Precision,
+)
 from dreamfusion.guidance.loading import load_tiny_vae, too_little_memory
 
 
@@ -68,6 +79,32 @@ def _open_engine(engine: Engine, execution: Execution, device: torch.device, mod
         if getattr(execution, switch) != getattr(Execution(), switch):
             raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.execution.{switch}.")
     engine.open(device)
+
+
+_KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+@contextmanager
+def attention_kernel(attention: Attention) -> Iterator[None]:
+    """Let PyTorch's attention use one of its kernels only; DreamFusionError where there is none for what is asked."""
+    if attention == "default":
+        yield
+        return
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(_KERNELS[attention]):
+            warnings.simplefilter("ignore", UserWarning)  # with the reasons against each kernel, one by one
+            yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("No available kernel", "No viable backend")):  # CUDA's, the CPU's
+            raise
+        raise DreamFusionError(
+            f"guidance.execution.attention: this device has no {attention} kernel for this model and precision; leave "
+            "it at default."
+        ) from None
 
 
 def release_text_encoders(pipeline: Any) -> None:
