@@ -21,6 +21,7 @@ from dreamfusion.guidance.base import Embeddings, classifier_free_guidance
 from dreamfusion.guidance.camera_token import CAMERA_WORD, FEATURES, camera_features, with_camera
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
+from dreamfusion.guidance.tokens import shortened
 from dreamfusion.prompts import VIEWS, view_prompts, view_weights
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -245,11 +246,27 @@ def test_schedule_is_the_models(prior):
     assert prior.sample_size == SIZE
 
 
-def test_long_prompts_are_cut_with_a_warning(prior):
-    long = "a red red red red red red mushroom, front view"
-    with pytest.warns(UserWarning, match=r"11 tokens.*first 8"):
-        cut = prior.embed([long])
-    torch.testing.assert_close(cut.tokens, prior.embed(["a red red red red red red mushroom"]).tokens)
+def test_long_prompts_keep_their_view_with_a_warning(prior):
+    long = "a red red red red red red mushroom"  # 8 tokens without the view's 3
+    with pytest.warns(UserWarning, match=r"11 tokens, of which 8 are read: it became 'a red red red red, front view'"):
+        front = prior.embed([f"{long}, front view"])
+    torch.testing.assert_close(front.tokens, prior.embed(["a red red red red, front view"]).tokens)
+    with pytest.warns(UserWarning, match="it became"):
+        views = prior.embed(view_prompts(long)).tokens
+    assert all((views[i] - views[j]).abs().max() > 1e-3 for i in range(4) for j in range(i))
+
+
+def test_shortening_by_hand(recwarn):
+    tokenizer = tiny_tokenizer()
+    assert shortened(tokenizer, "a red mushroom, front view", 8) == "a red mushroom, front view"
+    assert not recwarn.list
+    assert shortened(tokenizer, "a red, blue mushroom, front view", 6) == "a red, front view"
+    assert shortened(tokenizer, "a red, blue mushroom, front view", 3) == ", front view"
+    assert "it became" in str(recwarn.pop().message)
+    for uncut in ("red " * 9, "a, " + "red " * 9, "mushroom, " + "view " * 30):
+        recwarn.clear()
+        assert shortened(tokenizer, uncut, 8) == uncut
+        assert "only the first 8" in str(recwarn.pop().message)
 
 
 def test_unknown_words(prior):

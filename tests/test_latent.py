@@ -300,6 +300,14 @@ def test_what_t5_does_not_read_is_warned_of(saved, name):
 
 
 LONG = "a red red red red mushroom, overhead view"  # 1 + 4 + 9 and 8 + 2 of the test tokenizer's tokens
+@pytest.mark.parametrize("name", ["sd3", "flux-schnell"])
+def test_t5_reads_the_view_of_a_long_prompt(saved, name):
+    prior = opened(saved[name])
+    with pytest.warns(UserWarning, match="it became"):
+        views = prior.embed(["red " * 260 + ", front view", "red " * 260 + ", back view"]).tokens[:, -256:]
+    assert (views[0] - views[1]).abs().max() > 1e-3
+
+
 
 
 def test_chunks_by_hand():

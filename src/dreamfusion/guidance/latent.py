@@ -26,7 +26,7 @@ from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.prepare import attention_kernel, denoiser_of, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
-from dreamfusion.guidance.tokens import clip_chunks, warn_of_cuts
+from dreamfusion.guidance.tokens import clip_chunks, shortened, warn_of_cuts
 from dreamfusion.guidance.weighting import check_compel, plain_text, weighted_tokens
 
 
@@ -104,8 +104,8 @@ class LatentGuidance(Guidance):
 
         CLIP reads 77 tokens. Longer prompts are read in chunks (`clip_chunks`) whose tokens follow one another, so
         that L is 77 times the number of chunks; shorter prompts of the same call get empty chunks, as usual in the
-        field. Pooled texts are averaged over a prompt's own chunks. T5 reads a prompt as a whole, and what it does not
-        read is warned of. Weights in prompts are for the tokens alone.
+        field. Pooled texts are averaged over a prompt's own chunks. T5 reads a prompt as a whole, which is shortened,
+        with a warning, to what it reads. Weights in prompts are for the tokens alone.
         """
         if self._released:
             raise RuntimeError("embed was called after release_text_encoders")
@@ -118,13 +118,14 @@ class LatentGuidance(Guidance):
         return Embeddings(tokens * known[:, None, None], plain.pooled)
 
     def _embed_plain(self, prompts: Sequence[str]) -> Embeddings:
+        whole = list(prompts)  # T5's
         if t5 := self._t5():
-            warn_of_cuts(t5[0], prompts, t5[1])
+            whole = [shortened(t5[0], prompt, t5[1]) for prompt in prompts]
         clip = self._pipeline.tokenizer
         chunks = [clip_chunks(clip, prompt) for prompt in prompts]
         warn_of_cuts(clip, [text for texts in chunks for text in texts], clip.model_max_length)
         rounds = itertools.zip_longest(*chunks, fillvalue="")  # the first chunk of every prompt, the second, ...
-        parts = [self._embed(list(texts), list(prompts)) for texts in rounds]
+        parts = [self._embed(list(texts), whole) for texts in rounds]
         of_clip = clip.model_max_length if self.clip_tokens else 0
         tokens = torch.cat([*(part.tokens[:, :of_clip] for part in parts), parts[0].tokens[:, of_clip:]], dim=1).float()
         # The mean, because the pooled text of one chunk alone would know of one part of the prompt alone.

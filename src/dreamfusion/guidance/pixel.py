@@ -25,7 +25,7 @@ from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.prepare import attention_kernel, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
-from dreamfusion.guidance.tokens import warn_of_cuts
+from dreamfusion.guidance.tokens import shortened
 
 _IF_MAX_TOKENS = 77
 """DeepFloyd IF was trained with this many tokens, though its T5 would take more."""
@@ -34,8 +34,8 @@ _IF_MAX_TOKENS = 77
 class PixelGuidance(Guidance):
     """A frozen diffusers pipeline that works on pixels.
 
-    ``model`` is a folder or a hub name. Prompts are lower-cased, as IF's own pipeline does, and cut with a warning
-    where the tokenizer's limit is; cutting loses the view, which stands at the end. Weights are held and run in
+    ``model`` is a folder or a hub name. Prompts are lower-cased, as IF's own pipeline does, and shortened with a
+    warning to what the tokenizer's limit is; the view, which stands at the end, stays. Weights are held and run in
     ``dtype``, while everything returned is float32; ``execution`` holds the switches for memory and speed. Raises
     DreamFusionError for anything that does not load, and for the switches of a VAE, which it has not.
     """
@@ -74,8 +74,7 @@ class PixelGuidance(Guidance):
         text_encoder = self._pipeline.text_encoder
         if text_encoder is None:
             raise RuntimeError("embed was called after release_text_encoders")
-        texts = [prompt.lower().strip() for prompt in prompts]
-        warn_of_cuts(self._tokenizer, texts, self._max_tokens)
+        texts = [shortened(self._tokenizer, prompt.lower().strip(), self._max_tokens) for prompt in prompts]
         tokens = self._tokenizer(
             texts, padding="max_length", max_length=self._max_tokens, truncation=True, return_tensors="pt"
         ).to(self.device)
