@@ -57,7 +57,7 @@ def generate(
     run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
     the configured one is. Without ``assets``, contact sheet, turntable and mesh are left out.
     ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
-    what is done differently from NeMo's configuration.
+    what is done differently from NeMo's configuration, and with advice on presets.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
     """
     if resume is not None:
@@ -81,6 +81,8 @@ def generate(
         guidance = guidance_model or load_guidance(config, device)
         if of_nemo:
             config = fit_prior(config, guidance, tell)
+        elif config.guidance.kind != "toybox" and preset in ("quick", "default", "high"):
+            _advise(config, guidance, preset, tell)
         check_suits(guidance, config)
         state = State.fresh(config, device)
         folder = new_folder(RUNS / slugify(config.prompt), output)
@@ -144,6 +146,15 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
     )
     _check_words(guidance, config)
     return guidance
+
+
+def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[str], None]) -> None:
+    """Tell of the presets for large models where one that was tuned to the embedded prior is left as it is."""
+    tuned = build_config(preset, {"prompt": config.prompt}).guidance.guidance_scale
+    embedded_kind = isinstance(guidance, PixelGuidance) and guidance.knows_cameras  # trained as the embedded one is
+    if config.guidance.guidance_scale == tuned and not embedded_kind:
+        better = "threestudio-if" if isinstance(guidance, PixelGuidance) else "threestudio-sd"
+        tell(f"the preset {preset} is tuned to the embedded prior; --preset {better} has settings for such a model")
 
 
 def check_suits(guidance: Guidance, config: Config) -> None:
