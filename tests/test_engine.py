@@ -268,7 +268,7 @@ def test_what_cannot_be_compiled_leaves_nothing(tmp_path, monkeypatch, failure, 
     monkeypatch.setattr(torch.onnx, "export", export)
     monkeypatch.setattr(compiling, "gradient_graph", lambda vae: (vae, ()))
     monkeypatch.setattr(engine.Graph, "__init__", lambda self, *_: None)
-    monkeypatch.setattr(engine.Graph, "__call__", lambda self, *args, **kwargs: [args[0] * float("nan")])
+    monkeypatch.setattr(engine.Graph, "__call__", lambda self, *args, **kwargs: [torch.tensor(torch.nan)])
     with pytest.raises(SystemExit):
         cli.main(["guidance", "compile", str(model), "--output", str(tmp_path / "engine"), "--device", "cpu"])
     message = capsys.readouterr().err

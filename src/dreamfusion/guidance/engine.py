@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ class Engine:
         Raises DreamFusionError for a graph that is truncated, lacks its weights, or is not one of this program.
         """
         self.graph = Graph(self.folder / GRAPH, self.dtype, device)
+        self.device = device
+
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """Return no modules; diffusers looks among them for its own hooks before it asks where the inputs go."""
+        return iter(())
 
     def __call__(self, *args: Tensor, return_dict: bool = False, **kwargs: Any) -> tuple[Tensor, ...]:
         """Return the module's output for the module's own arguments, on the device of the first; no gradient."""
