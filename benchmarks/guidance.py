@@ -174,10 +174,10 @@ def rows(quick: bool = False) -> Iterator[Row]:
 
 
 def _save_tiny_vae(folder: Path) -> Path:
-    """Save a TAESD of its own width and depth that halves the picture once, as the VAE of the small models does."""
+    """Save a TAESD that is as small as the small models' VAE, and halves the picture once as that does."""
     AutoencoderTiny(
-        encoder_block_out_channels=(64, 64),
-        decoder_block_out_channels=(64, 64),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
         num_encoder_blocks=(1, 3),
         num_decoder_blocks=(3, 1),
     ).save_pretrained(folder)
