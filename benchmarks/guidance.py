@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.families import save_flux, save_sd, save_sd3, save_sdxl
+from diffusers import AutoencoderTiny
+from tests.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,6 +37,7 @@ _UNET = {"block_out_channels": (64, 128), "sample_size": SIDE // 2}
 _TRANSFORMER = {"num_layers": 4, "attention_head_dim": 32, "num_attention_heads": 4}
 _SWITCHES: dict[str, dict[str, Any]] = {
     "bf16": {"dtype": torch.bfloat16},
+    "fp16": {"dtype": torch.float16},
     "channels_last off": {"execution": Execution(channels_last=False)},
     "checkpoint_vae": {"execution": Execution(checkpoint_vae=True)},
     "vae_slicing": {"execution": Execution(vae_slicing=True)},
@@ -142,6 +144,7 @@ def rows(quick: bool = False) -> Iterator[Row]:
         folder = Path(name)
         models = {
             "embedded prior": EMBEDDED_PRIOR,
+            "DeepFloyd IF": save_if(folder / "if", block_out_channels=(64, 128), sample_size=SIDE),
             "Stable Diffusion 1": save_sd(folder / "sd", **_UNET),
             "Stable Diffusion XL": save_sdxl(folder / "sdxl", **_UNET),
             "Stable Diffusion 3": save_sd3(folder / "sd3", **_TRANSFORMER),
@@ -154,7 +157,9 @@ def rows(quick: bool = False) -> Iterator[Row]:
             peaks = [_peak_bytes(call, device) / 1e6 for call in (question.ours, question.bare)]
             yield Row(f"{family}: memory of activations", peaks[0], "MB", peaks[1], peaks[1] / peaks[0])
         model = models["Stable Diffusion 1"]
-        others = {name: Question(_opened(model, device, **options)) for name, options in _SWITCHES.items()}
+        tiny = Execution(tiny_vae=str(_save_tiny_vae(folder / "tiny")))
+        switches = _SWITCHES | {"tiny_vae": {"execution": tiny}}
+        others = {name: Question(_opened(model, device, **options)) for name, options in switches.items()}
         if not quick:
             engine = compile_prior(model, folder / "engine", image_size=SIDE)
             others["ONNX engine"] = Question(_opened(engine, device))
@@ -168,8 +173,19 @@ def rows(quick: bool = False) -> Iterator[Row]:
     torch.set_num_threads(threads)
 
 
+def _save_tiny_vae(folder: Path) -> Path:
+    """Save a TAESD that is as small as the small models' VAE, and halves the picture once as that does."""
+    AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 3),
+        num_decoder_blocks=(3, 1),
+    ).save_pretrained(folder)
+    return folder
+
+
 def _opened(model: Path, device: torch.device, **options: Any) -> Guidance:
-    size = None if model == EMBEDDED_PRIOR else SIDE
+    size = None if model == EMBEDDED_PRIOR or model.name == "if" else SIDE  # these have a size of their own
     return open_prior(model, device=device, image_size=size, **options)
 
 

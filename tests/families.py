@@ -1,4 +1,4 @@
-"""Tiny randomly initialised models of every latent family, in the format that diffusers saves them in."""
+"""Tiny randomly initialised models of every family, in the format that diffusers saves them in."""
 
 import re
 import shutil
@@ -8,10 +8,12 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    IFPipeline,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -193,6 +195,41 @@ def save_flux(folder: Path, guidance_embeds: bool = True, **transformer_config) 
         text_encoder_2=t5(),
         tokenizer_2=word_tokenizer(),
         transformer=FluxTransformer2DModel(**(values | transformer_config)),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_if(folder: Path, **unet_config) -> Path:
+    """Save a pixel-space pipeline with the kinds of blocks that DeepFloyd IF's first stage has."""
+    torch.manual_seed(0)
+    values = {
+        "sample_size": SIZE,
+        "in_channels": 3,
+        "out_channels": 6,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "act_fn": "gelu",
+        "time_embedding_act_fn": "gelu",
+        "resnet_time_scale_shift": "scale_shift",
+        "norm_num_groups": 4,
+        "attention_head_dim": 8,  # in these blocks the width of a head
+        "encoder_hid_dim": 32,
+        "cross_attention_dim": 64,
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 4,
+    }
+    IFPipeline(
+        tokenizer=word_tokenizer(),
+        text_encoder=t5(),
+        unet=UNet2DConditionModel(**(values | unet_config)),
+        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
 

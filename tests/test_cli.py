@@ -1,6 +1,7 @@
 """The command line as a user meets it, in its own process, with the embedded prior."""
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -13,11 +14,12 @@ import pytest
 
 from dreamfusion import cli
 from dreamfusion.cli import PresetName, build_app
-from dreamfusion.config import build_config
+from dreamfusion.config import build_config, load_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.training import JudgeSettings
 from dreamfusion.presets import PRESETS, Preset
 from dreamfusion.toybox.train import TrainSettings
+from families import save_sd
 
 # Few and small views: what is tested is that all parts work together.
 TINY = """
@@ -61,6 +63,24 @@ def test_generate_render_export(tmp_path: Path):
     again = dreamfusion("generate", "--resume", "runs/a-red-mushroom", "--steps", "4", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert len((tmp_path / "runs/a-red-mushroom/metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_generate_with_a_model_of_stable_diffusions_format(tmp_path: Path):
+    model = save_sd(tmp_path / "model")
+    (tmp_path / "tiny.yaml").write_text(TINY + "pictures: {video_frames: 3, video_resolution: 32}\n")
+    options = ("--guidance", "sd", "--model", str(model), "--config", "tiny.yaml", "--steps", "3", "--device", "cpu")
+    made = dreamfusion("generate", "a red mushroom", *options, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.split() == [
+        f"runs/a-red-mushroom/{n}" for n in ("contact_sheet.png", "turntable.mp4", "mesh.glb", "viewer.html")
+    ]
+    assert all((tmp_path / path).stat().st_size > 1000 for path in made.stdout.split())
+    config = load_config(tmp_path / "runs/a-red-mushroom/config.yaml")
+    assert (config.guidance.kind, config.guidance.model, config.steps) == ("sd", str(model), 3)
+    rows = (tmp_path / "runs/a-red-mushroom/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 3]
+    assert all(json.loads(row)["sds_gradient"] > 0 for row in rows)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+import trimesh
 from torch import Tensor
 
 from dreamfusion.cameras import CameraRange, Cameras, sample_cameras
@@ -19,6 +20,7 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.losses import vsd_loss
 from dreamfusion.optimize import State, optimize
+from dreamfusion.refine import refine
 from dreamfusion.run import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
@@ -228,6 +230,23 @@ def test_a_run_that_cannot_have_a_critic_leaves_nothing(tmp_path):
             loss={"kind": "vsd"},
             device="cpu",
         )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("offload", ["model", "layers"])
+def test_a_denoiser_that_comes_and_goes_is_refused_before_there_is_a_folder(folders, tmp_path, offload):
+    guidance = {
+        "kind": "diffusers",
+        "model": str(folders["sd"]),
+        "image_size": SIZE,
+        "execution": {"offload": offload},
+    }
+    settings = {"guidance": guidance, "loss": {"kind": "vsd"}, "device": "cpu"}
+    with pytest.raises(DreamFusionError, match=r"leave out guidance\.execution\.offload"):
+        generate("a red mushroom", output=tmp_path / "run", **settings)
+    trimesh.creation.icosphere(1, radius=0.5).export(tmp_path / "ball.ply")
+    with pytest.raises(DreamFusionError, match=r"leave out guidance\.execution\.offload"):
+        refine(mesh=tmp_path / "ball.ply", prompt="a red mushroom", output=tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
 

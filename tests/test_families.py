@@ -9,10 +9,10 @@ import torch
 import yaml
 
 from dreamfusion.guidance.compiling import compile_prior
+from dreamfusion.guidance.execution import VAE_SWITCHES
 from dreamfusion.run import generate
-from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl, save_single_file
+from families import SIZE, save_flux, save_if, save_sd, save_sd3, save_sdxl, save_single_file
 from test_execution import save_tiny
-from test_guidance import save_pipeline
 from test_nemo_checkpoint import (
     compvis_config,
     compvis_weights,
@@ -55,7 +55,7 @@ def save_original(folder: Path) -> Path:
 
 
 FAMILIES = {
-    "if": save_pipeline,
+    "if": save_if,
     "sd1": save_sd,
     "sd2": lambda folder: save_sd(folder, "v_prediction"),
     "sdxl": save_sdxl,
@@ -71,6 +71,8 @@ SWITCHES = {
     "bf16": {"precision": "bf16"},
     "tf32": {"precision": "tf32"},
     "strided": {"execution": {"channels_last": False}},
+    "flash": {"execution": {"attention": "flash"}},
+    "math": {"execution": {"attention": "math"}},
     "checkpoint_vae": {"execution": {"checkpoint_vae": True}},
     "checkpoint_denoiser": {"execution": {"checkpoint_denoiser": True}},
     "vae_slicing": {"execution": {"vae_slicing": True}},
@@ -109,7 +111,7 @@ def gradients(saved, tmp_path_factory):
             if family != "if":
                 guidance["image_size"] = SIZE
             if switch == "tiny_vae":
-                tiny = save_tiny(folder / "tiny")
+                tiny = save_tiny(folder / "tiny", 8 if family == "sd3" else 4)
                 guidance["execution"] = {"tiny_vae": str(tiny)}
             steps = []
             settings = SMALL | {"guidance": guidance}
@@ -135,8 +137,13 @@ def test_an_engine_takes_the_steps_of_its_model(gradients):
 
 @pytest.mark.parametrize(
     ("family", "switch"),
-    [("sd1", switch) for switch in SWITCHES]
-    # A transformer, for what is not the VAE's alone; test_execution asks all families once.
+    [
+        (family, switch)
+        for family in ("if", "sd1", "sdxl", "sd3")
+        for switch in SWITCHES
+        if not (family == "if" and switch in VAE_SWITCHES)
+    ]
+    # The second transformer, for what is not the VAE's alone; test_execution asks all families once.
     + [("flux", switch) for switch in ("bf16", "tiny_vae", "offload", "offload-layers")],
 )
 def test_every_switch(gradients, family, switch):

@@ -1,9 +1,11 @@
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, IFPipeline, UNet2DConditionModel
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -19,6 +21,7 @@ from dreamfusion.guidance.base import Embeddings, classifier_free_guidance
 from dreamfusion.guidance.camera_token import CAMERA_WORD, FEATURES, camera_features, with_camera
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
+from dreamfusion.guidance.tokens import shortened
 from dreamfusion.prompts import VIEWS, view_prompts, view_weights
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -243,11 +246,27 @@ def test_schedule_is_the_models(prior):
     assert prior.sample_size == SIZE
 
 
-def test_long_prompts_are_cut_with_a_warning(prior):
-    long = "a red red red red red red mushroom, front view"
-    with pytest.warns(UserWarning, match=r"11 tokens.*first 8"):
-        cut = prior.embed([long])
-    torch.testing.assert_close(cut.tokens, prior.embed(["a red red red red red red mushroom"]).tokens)
+def test_long_prompts_keep_their_view_with_a_warning(prior):
+    long = "a red red red red red red mushroom"  # 8 tokens without the view's 3
+    with pytest.warns(UserWarning, match=r"11 tokens, of which 8 are read: it became 'a red red red red, front view'"):
+        front = prior.embed([f"{long}, front view"])
+    torch.testing.assert_close(front.tokens, prior.embed(["a red red red red, front view"]).tokens)
+    with pytest.warns(UserWarning, match="it became"):
+        views = prior.embed(view_prompts(long)).tokens
+    assert all((views[i] - views[j]).abs().max() > 1e-3 for i in range(4) for j in range(i))
+
+
+def test_shortening_by_hand(recwarn):
+    tokenizer = tiny_tokenizer()
+    assert shortened(tokenizer, "a red mushroom, front view", 8) == "a red mushroom, front view"
+    assert not recwarn.list
+    assert shortened(tokenizer, "a red, blue mushroom, front view", 6) == "a red, front view"
+    assert shortened(tokenizer, "a red, blue mushroom, front view", 3) == ", front view"
+    assert "it became" in str(recwarn.pop().message)
+    for uncut in ("red " * 9, "a, " + "red " * 9, "mushroom, " + "view " * 30):
+        recwarn.clear()
+        assert shortened(tokenizer, uncut, 8) == uncut
+        assert "only the first 8" in str(recwarn.pop().message)
 
 
 def test_unknown_words(prior):
@@ -267,6 +286,54 @@ def test_other_tokenizers_accept_every_word(prior, folder):
     open_prior = PixelGuidance(folder)
     open_prior._tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>")
     assert open_prior.unknown_words("a zebra") == []
+
+
+def save_with_spiece(folder: Path) -> Path:
+    """Save a pipeline whose tokenizer is as in DeepFloyd IF's own folder: SentencePiece's file and two small ones."""
+    save_pipeline(folder)
+    shutil.rmtree(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
+    with (folder / "tokenizer/spiece.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([f"a {color} mushroom, {view} view" for color in ("red", "blue") for view in VIEWS]),
+            model_writer=file,
+            vocab_size=40,
+            hard_vocab_limit=False,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    special = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    config = special | {"tokenizer_class": "T5Tokenizer", "model_max_length": 512, "extra_ids": 0}
+    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenizer/special_tokens_map.json").write_text(json.dumps(special))
+    index = json.loads((folder / "model_index.json").read_text())
+    index["tokenizer"] = ["transformers", "T5Tokenizer"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def test_a_t5_tokenizer_that_ships_as_sentencepieces_own_file(tmp_path):
+    prior = PixelGuidance(save_with_spiece(tmp_path))
+    reader = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer/spiece.model"))
+    ids = [*reader.encode("a red mushroom, side view"), reader.eos_id()]
+    assert prior._tokenizer("a red mushroom, side view").input_ids == ids
+    expected = prior._pipeline.text_encoder(torch.tensor([ids])).last_hidden_state
+    found = prior.embed(["A red mushroom, side view"]).tokens
+    assert found.shape == (1, 77, 32)
+    torch.testing.assert_close(found[:, : len(ids)], expected)
+    assert prior.unknown_words("a zebra") == []
+
+
+@pytest.mark.parametrize("absent", ["sentencepiece", "google.protobuf"])
+def test_a_missing_reader_of_sentencepieces_file_names_its_install_line(tmp_path, monkeypatch, absent):
+    save_with_spiece(tmp_path)
+    monkeypatch.setitem(sys.modules, absent, None)
+    assert "pip install sentencepiece protobuf" in refusal(tmp_path)
 
 
 def test_release_text_encoder(folder):
@@ -418,6 +485,19 @@ def test_cached_hub_models_need_no_network(folder, monkeypatch):
     monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
     monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: str(folder))
     assert PixelGuidance("somebody/some-model").sample_size == SIZE
+
+
+class ReadTimeoutError(Exception):
+    """Like httpx's ReadTimeout, which is of no kind of Python's own."""
+
+
+def test_a_connection_lost_while_the_weights_come(folder, monkeypatch):
+    def lost(*_: object, **__: object) -> None:
+        raise ReadTimeoutError("The read operation timed out")
+
+    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
+    monkeypatch.setattr(DiffusionPipeline, "download", lost)
+    assert "cannot be had from the hub (The read operation timed out)" in refusal("somebody/some-model")
 
 
 def test_impossible_hub_name():

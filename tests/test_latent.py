@@ -40,6 +40,7 @@ from families import (
     save_sdxl,
     save_single_file,
 )
+from test_guidance import save_pipeline
 from test_run import SHORT
 
 SAVE = {
@@ -299,6 +300,14 @@ def test_what_t5_does_not_read_is_warned_of(saved, name):
         opened(saved[name]).embed(["red " * 260])
 
 
+@pytest.mark.parametrize("name", ["sd3", "flux-schnell"])
+def test_t5_reads_the_view_of_a_long_prompt(saved, name):
+    prior = opened(saved[name])
+    with pytest.warns(UserWarning, match="it became"):
+        views = prior.embed(["red " * 260 + ", front view", "red " * 260 + ", back view"]).tokens[:, -256:]
+    assert (views[0] - views[1]).abs().max() > 1e-3
+
+
 LONG = "a red red red red mushroom, overhead view"  # 1 + 4 + 9 and 8 + 2 of the test tokenizer's tokens
 
 
@@ -432,6 +441,39 @@ def test_three_steps_of_a_run(saved, name, tmp_path):
     assert [step.number for step in steps] == [1, 2, 3]
     assert all(step.metrics["sds_gradient"] > 0 and step.metrics["grad_norm"] > 0 for step in steps)
     assert "image_size: 16" in (tmp_path / "run/config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({}, "--preset threestudio-sd"),
+        ({"preset": "quick"}, "--preset threestudio-sd"),
+        ({"preset": "threestudio-sd"}, None),
+        ({"guidance": {"guidance_scale": 50.0}}, None),
+        ({"guidance": {"kind": "toybox", "model": None, "image_size": None}}, None),
+    ],
+)
+def test_a_preset_of_the_embedded_prior_is_told_of_with_another_one(saved, tmp_path, changes, advice):
+    guidance = {"kind": "sd", "model": str(saved["sd-eps"]), "image_size": SIZE} | changes.get("guidance", {})
+    notes = []
+    settings = {name: value for name, value in SHORT.items() if name != "guidance"} | {"steps": 1}
+    options = settings | changes | {"guidance": guidance}
+    generate("a red mushroom", output=tmp_path / "run", assets=False, on_note=notes.append, **options)
+    assert len(notes) == (advice is not None)
+    assert advice is None or advice in notes[0]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_pixel_prior_is_advised_its_own_preset_unless_it_was_trained_here(tmp_path, known):
+    notes = []
+    settings = {name: value for name, value in SHORT.items() if name != "guidance"} | {"steps": 1}
+    model = EMBEDDED_PRIOR if known else save_pipeline(tmp_path / "model")
+    guidance = {"kind": "diffusers", "model": str(model)}
+    generate(
+        "a red mushroom", output=tmp_path / "run", assets=False, on_note=notes.append, guidance=guidance, **settings
+    )
+    assert len(notes) == (not known)
+    assert known or "--preset threestudio-if" in notes[0]
 
 
 # --- weighted words and the latent phase ------------------------------------------------------------------------------

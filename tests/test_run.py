@@ -248,6 +248,44 @@ def test_a_stop_by_the_user_leaves_a_checkpoint(tmp_path: Path):
     assert load_checkpoint(latest_checkpoint(tmp_path / "run/checkpoints")).step == 3
 
 
+FULL = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nA page of advice"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("Failed to allocate 4000000000 bytes on device 'cuda:0'"),
+)
+
+
+@pytest.mark.parametrize("error", FULL, ids=["torch-cuda", "torch-cpu", "warp"])
+def test_full_memory_at_a_step_is_one_line_and_leaves_the_checkpoint(error, tmp_path: Path, monkeypatch):
+    prior = toy_prior("mushroom", views=8, size=16)
+    encode, calls = prior.encode, []
+
+    def fills_up(image):
+        calls.append(image)
+        if len(calls) == 8:
+            raise error
+        return encode(image)
+
+    monkeypatch.setattr(prior, "encode", fills_up)
+    with pytest.raises(DreamFusionError, match="Not enough memory at step 8") as caught:
+        generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, **SHORT)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(remedy in message for remedy in ("image_size", "checkpoint_vae", "tiny_vae", "offload"))
+    assert list(list_checkpoints(tmp_path / "run/checkpoints")) == [5]
+    assert load_checkpoint(latest_checkpoint(tmp_path / "run/checkpoints")).step == 5
+
+
+def test_other_errors_at_a_step_are_not_taken_for_full_memory(tmp_path: Path, monkeypatch):
+    def fails(image):
+        raise RuntimeError("shapes do not match")
+
+    prior = toy_prior("mushroom", views=8, size=16)
+    monkeypatch.setattr(prior, "encode", fails)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, **SHORT)
+
+
 def test_resume_refuses_what_would_change_the_course(finished: dreamfusion.Result, tmp_path: Path):
     with pytest.raises(DreamFusionError, match="no run to resume"):
         generate(resume=tmp_path)

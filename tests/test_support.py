@@ -26,6 +26,15 @@ def test_a_few_cells_by_hand():
     assert table["`execution.tiny_vae`"]["`IFPipeline`"] == "no"
     assert table["`execution.offload`"]["compiled engine"] == "no"
     assert table["`.safetensors`, `.ckpt`"]["`IFPipeline`"] == "no"
+    assert table["`.safetensors`, `.ckpt`"]["`StableDiffusionXLPipeline`"] == "yes"
+    assert table["`.safetensors`, `.ckpt`"]["`FluxPipeline`"] == "untested"
+    assert table["`execution.checkpoint_vae`"]["compiled engine"] == "no"
+    assert table["`loss.kind: vsd`"]["`FluxPipeline`"] == "yes"
+    assert table["`loss.kind: vsd`"]["compiled engine"] == "no"
+    assert table["`guidance.weighting: fantasia3d`"]["`IFPipeline`"] == "yes"
+    assert table["`guidance.prompt_weighting`"]["`StableDiffusion3Pipeline`"] == "no"
+    assert table["`shading.latent_until`"]["`StableDiffusionPipeline`"] == "with 4 latent channels"
+    assert table["`shading.latent_until`"]["`IFPipeline`"] == "no"
     assert table["`.nemo`, or original names with their YAML"]["`StableDiffusionXLPipeline`"] == "no"
 
 

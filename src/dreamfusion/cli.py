@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -641,21 +641,24 @@ def judge_train(
 
 def doctor(
     *,
-    model: Annotated[str | None, tyro.conf.arg(aliases=["--guidance"])] = None,
+    guidance: str | None = None,
+    model: str | None = None,
     output: Path = Path("runs"),
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32",
 ) -> None:
     """Say what this machine has, which device and kernels are used, and what to do about what is missing.
 
     Args:
+        guidance: also check what generate means by this: toybox, sd, or a model as below
         model: also check this diffusers pipeline, a folder, a .safetensors or .ckpt file, or a hub name
         output: folder that runs will be written to
         precision: number format of the model's weights (guidance.precision) for which the need of memory is told
 
     """
-    from dreamfusion.doctor import print_report
+    from dreamfusion.doctor import model_of, print_report
 
-    if not print_report(model, output, precision=precision):
+    chosen = model or (model_of(guidance) if guidance else None)
+    if not print_report(chosen, output, precision=precision):
         raise SystemExit(1)
 
 

@@ -41,7 +41,7 @@ class Critic:
     guidance of the critic by the camera, which is left out with it.
 
     Several critics may share a prior; each has adapters of its own, which leave the prior's memory with the critic.
-    Raises DreamFusionError if peft is missing, or if the prior has no network that could be trained.
+    Raises DreamFusionError if peft is missing, or if the prior has no network that could be trained where it is.
     """
 
     def __init__(self, guidance: Guidance, width: int, *, rank: int = 4, lr: float = 1e-4, seed: int = 0) -> None:
@@ -129,6 +129,11 @@ def check_adaptable(guidance: Guidance) -> None:
     if guidance.denoiser is None:
         raise DreamFusionError(
             f'loss.kind "vsd" needs a network to adapt: {type(guidance).__name__} is in closed form, or compiled.'
+        )
+    if hasattr(guidance.denoiser, "_hf_hook"):  # accelerate's, which moves the weights away before the way back
+        raise DreamFusionError(
+            'loss.kind "vsd" sends gradients through the denoiser, whose weights must then stay where it runs: leave '
+            "out guidance.execution.offload."
         )
     try:
         import peft  # noqa: F401

@@ -64,6 +64,13 @@ def report(model: str | None = None, output: Path | str = "runs", precision: Pre
     return [_guarded(name, check) for name, check in checks]
 
 
+def model_of(guidance: str) -> str:
+    """Return the model that `generate --guidance` means by "toybox" and "sd"; anything else names a model itself."""
+    from dreamfusion.guidance.loading import STABLE_DIFFUSION
+
+    return {"toybox": str(EMBEDDED_PRIOR), "sd": STABLE_DIFFUSION}.get(guidance, guidance)
+
+
 def print_report(
     model: str | None = None,
     output: Path | str = "runs",
@@ -217,13 +224,14 @@ def _model_memory(model: str, precision: Precision) -> Check:
 
 
 def _pipeline(name: str, model: str | Path, remedy: str) -> Check:
-    """Load a diffusion pipeline as a run does; in half precision, for the doctor only has to see it load."""
-    from dreamfusion.guidance.loading import load_pipeline
+    """Open a prior as a run does; on the CPU and in half precision, for the doctor only has to see that it opens."""
+    from dreamfusion.guidance.families import open_prior
 
     try:
-        pipeline: Any = load_pipeline(model, torch.bfloat16)
+        prior: Any = open_prior(model, dtype=torch.bfloat16)
     except DreamFusionError as error:
         return Check(name, "fail", str(error), remedy)
+    pipeline = prior._pipeline
     modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     parameters = sum(weights.numel() for module in modules for weights in module.parameters())
     return Check(name, "ok", f"{type(pipeline).__name__} with {parameters / 1e6:.1f} M parameters loads")

@@ -27,7 +27,7 @@ from dreamfusion.optimize import State, Step
 from dreamfusion.presets import PRESETS
 from dreamfusion.prompts import validate_prompt
 from dreamfusion.results import Result, open_run
-from dreamfusion.run import RUNS, carry_out, load_guidance, new_folder
+from dreamfusion.run import RUNS, carry_out, check_suits, load_guidance, new_folder
 
 GPU_RESOLUTION = 512
 """Side of the rendered views on a GPU, in pixels; on a CPU the preset's."""
@@ -130,6 +130,7 @@ def refine(
         raise DreamFusionError("A refinement is of a mesh: leave scene.tetrahedra to it.")
     state.scene.start_from(shape, colors)
     guidance = guidance_model or load_guidance(config, device)
+    check_suits(guidance, config)
     default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
     folder = new_folder(default.with_name(f"{default.name}-refined"), output)
     save_config(config, folder / "config.yaml")

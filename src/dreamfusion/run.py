@@ -19,7 +19,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import explain, prepare_output_dir, slugify, write_text
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.loading import STABLE_DIFFUSION
+from dreamfusion.guidance.loading import STABLE_DIFFUSION, is_out_of_memory
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.prepare import set_precision
 from dreamfusion.nemo import fit_device, fit_prior, read_stage
@@ -57,7 +57,7 @@ def generate(
     run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
     the configured one is. Without ``assets``, contact sheet, turntable and mesh are left out.
     ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
-    what is done differently from NeMo's configuration.
+    what is done differently from NeMo's configuration, and with advice on presets.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
     """
     if resume is not None:
@@ -85,9 +85,9 @@ def generate(
         guidance = guidance_model or load_guidance(config, device)
         if of_nemo:
             config = fit_prior(config, guidance, tell)
-        check_latent_phase(config, guidance)
-        if config.loss.kind == "vsd":
-            check_adaptable(guidance)  # before there is a folder
+        elif config.guidance.kind != "toybox" and preset in ("quick", "default", "high"):
+            _advise(config, guidance, preset, tell)
+        check_suits(guidance, config)
         state = State.fresh(config, device)
         folder = new_folder(RUNS / slugify(config.prompt), output)
     own = guidance_model is None
@@ -152,6 +152,22 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
     return guidance
 
 
+def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[str], None]) -> None:
+    """Tell of the presets for large models where one that was tuned to the embedded prior is left as it is."""
+    tuned = build_config(preset, {"prompt": config.prompt}).guidance.guidance_scale
+    embedded_kind = isinstance(guidance, PixelGuidance) and guidance.knows_cameras  # trained as the embedded one is
+    if config.guidance.guidance_scale == tuned and not embedded_kind:
+        better = "threestudio-if" if isinstance(guidance, PixelGuidance) else "threestudio-sd"
+        tell(f"the preset {preset} is tuned to the embedded prior; --preset {better} has settings for such a model")
+
+
+def check_suits(guidance: Guidance, config: Config) -> None:
+    """Raise DreamFusionError, before there is a folder, if the prior cannot do what the configuration asks of it."""
+    check_latent_phase(config, guidance)
+    if config.loss.kind == "vsd":
+        check_adaptable(guidance)
+
+
 def _check_words(guidance: Guidance, config: Config) -> None:
     """Raise DreamFusionError if the prior does not know a word of any prompt."""
     if isinstance(guidance, PixelGuidance):
@@ -190,7 +206,8 @@ def _save_on_the_way(
 ) -> str | None:
     """Optimise to the end, writing metrics, previews and checkpoints; a stop by the user leaves a checkpoint.
 
-    Return a new prompt as soon as one is asked for, after a checkpoint, or None at the end.
+    Return a new prompt as soon as one is asked for, after a checkpoint, or None at the end. Raises DreamFusionError if
+    the disk or the memory is full.
     """
     saved = state.step
 
@@ -228,6 +245,14 @@ def _save_on_the_way(
         raise
     except OSError as error:
         raise explain(error, folder) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        # The step may be half done, so nothing is saved of it; the last checkpoint stays what it was.
+        raise DreamFusionError(
+            f"Not enough memory at step {state.step + 1}: lower views or resolution_end, or for a prior with a VAE "
+            "guidance.image_size, or set guidance.execution.checkpoint_vae, tiny_vae or offload."
+        ) from None
 
 
 def _config_of(folder: Path, prompt: str | None, changes: dict[str, Any]) -> Config:

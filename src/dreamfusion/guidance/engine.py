@@ -1,24 +1,28 @@
-"""The compiled engine: a denoiser that ONNX Runtime runs in place of PyTorch, through TensorRT where that is there.
+"""The compiled engine: the networks of a prior that ONNX Runtime runs in place of PyTorch, by TensorRT where that is.
 
-`dreamfusion.guidance.compiling` writes it: the folder of a diffusers model in which the denoiser's weights are
-exchanged for a graph, ``unet/model.onnx`` or ``transformer/model.onnx``. An `Engine` is called like the module whose
-place it takes, so that nothing else has to know of it. It has no gradient, which score distillation does not ask for.
+`dreamfusion.guidance.compiling` writes it: the folder of a diffusers model in which the weights of denoiser, text
+encoders and VAE are exchanged for graphs, such as ``unet/model.onnx``. An engine is called like the module whose place
+it takes, so that nothing else has to know of it. Only the VAE's encoder has a gradient, which is a graph of its own:
+score distillation asks for no other.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
 
-GRAPH = "model.onnx"
+GRAPH, GRADIENT = "model.onnx", "gradient.onnx"
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 """What runs the graph: the first of these that ONNX Runtime has and that is able to."""
 
@@ -28,11 +32,19 @@ _FORMATS = {
     "tensor(int64)": (torch.int64, 7),
     "tensor(float16)": (torch.float16, 10),
 }
+_AGAIN = "compile or copy it again"
 
 
 def is_engine(folder: Path) -> bool:
     """Tell whether a part of a model is a graph alone; many models on the hub have one beside their weights."""
     return (folder / GRAPH).is_file() and not any(folder.glob("*.safetensors"))
+
+
+def engine_of(folder: Path) -> Engine:
+    """Return the engine of a part of a model, by the part's name: ``vae``, ``text_encoder...``, or the denoiser."""
+    if folder.name == "vae":
+        return VaeEngine(folder)
+    return TextEngine(folder) if folder.name.startswith("text_encoder") else Engine(folder)
 
 
 class Engine:
@@ -55,23 +67,92 @@ class Engine:
     def open(self, device: torch.device) -> None:
         """Load the graph where it will run, on ``device`` if ONNX Runtime can, else on the CPU with a warning.
 
-        Raises DreamFusionError for a graph that is truncated, lacks its weights, or is not one of a denoiser.
+        Raises DreamFusionError for a graph that is truncated, lacks its weights, or is not one of this program.
         """
+        self.graph = Graph(self.folder / GRAPH, self.dtype, device)
+        self.device = device
+
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """Return no modules; diffusers looks among them for its own hooks before it asks where the inputs go."""
+        return iter(())
+
+    def __call__(self, *args: Tensor, return_dict: bool = False, **kwargs: Any) -> tuple[Tensor, ...]:
+        """Return the module's output for the module's own arguments, on the device of the first; no gradient."""
+        return tuple(self.graph(*args, **kwargs))
+
+
+class TextEngine(Engine):
+    """A compiled text encoder, called like the transformers module that it was made from."""
+
+    def __call__(self, *args: Tensor, **kwargs: Any) -> Any:
+        """Return the module's output, its tensors by name and by number, for tokens [B, L]."""
+        output: dict[str, Any] = {}
+        for name, value in zip(self.config["outputs"], self.graph(*args, **kwargs), strict=True):
+            name, *number = name.split(".")
+            # One state of each layer, as in hidden_states.0.
+            output[name] = (*output.get(name, ()), value) if number else value
+        return _Output(output)
+
+
+class _Output(dict[str, Any]):
+    """What transformers' modules return: values by name, as attributes, or by number."""
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getitem__(name)
+
+    def __getitem__(self, key: str | int) -> Any:
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+class VaeEngine(Engine):
+    """A compiled encoder of an AutoencoderKL, with a second graph for its gradient; there is no decoder."""
+
+    def open(self, device: torch.device) -> None:
+        """Load both graphs; see `Engine.open`."""
+        super().open(device)
+        self.gradient = Graph(self.folder / GRADIENT, self.dtype, device)
+
+    def encode(self, pixels: Tensor) -> AutoencoderKLOutput:
+        """Return the distribution of the latents of pixels [B, 3, H, W] in [-1, 1]; differentiable."""
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(_Encode.apply(pixels, self)))
+
+
+class _Encode(torch.autograd.Function):
+    """Pixels to the moments of the latents, [B, 2C, H / 8, W / 8], and the gradient of moments to that of pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, engine: VaeEngine) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(pixels)
+        ctx.engine = engine
+        return engine.graph(pixels)[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (pixels,) = ctx.saved_tensors
+        return ctx.engine.gradient(pixels, gradient)[0], None
+
+
+class Graph:
+    """A graph in ONNX Runtime's memory, called with its inputs in order or by name; it returns its outputs.
+
+    ``dtype`` is the format of its weights, ``device`` where it should run. Raises DreamFusionError for a file that is
+    no graph, and warns if ONNX Runtime cannot use the device.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype, device: torch.device) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised as well
         options.intra_op_num_threads = torch.get_num_threads()
         try:
-            self._session = onnxruntime.InferenceSession(
-                self.folder / GRAPH, options, providers=self._providers(device)
-            )
-            self._formats = {value.name: _FORMATS[value.type] for value in self._session.get_inputs()}
-            (self._output,) = self._session.get_outputs()
+            self.session = onnxruntime.InferenceSession(path, options, providers=_providers(path.parent, dtype, device))
+            self._formats = {value.name: _FORMATS[value.type] for value in self.session.get_inputs()}
+            self._outputs = [value.name for value in self.session.get_outputs()]
         except Exception as error:  # ONNX Runtime's own exceptions have no class in common
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise DreamFusionError(f"The engine {self.folder / GRAPH} cannot be read ({reason}): {_AGAIN}.") from None
-        self.provider = self._session.get_providers()[0]
+            raise DreamFusionError(f"The engine {path} cannot be read ({reason}): {_AGAIN}.") from None
+        self.provider = self.session.get_providers()[0]
         self._device = torch.device("cpu") if self.provider == PROVIDERS[-1] else device
         if device.type == "cuda" and self._device.type == "cpu":
             warnings.warn(
@@ -80,44 +161,37 @@ class Engine:
                 stacklevel=2,
             )
 
-    def __call__(self, *args: Tensor, return_dict: bool = False, **kwargs: Any) -> tuple[Tensor]:
-        """Return the module's output for the module's own arguments, on the device of the first; no gradient."""
-        names = list(self._formats)
-        given = dict(zip(names, args, strict=False)) | tensors_of(kwargs)
-        binding, kept = self._session.io_binding(), []
-        for name, (dtype, _) in self._formats.items():
-            kept.append(given[name].detach().to(self._device, dtype).contiguous())  # the graph reads its memory
-            self._bind(binding.bind_input, name, kept[-1])
-        # An output is as large as the first input; only its channels may be more.
-        shape = [n if isinstance(n, int) else m for n, m in zip(self._output.shape, kept[0].shape, strict=True)]
-        output = torch.empty(shape, dtype=self.dtype, device=self._device)
-        self._bind(binding.bind_output, self._output.name, output)
+    def __call__(self, *args: Tensor, **kwargs: Any) -> list[Tensor]:
+        """Return the outputs on the device of the first input; no gradient."""
+        given = dict(zip(self._formats, args, strict=False)) | tensors_of(kwargs)
+        binding, kept = self.session.io_binding(), []
+        for name, (dtype, number) in self._formats.items():
+            x = given[name].detach().to(self._device, dtype).contiguous()
+            kept.append(x)  # the graph reads its memory
+            binding.bind_input(name, x.device.type, x.device.index or 0, number, tuple(x.shape), x.data_ptr())
+        for name in self._outputs:
+            binding.bind_output(name)  # in the CPU's memory: ONNX Runtime alone knows their sizes, and they are small
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # ONNX Runtime has a stream of its own
-        self._session.run_with_iobinding(binding)
-        return (output.to(given[names[0]].device),)
-
-    def _providers(self, device: torch.device) -> list[Any]:
-        """Return what may run the graph on ``device``, the best first, with its options."""
-        import onnxruntime
-
-        found = onnxruntime.get_available_providers() if device.type == "cuda" else PROVIDERS[-1:]
-        number = {"device_id": device.index or 0}
-        # TensorRT takes minutes to build an engine of its own, which is kept for the next run on the same kind of GPU.
-        tensorrt = {
-            "trt_engine_cache_enable": True,
-            "trt_engine_cache_path": str(self.folder / "tensorrt"),
-            "trt_fp16_enable": self.dtype == torch.float16,
-        }
-        options: dict[str, dict[str, Any]] = {PROVIDERS[0]: number | tensorrt, PROVIDERS[1]: number, PROVIDERS[2]: {}}
-        return [(name, options[name]) for name in PROVIDERS if name in found]
-
-    def _bind(self, bind: Any, name: str, x: Tensor) -> None:
-        number = next(number for dtype, number in _FORMATS.values() if dtype == x.dtype)
-        bind(name, x.device.type, x.device.index or 0, number, tuple(x.shape), x.data_ptr())
+        self.session.run_with_iobinding(binding)
+        device = next(iter(given.values())).device
+        return [torch.from_numpy(value).to(device) for value in binding.copy_outputs_to_cpu()]
 
 
-_AGAIN = "compile or copy it again"
+def _providers(folder: Path, dtype: torch.dtype, device: torch.device) -> list[Any]:
+    """Return what may run a graph on ``device``, the best first, with its options."""
+    import onnxruntime
+
+    found = onnxruntime.get_available_providers() if device.type == "cuda" else PROVIDERS[-1:]
+    number = {"device_id": device.index or 0}
+    # TensorRT takes minutes to build an engine of its own, which is kept for the next run on the same kind of GPU.
+    tensorrt = {
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(folder / "tensorrt"),
+        "trt_fp16_enable": dtype == torch.float16,
+    }
+    options: dict[str, dict[str, Any]] = {PROVIDERS[0]: number | tensorrt, PROVIDERS[1]: number, PROVIDERS[2]: {}}
+    return [(name, options[name]) for name in PROVIDERS if name in found]
 
 
 def tensors_of(arguments: dict[str, Any]) -> dict[str, Tensor]:

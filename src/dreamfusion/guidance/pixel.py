@@ -23,9 +23,9 @@ from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.predictions import noise_from
-from dreamfusion.guidance.prepare import prepare, release_text_encoders, trainable
+from dreamfusion.guidance.prepare import attention_kernel, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
-from dreamfusion.guidance.tokens import warn_of_cuts
+from dreamfusion.guidance.tokens import shortened
 
 _IF_MAX_TOKENS = 77
 """DeepFloyd IF was trained with this many tokens, though its T5 would take more."""
@@ -34,8 +34,8 @@ _IF_MAX_TOKENS = 77
 class PixelGuidance(Guidance):
     """A frozen diffusers pipeline that works on pixels.
 
-    ``model`` is a folder or a hub name. Prompts are lower-cased, as IF's own pipeline does, and cut with a warning
-    where the tokenizer's limit is; cutting loses the view, which stands at the end. Weights are held and run in
+    ``model`` is a folder or a hub name. Prompts are lower-cased, as IF's own pipeline does, and shortened with a
+    warning to what the tokenizer's limit is; the view, which stands at the end, stays. Weights are held and run in
     ``dtype``, while everything returned is float32; ``execution`` holds the switches for memory and speed. Raises
     DreamFusionError for anything that does not load, and for the switches of a VAE, which it has not.
     """
@@ -59,7 +59,9 @@ class PixelGuidance(Guidance):
         self.sample_size = _pixel_unet_size(self._unet, model)
         schedule = read_schedule(self._scheduler, model, self.device)
         self.alphas_cumprod, self._prediction = schedule.alphas_cumprod, schedule.prediction
-        prepare(pipeline, execution or Execution(), self.device, model)
+        execution = execution or Execution()
+        self._attention = execution.attention
+        prepare(pipeline, execution, self.device, model)
         self.knows_cameras = CAMERA_WORD in self._tokenizer.get_vocab()
         self._max_tokens = min(_IF_MAX_TOKENS, self._tokenizer.model_max_length)
 
@@ -72,8 +74,7 @@ class PixelGuidance(Guidance):
         text_encoder = self._pipeline.text_encoder
         if text_encoder is None:
             raise RuntimeError("embed was called after release_text_encoders")
-        texts = [prompt.lower().strip() for prompt in prompts]
-        warn_of_cuts(self._tokenizer, texts, self._max_tokens)
+        texts = [shortened(self._tokenizer, prompt.lower().strip(), self._max_tokens) for prompt in prompts]
         tokens = self._tokenizer(
             texts, padding="max_length", max_length=self._max_tokens, truncation=True, return_tensors="pt"
         ).to(self.device)
@@ -104,7 +105,8 @@ class PixelGuidance(Guidance):
 
     def predict_noise_with_graph(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         """Return the same, differentiable."""
-        output = self._model_output(z_t, t, embeddings.tokens)
+        with attention_kernel(self._attention):
+            output = self._model_output(z_t, t, embeddings.tokens)
         alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
         return noise_from(output, z_t, alpha, sigma, self._prediction)
 

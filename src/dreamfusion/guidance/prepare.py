@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,18 @@ import torch
 from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload, add_hook_to_module
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.engine import Engine
-from dreamfusion.guidance.execution import DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
+from dreamfusion.guidance.engine import Engine, VaeEngine
+from dreamfusion.guidance.execution import (
+    COMPILED_VAE_SWITCHES,
+    DENOISER_SWITCHES,
+    VAE_SWITCHES,
+    Attention,
+    Execution,
+    Precision,
+)
 from dreamfusion.guidance.loading import load_tiny_vae, too_little_memory
 
 
@@ -41,8 +52,9 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
     """
     _fit_vae(pipeline, execution, model)
     denoiser = denoiser_of(pipeline)
-    if isinstance(denoiser, Engine):
-        _open_engine(denoiser, execution, device, model)
+    for part in pipeline.components.values():
+        if isinstance(part, Engine):
+            _open_engine(part, execution, device, model)
     with too_little_memory(model):
         for name, module in _modules(pipeline).items():
             module.eval().requires_grad_(False)
@@ -63,15 +75,41 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
 
 
 def _open_engine(engine: Engine, execution: Execution, device: torch.device, model: str | Path) -> None:
-    for switch in DENOISER_SWITCHES:
+    for switch in COMPILED_VAE_SWITCHES if isinstance(engine, VaeEngine) else DENOISER_SWITCHES:
         if getattr(execution, switch) != getattr(Execution(), switch):
             raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.execution.{switch}.")
     engine.open(device)
 
 
+_KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+@contextmanager
+def attention_kernel(attention: Attention) -> Iterator[None]:
+    """Let PyTorch's attention use one of its kernels only; DreamFusionError where there is none for what is asked."""
+    if attention == "default":
+        yield
+        return
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(_KERNELS[attention]):
+            warnings.simplefilter("ignore", UserWarning)  # with the reasons against each kernel, one by one
+            yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("No available kernel", "No viable backend")):  # CUDA's, the CPU's
+            raise
+        raise DreamFusionError(
+            f"guidance.execution.attention: this device has no {attention} kernel for this model and precision; leave "
+            "it at default."
+        ) from None
+
+
 def release_text_encoders(pipeline: Any) -> None:
     """Drop a pipeline's text encoders, so that neither the CPU nor the accelerator holds them; tokenizers stay."""
-    for name in _modules(pipeline):
+    for name in list(pipeline.components):
         if name.startswith("text_encoder"):
             setattr(pipeline, name, None)
     if torch.cuda.is_available():
@@ -109,6 +147,8 @@ def _fit_vae(pipeline: Any, execution: Execution, model: str | Path) -> None:
         tiny = load_tiny_vae(execution.tiny_vae, pipeline.vae.dtype)
         _refuse_other_latents(tiny, pipeline, execution.tiny_vae, model)
         pipeline.vae = tiny
+    if isinstance(getattr(pipeline, "vae", None), Engine):
+        return
     if execution.checkpoint_vae:
         pipeline.vae.enable_gradient_checkpointing()
     if execution.vae_slicing:

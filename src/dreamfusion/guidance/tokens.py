@@ -8,12 +8,37 @@ from typing import Any
 
 
 def warn_of_cuts(tokenizer: Any, prompts: Sequence[str], limit: int) -> None:
-    """Warn of prompts with more than ``limit`` tokens: cutting them loses the view, which stands at the end."""
+    """Warn of prompts with more than ``limit`` tokens, of which an encoder reads the first."""
     for prompt, ids in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True):
         if len(ids) > limit:
             warnings.warn(
                 f"The prompt {prompt!r} has {len(ids)} tokens, of which only the first {limit} count.", stacklevel=4
             )
+
+
+def shortened(tokenizer: Any, prompt: str, limit: int) -> str:
+    """Return a prompt of at most ``limit`` tokens for an encoder that reads prompts as a whole, with a warning.
+
+    Words go from the end of what stands before the last comma, so that the last clause stays, which names the view. A
+    prompt without such a clause, or with one of more than 20 tokens, is returned as it is, to be cut at its end.
+    """
+
+    def tokens(text: str) -> int:
+        return len(tokenizer(text).input_ids)
+
+    before, comma, clause = prompt.rpartition(",")
+    words = before.split()
+    if tokens(prompt) <= limit or not comma or tokens(comma + clause) > min(limit, _CLAUSE):
+        warn_of_cuts(tokenizer, [prompt], limit)
+        return prompt
+    while words and tokens(" ".join(words) + comma + clause) > limit:
+        words.pop()
+    short = " ".join(words).rstrip(",") + comma + clause
+    warnings.warn(
+        f"The prompt {prompt!r} has {tokens(prompt)} tokens, of which {limit} are read: it became {short!r}.",
+        stacklevel=4,
+    )
+    return short
 
 
 _CLAUSE = 20
