@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -41,11 +42,32 @@ def refused(*arguments: str, cwd: Path) -> str:
     """Run, expect one clear line and exit code 1, and return the line."""
     result = dreamfusion(*arguments, cwd=cwd)
     assert result.returncode == 1, result.stderr
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, result.stderr
+    return only_line(result.stderr)
+
+
+def only_line(stderr: str) -> str:
+    assert "Traceback" not in stderr
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, stderr
     assert lines[0].startswith("error:")
     return lines[0]
+
+
+@pytest.fixture
+def refused_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """The same in this process, which has imported everything already."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 1
+        return only_line(capsys.readouterr().err)
+
+    return run
 
 
 @pytest.mark.slow
@@ -142,29 +164,29 @@ def test_every_command_is_in_the_help_and_in_the_test_above(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_bad_input_gets_one_line(tmp_path: Path):
-    assert "prompt is empty" in refused("generate", " ", cwd=tmp_path)
-    assert "Nothing to make" in refused("generate", cwd=tmp_path)
+def test_bad_input_gets_one_line(tmp_path: Path, refused_here: Callable[..., str]):
+    assert "prompt is empty" in refused_here("generate", " ")
+    assert "Nothing to make" in refused_here("generate")
     unknown = refused("generate", "a red zebra", cwd=tmp_path)
     assert "zebra" in unknown
     assert "mushroom" in unknown
     assert "--guidance diffusers --model" in unknown
     assert "is not on this machine" in refused("generate", "a cat", "--model", "no-such/model", cwd=tmp_path)
-    assert "There is no folder" in refused("generate", "a cat", "--model", "./missing", cwd=tmp_path)
-    assert "--model" in refused("generate", "a cat", "--guidance", "diffusers", cwd=tmp_path)
-    assert "steps" in refused("generate", "a red car", "--steps", "0", cwd=tmp_path)
-    assert "guidance_scale" in refused("generate", "a red car", "--guidance-scale", "-2", cwd=tmp_path)
-    assert "no run to resume" in refused("generate", "--resume", "nowhere", cwd=tmp_path)
-    assert "No device" in refused("generate", "a red car", "--device", "cuda:77", cwd=tmp_path)
+    assert "There is no folder" in refused_here("generate", "a cat", "--model", "./missing")
+    assert "--model" in refused_here("generate", "a cat", "--guidance", "diffusers")
+    assert "steps" in refused_here("generate", "a red car", "--steps", "0")
+    assert "guidance_scale" in refused_here("generate", "a red car", "--guidance-scale", "-2")
+    assert "no run to resume" in refused_here("generate", "--resume", "nowhere")
+    assert "No device" in refused_here("generate", "a red car", "--device", "cuda:77")
     (tmp_path / "file").write_text("")
-    refused("generate", "a red car", "--output", "file", cwd=tmp_path)
-    refused("render", "nowhere", cwd=tmp_path)
-    refused("toybox", "render", "red zebra", cwd=tmp_path)
+    refused_here("generate", "a red car", "--output", "file")
+    refused_here("render", "nowhere")
+    refused_here("toybox", "render", "red zebra")
     assert not (tmp_path / "runs").exists(), "nothing is left of a run that could not begin"
 
 
-def test_an_unknown_format_gets_one_line_too(tmp_path: Path):
-    line = refused("export", "nowhere", "--format", "glb", "fbx", cwd=tmp_path)
+def test_an_unknown_format_gets_one_line_too(refused_here: Callable[..., str]):
+    line = refused_here("export", "nowhere", "--format", "glb", "fbx")
     assert line == "error: No mesh format is called fbx: give glb, obj, ply, stl, usdz."
 
 
