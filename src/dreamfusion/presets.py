@@ -95,8 +95,9 @@ _EMBEDDED: dict[str, Any] = {
         "anneal_from": 0.5,
         "weighting": "ism",
     },
-    "scene": {"surface_smoothing": 0.03},
-    "loss": {"opacity": 15.0, "entropy": 1.0},
+    "scene": {"surface_smoothing": 0.03, "nerf": {"normal_epsilon": 0.06}},
+    "shading": {"albedo_probability": 0.7, "textureless_probability": 0.0},
+    "loss": {"opacity": 15.0, "entropy": 1.0, "normal_smooth_3d": 100.0},
     "steps": 200,
     "resolution_end": 32,
 }
@@ -107,6 +108,9 @@ stays so. So the first half of a run is at high noise alone. There z - x_hat, wh
 "ism", is large enough beside that of lower noise; with the paper's weight it would be a tenth of it. Knowing the camera
 it needs little classifier-free guidance, which makes colours loud. Against that gradient the two losses are still weak:
 they clear the haze that a low scale leaves. The prior sees 32 pixels, so more of them, or a finer grid, only cost time.
+Below the size of a pixel normals are paint: where colours should be darker, surfaces grow bristles that turn away from
+the light, most of all in textureless views, which this prior has never seen. So there are none of those and few lit ones,
+and normals are kept smooth.
 """
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -37,7 +37,14 @@ MESH_RESOLUTION = 128
 
 COMMON: dict[str, Any] = {
     "shading": {"albedo_until": 0.0, "latent_until": 0.0},
-    "loss": {"opacity": 0.0, "entropy": 0.0, "orientation": 0.0, "normal_consistency": 100.0, "laplacian": 1000.0},
+    "loss": {
+        "opacity": 0.0,
+        "entropy": 0.0,
+        "orientation": 0.0,
+        "normal_smooth_3d": 0.0,
+        "normal_consistency": 100.0,
+        "laplacian": 1000.0,
+    },
 }
 """What the presets of our own change of a run: the shape is there, so light is on at once, and only it is smoothed."""
 
