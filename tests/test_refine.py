@@ -327,6 +327,11 @@ def test_a_configuration_of_nemos_second_stage_refines_a_run(source: dreamfusion
 def test_a_refinement_can_be_rendered_exported_and_refined_again(refined: dreamfusion.Result, tmp_path: Path):
     picture = render_run(refined.folder, output=tmp_path / "a.png", azimuths_deg=(0.0, 90.0), size=(32,))
     assert Image.open(picture).size == (64, 32)
+    # Textureless pictures are grey where a normal map is not, though a mesh brings its normals along.
+    grey = {"output": tmp_path / "grey.png", "shading": "textureless", "size": (32,), "background": "black"}
+    pixels = np.asarray(Image.open(render_run(refined.folder, **grey)).convert("RGB")).astype(int)
+    assert pixels.max() > 100
+    assert (pixels.max(axis=-1) - pixels.min(axis=-1)).max() <= 1
     exported = trimesh.load(export_run(refined.folder, output=tmp_path / "a.glb")[0], force="mesh", process=False)
     assert len(exported.faces) == len(refined.scene.mesh(0).faces)
     notes: list[str] = []

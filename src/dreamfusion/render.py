@@ -221,7 +221,7 @@ def _frames(
         one = slice(index, index + 1)
         (layer,) = scene.layers(cameras[one], [of], size, lights=lights[one], with_normals=normals)
         opacity, color = layer.opacity[0].cpu(), layer.rgb[0].cpu()
-        if layer.normal is not None:
+        if normals and layer.normal is not None:  # a mesh brings them along unasked
             normal = torch.nn.functional.normalize(layer.normal[0].cpu(), dim=0)
             color = (0.5 * normal + 0.5) * opacity
         if behind is None:
