@@ -56,6 +56,7 @@ def test_later_sources_win(tmp_path: Path):
         ({"loss": {"normal_consistency": 1}}, "loss.normal_consistency is for meshes"),
         ({"loss": {"interlevel": 2}}, "loss.interlevel is for scene.renderer 'proposal'"),
         ({"loss": {"orientation": 1}, "scene": {"tetrahedra": {}}}, "loss.orientation is for volumes"),
+        ({"loss": {"normal_smooth_3d": 1}, "scene": {"tetrahedra": {}}}, "loss.normal_smooth_3d is for volumes"),
         ({"loss": {"kind": "sdss"}}, "loss.kind"),
         ({"loss": {"clip_end": 2.0}}, "clip_end needs clip"),
         ({"optim": {"betas": [0.9, 0.99, 0.99]}}, "adam takes 2 betas"),
@@ -75,6 +76,9 @@ def test_weights_without_effect_are_refused_only_where_somebody_asks_for_them(tm
     assert build_config("quick", {"prompt": "a"}, tmp_path / "config.yaml") == plain
     build_config("default", {"prompt": "a", "scene": {"renderer": "proposal"}, "loss": {"interlevel": 2}})
     build_config("default", {"prompt": "a", "scene": {"tetrahedra": {}}, "loss": {"laplacian": 2}})
+    mesh = build_config("default", {"prompt": "a", "scene": {"tetrahedra": {}}})
+    save_config(mesh, tmp_path / "mesh.yaml")
+    assert build_config("default", {"prompt": "a"}, tmp_path / "mesh.yaml") == mesh
     (tmp_path / "mine.yaml").write_text("loss: {laplacian: 2}\n")
     with pytest.raises(DreamFusionError, match=r"loss\.laplacian"):
         build_config("default", {"prompt": "a"}, tmp_path / "mine.yaml")

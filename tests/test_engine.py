@@ -113,10 +113,10 @@ def test_the_numbers_of_an_engine_are_those_it_was_compiled_in(sd3):
 
 @pytest.mark.slow
 def test_weights_in_float16(tmp_path):
-    model = save_flux(tmp_path / "model")
-    folder = compile_prior(model, tmp_path / "engine", image_size=SIZE, dtype=torch.float16)
-    plain, ours = open_prior(model, image_size=SIZE), open_prior(folder, image_size=SIZE)
-    assert ours._denoiser.dtype == torch.float16
+    model = save_pipeline(tmp_path / "model")
+    folder = compile_prior(model, tmp_path / "engine", dtype=torch.float16)
+    plain, ours = open_prior(model), open_prior(folder)
+    assert ours._pipeline.unet.dtype == torch.float16
     for found, expected in zip(answers(ours)[:2], answers(plain)[:2], strict=True):
         assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 

@@ -335,8 +335,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        if self.scene.tetrahedra is not None and self.loss.normal_smooth_3d > 0:
-            raise ValueError("loss.normal_smooth_3d is for volumes: a mesh has loss.normal_consistency")
         if self.scene.renderer != "proposal" and self.loss.distortion > 0:
             raise ValueError("loss.distortion is for scene.renderer 'proposal'")
         return self
@@ -377,12 +375,13 @@ def changed_config(base: dict[str, Any], asked: dict[str, Any]) -> Config:
     """Return the configuration of ``base`` with what the user ``asked`` for.
 
     Raises DreamFusionError as `parse_config` does, and for a weight that was asked for and would have no effect. One
-    that is as by default may have been asked for by a saved configuration, which holds every key.
+    that is as by default, or as in ``base``, may have been asked for by a saved configuration, which holds every key.
     """
     config = parse_config(merged(base, asked))
     for name, (where, has_effect) in _LOSSES_OF_ONE_KIND.items():
         weight = asked.get("loss", {}).get(name)
-        if weight and weight != LossConfig.model_fields[name].default and not has_effect(config.scene):
+        usual = (LossConfig.model_fields[name].default, base.get("loss", {}).get(name))
+        if weight and weight not in usual and not has_effect(config.scene):
             raise DreamFusionError(f"loss.{name} is for {where} and has no effect here: leave it out.")
     return config
 
@@ -390,6 +389,7 @@ def changed_config(base: dict[str, Any], asked: dict[str, Any]) -> Config:
 _LOSSES_OF_ONE_KIND: dict[str, tuple[str, Callable[[SceneConfig], bool]]] = {
     "laplacian": ("meshes", lambda scene: scene.tetrahedra is not None),
     "normal_consistency": ("meshes", lambda scene: scene.tetrahedra is not None),
+    "normal_smooth_3d": ("volumes", lambda scene: scene.tetrahedra is None),
     "orientation": ("volumes", lambda scene: scene.tetrahedra is None),
     "interlevel": (
         "scene.renderer 'proposal'",

@@ -333,7 +333,7 @@ def optimize(
 
         # 4. Regularise and step.
         terms = regularize(out, progress, config)
-        if config.loss.normal_smooth_3d > 0 and isinstance(scene, Scene):  # refused for a mesh
+        if config.loss.normal_smooth_3d > 0 and isinstance(scene, Scene):  # a mesh has normal_consistency
             change = surface_change(scene.field, cameras.to(scene.device).rays(size, size), out, random["jitter"])
             terms["normal_smooth_3d_loss"] = config.loss.normal_smooth_3d * change
         loss = config.loss.distillation * distillation + sum(terms.values())

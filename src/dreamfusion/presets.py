@@ -109,8 +109,8 @@ stays so. So the first half of a run is at high noise alone. There z - x_hat, wh
 it needs little classifier-free guidance, which makes colours loud. Against that gradient the two losses are still weak:
 they clear the haze that a low scale leaves. The prior sees 32 pixels, so more of them, or a finer grid, only cost time.
 Below the size of a pixel normals are paint: where colours should be darker, surfaces grow bristles that turn away from
-the light, most of all in textureless views, which this prior has never seen. So there are none of those and few lit ones,
-and normals are kept smooth.
+the light, most of all in textureless views, which this prior has never seen. So there are none of those and few lit
+ones, and normals are kept smooth.
 """
 
 PRESETS: dict[str, dict[str, Any]] = {

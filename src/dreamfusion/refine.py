@@ -42,7 +42,7 @@ COMMON: dict[str, Any] = {
         "entropy": 0.0,
         "orientation": 0.0,
         "normal_smooth_3d": 0.0,
-        "normal_consistency": 100.0,
+        "normal_consistency": 300.0,
         "laplacian": 1000.0,
     },
 }
@@ -57,12 +57,12 @@ EMBEDDED: dict[str, Any] = {
         "t_max_end": 0.7,
         "weighting": "ism",
     },
-    "optim": {"surface_lr": 1e-4, "grid_lr": 3e-3, "network_lr": 6e-4},
+    "optim": {"surface_lr": 3e-5, "grid_lr": 3e-3, "network_lr": 6e-4},
 }
 """What they change besides for the embedded prior.
 
-It sees 32 pixels: larger steps of the surface follow its noise into lumps. At lower noise, with the rates of a run,
-colours drift: a pale stem took on the green of its cap.
+It sees 32 pixels: larger steps of the surface follow its noise into ripples as wide as the grid's cells. At lower
+noise, with the rates of a run, colours drift: a pale stem took on the green of its cap.
 """
 
 OTHERS: dict[str, Any] = {
