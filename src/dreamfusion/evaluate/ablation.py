@@ -35,11 +35,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "+ wide views": {"guidance": _NO_VIEW, "shading": {"albedo_until": 1.0}},
     "+ view-dependent prompts": {"shading": {"albedo_until": 1.0}},
     "+ lighting": {"shading": {"textureless_probability": 0.0}},
-    "+ textureless": {},
+    "+ textureless": {"shading": {"textureless_probability": 0.15}},
 }
-"""Configuration changes of each step of the paper's Figure 6, cumulative; the last is the whole method.
+"""Configuration changes of each step of the paper's Figure 6, cumulative; the last is the whole method of the paper.
 
-The paper does not say how narrow the base's views are; here they are 120 degrees wide and 30 degrees high.
+The paper does not say how narrow the base's views are; here they are 120 degrees wide and 30 degrees high. As there, half
+of the lit views are textureless in the last; the presets of the embedded prior, which never saw one, have none.
 """
 
 GUIDANCE_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
