@@ -39,8 +39,8 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 """Configuration changes of each step of the paper's Figure 6, cumulative; the last is the whole method of the paper.
 
-The paper does not say how narrow the base's views are; here they are 120 degrees wide and 30 degrees high. As there, half
-of the lit views are textureless in the last; the presets of the embedded prior, which never saw one, have none.
+The paper does not say how narrow the base's views are; here they are 120 degrees wide and 30 degrees high. As there,
+half of the lit views are textureless in the last; the presets of the embedded prior, which never saw one, have none.
 """
 
 GUIDANCE_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
