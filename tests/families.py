@@ -221,16 +221,19 @@ def save_if(folder: Path, **unet_config) -> Path:
         "addition_embed_type": "text",
         "addition_embed_type_num_heads": 4,
     }
-    IFPipeline(
+    return save_if_of(
+        folder,
         tokenizer=word_tokenizer(),
         text_encoder=t5(),
         unet=UNet2DConditionModel(**(values | unet_config)),
         scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=False),
-        safety_checker=None,
-        feature_extractor=None,
-        watermarker=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+    )
+
+
+def save_if_of(folder: Path, **parts) -> Path:
+    """Save a pipeline of DeepFloyd IF's kind without the parts that look at finished pictures."""
+    absent = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
+    IFPipeline(**parts, **absent, requires_safety_checker=False).save_pretrained(folder)
     return folder
 
 

@@ -14,7 +14,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.loading import count_parameters
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from dreamfusion.toybox.model import build_text_encoder, build_tokenizer
-from families import save_sd
+from families import save_if_of, save_sd
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,7 @@ def prior(tmp_path_factory):
         attention_head_dim=2,
     )
     parts = {"tokenizer": tokenizer, "text_encoder": build_text_encoder(len(tokenizer)), "unet": unet}
-    absent = {"safety_checker": None, "feature_extractor": None, "watermarker": None}
-    pipeline = IFPipeline(**parts, scheduler=DDPMScheduler(), **absent, requires_safety_checker=False)
-    pipeline.save_pretrained(folder)
-    return folder
+    return save_if_of(folder, **parts, scheduler=DDPMScheduler())
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, IFPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
@@ -23,6 +23,7 @@ from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.tokens import shortened
 from dreamfusion.prompts import VIEWS, view_prompts, view_weights
+from families import save_if_of
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 SIZE = 16
@@ -74,17 +75,13 @@ def save_pipeline(
     torch.manual_seed(0)
     config = T5Config(vocab_size=len(WORDS) + 3, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     scheduler = DDPMScheduler(beta_schedule=beta_schedule, prediction_type=prediction_type, clip_sample=False)
-    IFPipeline(
+    return save_if_of(
+        folder,
         tokenizer=tiny_tokenizer(),
         text_encoder=T5EncoderModel(config),
         unet=tiny_unet(in_channels, out_channels),
         scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        watermarker=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    return folder
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -96,8 +96,6 @@ REFINE_PRESETS: dict[str, dict[str, Any]] = {
 }
 """What each preset changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
 
-_OURS = ("quick", "default", "high")
-
 
 def refine(
     run: Path | str | None = None,
@@ -157,7 +155,7 @@ def _configuration(
     if preset == "nemo-dmtet":
         values = _without_settings(values)
     values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
-    if preset in _OURS:
+    if preset != "nemo-dmtet":
         kind = merged(values, asked).get("guidance", {}).get("kind", "toybox")
         values = merged(values, EMBEDDED if kind == "toybox" else OTHERS)
     if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":

@@ -64,8 +64,9 @@ def generate(
         folder = Path(resume)
         asked = {"--nemo-config": nemo_config, "--config": config_file, "--output": output}
         asked["--preset"] = None if preset == "default" else preset
-        for option in (option for option, value in asked.items() if value is not None):
-            raise DreamFusionError(f"A resumed run keeps its configuration and its folder: leave out {option}.")
+        left_out = [option for option, value in asked.items() if value is not None]
+        if left_out:
+            raise DreamFusionError(f"A resumed run keeps its configuration and its folder: leave out {left_out[0]}.")
         config = _config_of(folder, prompt, changes)
         device = pick_device(config.device)
         state = open_state(folder, config, device)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.evaluate.evaluation import Evaluation, evaluate, run_folder
+from dreamfusion.evaluate.evaluation import Evaluation, evaluate, load_views, run_folder
 from dreamfusion.evaluate.judge import Judge
 from dreamfusion.evaluate.prompts import PromptList
 from dreamfusion.evaluate.report import show
@@ -168,10 +167,7 @@ def guidance_sheet(output: Path, prompt: str, seeds: int) -> torch.Tensor:
     for name in variants("guidance"):
         images = []
         for seed in range(seeds):
-            views = run_folder(output / slugify(name), prompt, seed) / "views.safetensors"
-            if views.exists():
-                images.append(load_file(views)["lambertian"][1].float())
-            else:
-                images.append(torch.ones(3, 64, 64))
+            views = load_views(run_folder(output / slugify(name), prompt, seed))
+            images.append(torch.ones(3, 64, 64) if views is None else views["lambertian"][1])
         rows[name] = torch.stack(images)
     return contact_sheet(rows, [f"seed {seed}" for seed in range(seeds)])

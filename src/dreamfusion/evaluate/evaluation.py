@@ -100,6 +100,12 @@ def run_folder(evaluation: Path, prompt: str, seed: int) -> Path:
     return evaluation / "runs" / slugify(prompt) / str(seed)
 
 
+def load_views(folder: Path) -> dict[str, Tensor] | None:
+    """Return the renderings of a run in its ``folder``, [8, 3, S, S] in [0, 1] per shading; None if it left none."""
+    path = folder / "views.safetensors"
+    return {name: images.float() for name, images in load_file(path).items()} if path.exists() else None
+
+
 def evaluate(
     output: Path,
     prompts: PromptList,
@@ -197,7 +203,8 @@ def judge_task(task: Task, judge: Judge, prompts: PromptList) -> Record:
         error = task.folder / "error.txt"
         return Record(**base, error=error.read_text(encoding="utf-8") if error.exists() else "not run")
     score = json.loads((task.folder / "score.json").read_text(encoding="utf-8"))
-    views = {name: images.float() for name, images in load_file(task.folder / "views.safetensors").items()}
+    views = load_views(task.folder)
+    assert views is not None, "written before the score"
     return Record(**base, **score, **judge_views(views, task.prompt, task.toy, judge, prompts))
 
 

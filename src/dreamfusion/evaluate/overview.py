@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamfusion.assets.images import save_png, to_uint8
-from dreamfusion.evaluate.evaluation import Evaluation, Record, run_folder
+from dreamfusion.evaluate.evaluation import Evaluation, Record, load_views, run_folder
 from dreamfusion.evaluate.worker import AZIMUTHS_DEG, VIEW_SIZE
 
 COLUMNS = 4
@@ -45,8 +44,7 @@ def overview(evaluation: Evaluation, folder: Path) -> Tensor:
 
 
 def _views(record: Record, folder: Path) -> list[np.ndarray]:
-    path = run_folder(folder, record.prompt, record.seed) / "views.safetensors"
-    if record.error or not path.exists():
+    views = None if record.error else load_views(run_folder(folder, record.prompt, record.seed))
+    if views is None:
         return []
-    views = load_file(path)
     return [to_uint8(views[shading][AZIMUTHS_DEG.index(azimuth)]) for shading, azimuth in _SHOWN]

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from dreamfusion.assets.images import to_uint8
-from dreamfusion.evaluate.evaluation import Evaluation, Record, from_json, run_folder
+from dreamfusion.evaluate.evaluation import Evaluation, Record, from_json, load_views, run_folder
 from dreamfusion.evaluate.overview import write_overview
 from dreamfusion.evaluate.statistics import Estimate
 from dreamfusion.evaluate.worker import AZIMUTHS_DEG
@@ -135,13 +134,12 @@ img {{ display: block }}
 
 def _pictures(record: Record, folder: Path) -> str:
     """Return one table cell per azimuth with the three shadings above each other; empty cells for a failed run."""
-    path = run_folder(folder, record.prompt, record.seed) / "views.safetensors"
-    if record.error or not path.exists():
+    views = None if record.error else load_views(run_folder(folder, record.prompt, record.seed))
+    if views is None:
         return "<td></td>" * len(_SHOWN)
-    views = load_file(path)
     cells = []
     for index in _SHOWN:
-        stack = torch.cat([images[index].float() for images in views.values()], dim=1)
+        stack = torch.cat([images[index] for images in views.values()], dim=1)
         data = io.BytesIO()
         Image.fromarray(to_uint8(stack)).save(data, format="PNG")
         encoded = base64.b64encode(data.getvalue()).decode()
