@@ -20,7 +20,7 @@ from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.cameras import fixed_cameras, sample_cameras
 from dreamfusion.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.cli import main
-from dreamfusion.config import SceneConfig, merged, parse_config
+from dreamfusion.config import SceneConfig, changed_config, merged, parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.geometry import iou, score_geometry, toy_volume
 from dreamfusion.evaluate.outlines import score_outlines
@@ -157,8 +157,14 @@ def run_steps(count: int, state: State, config, guidance) -> list[dict[str, floa
 
 
 @pytest.mark.slow
-def test_distillation_through_the_rasteriser_recovers_a_known_object():
+@pytest.mark.parametrize("bulge", [None, 12])
+def test_distillation_through_the_rasteriser_recovers_a_known_object(bulge: int | None):
     config, guidance = mesh_config(steps=90), toy_prior("mushroom")
+    if bulge is not None:  # it alone moves the surface
+        config = changed_config(
+            config.model_dump(mode="json"),
+            {"scene": {"tetrahedra": {"bulge_resolution": bulge}}, "optim": {"bulge_lr": 1e-2, "surface_lr": 1e-9}},
+        )
     state = fresh(config)
 
     def overlap() -> float:
@@ -288,11 +294,13 @@ def test_a_refinement_goes_on_with_the_last_prompt_and_fits_the_prior(source: dr
     embedded = _configuration(run, "default", None, {})
     assert (embedded.prompt, embedded.later_prompts) == ("a green mushroom", {})
     assert embedded.guidance.t_max == 0.9
+    assert embedded.scene.tetrahedra.bulge_resolution == 16
     other = _configuration(run, "default", None, {"prompt": "a corgi", "guidance": {"kind": "sd"}})
     assert (other.prompt, other.later_prompts) == ("a corgi", {})
     assert (other.guidance.t_min, other.guidance.t_max) == (0.02, 0.5)
     assert other.guidance.weighting == config.guidance.weighting
     assert other.optim.surface_lr == config.optim.surface_lr
+    assert other.scene.tetrahedra.bulge_resolution is None
 
 
 def test_a_configuration_of_nemos_second_stage_refines_a_run(source: dreamfusion.Result, tmp_path: Path):

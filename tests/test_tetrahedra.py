@@ -121,6 +121,24 @@ def test_gradients_against_finite_differences():
             assert gradient.flatten()[i].item() == pytest.approx(slope, rel=1e-4)
 
 
+def test_a_bulge_moves_the_surface_outwards_where_it_is():
+    field = TetrahedralField(TetrahedraConfig(8, bulge_resolution=3))
+    field.fit(field.grid.norm(dim=1) - 0.5)
+    with torch.no_grad():
+        field.bulge[0, 0, 2] = 0.2  # at x = 1, whatever y and z: so 0.2 x for x > 0, nothing for x < 0
+    reference = TetrahedralField(TetrahedraConfig(8))
+    reference.fit(field.grid.norm(dim=1) - 0.5 - 0.2 * field.grid[:, 0].clamp(min=0))
+    vertices = field.surface().vertices
+    torch.testing.assert_close(vertices, reference.surface().vertices)
+    assert vertices[:, 0].max().item() > 0.58
+    assert vertices[:, 0].min().item() == pytest.approx(-0.5, abs=0.02)
+    (gradient,) = torch.autograd.grad(vertices[:, 0].max(), field.bulge)
+    assert gradient[0, 0, 2, 1, 1] > 0
+    assert (gradient[0, 0, 0] == 0).all()
+    field.fit(field.grid.norm(dim=1) - 0.5)
+    assert not field.bulge.any(), "a new shape begins without"
+
+
 def test_losses_of_a_surface_by_hand():
     """An octahedron: faces meet at acos(1/3) and every vertex is 1 from the mean of its four neighbours."""
     vertices = torch.cat([torch.eye(3), -torch.eye(3)])
@@ -160,3 +178,5 @@ def test_nothing_and_everything_are_refused():
         field.surface()
     with pytest.raises(DreamFusionError, match="resolution of 4"):
         TetrahedraConfig(2)
+    with pytest.raises(DreamFusionError, match="bulge_resolution of 2"):
+        TetrahedraConfig(8, bulge_resolution=1)

@@ -239,6 +239,8 @@ class OptimConfig(Section):
     """learning rate of the small networks"""
     surface_lr: Positive = 1e-3
     """meshes: learning rate of the distances, in world units, and of the offsets, in half sides of the grid's cubes"""
+    bulge_lr: Positive = 1e-3
+    """meshes: learning rate of scene.tetrahedra.bulge_resolution's grid, in world units"""
     background_lr: Positive | None = None
     """learning rate of a learned background (null: network_lr)"""
     betas: tuple[Fraction, ...] | None = None

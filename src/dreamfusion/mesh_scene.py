@@ -85,7 +85,10 @@ class MeshScene(nn.Module):
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Return optimiser groups: surface, field of the colours, and the background if it learns."""
-        groups = [{"params": list(self.tetrahedra.parameters()), "lr": optim.surface_lr}]
+        shape = self.tetrahedra
+        groups = [{"params": [shape.distance, shape.offset], "lr": optim.surface_lr}]
+        if shape.bulge is not None:
+            groups.append({"params": [shape.bulge], "lr": optim.bulge_lr})
         for group in self.colors.parameter_groups(optim.grid_lr, optim.network_lr):
             groups.append({**group, "params": [p for p in group["params"] if p.requires_grad]})
         behind = list(self.background.parameters())

@@ -97,7 +97,7 @@ _EMBEDDED: dict[str, Any] = {
     },
     "scene": {"surface_smoothing": 0.03, "nerf": {"normal_epsilon": 0.06}},
     "shading": {"albedo_probability": 0.7, "textureless_probability": 0.0},
-    "loss": {"opacity": 15.0, "entropy": 1.0, "normal_smooth_3d": 100.0},
+    "loss": {"opacity": 200.0, "entropy": 500.0, "entropy_ramp": 1.0, "normal_smooth_3d": 100.0},
     "steps": 200,
     "resolution_end": 32,
 }
