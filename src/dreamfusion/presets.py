@@ -106,15 +106,17 @@ _EMBEDDED: dict[str, Any] = {
 It says what belongs where at high noise, and at low noise believes what it is shown: a scene that has become all red
 stays so. So the first half of a run is at high noise alone. There z - x_hat, which is the gradient with the weight
 "ism", is large enough beside that of lower noise; with the paper's weight it would be a tenth of it. Knowing the camera
-it needs little classifier-free guidance, which makes colours loud. Against that gradient the two losses are still weak:
-they clear the haze that a low scale leaves. The prior sees 32 pixels, so more of them, or a finer grid, only cost time.
+it needs little classifier-free guidance, which makes colours loud. Against that gradient, which is summed over pixels,
+opacity and entropy, which are means, must weigh much: together, with entropy growing to the end, they clear the haze
+and make surfaces sharp without making them wider or narrower. The prior sees 32 pixels, so more of them, or a finer
+grid, only cost time. A run of few steps needs larger ones.
 Below the size of a pixel normals are paint: where colours should be darker, surfaces grow bristles that turn away from
 the light, most of all in textureless views, which this prior has never seen. So there are none of those and few lit
 ones, and normals are kept smooth.
 """
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": _EMBEDDED | {"steps": 100},
+    "quick": _EMBEDDED | {"steps": 120, "views": 2, "optim": {"grid_lr": 2e-2, "network_lr": 4e-3}},
     "default": _EMBEDDED,
     "high": _EMBEDDED | {"steps": 1000},
     # The paper (arXiv 2209.14988); "not given" is our choice.

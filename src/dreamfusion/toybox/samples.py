@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.cameras import fixed_cameras
@@ -17,6 +19,9 @@ from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.render import render_toy
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
+
+_SHOWN_SIZE = 64
+"""Least side of a sample as shown, in pixels."""
 
 _VIEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 0.0)
 _VIEW_ELEVATIONS_DEG = (10.0, 10.0, 10.0, 75.0)
@@ -45,7 +50,7 @@ def sample_grid(
     for prompt in prompts:
         guidance.check_vocabulary(validate_prompt(prompt))
         texts = view_prompts(prompt) if views else [prompt] * 4
-        rows[prompt] = guidance.sample(
+        images = guidance.sample(
             texts,
             steps=steps,
             guidance_scale=guidance_scale,
@@ -53,6 +58,8 @@ def sample_grid(
             cameras=cameras,
             seed=seed,
         )
+        # Small pictures are enlarged, pixel by pixel, until they can be seen and a label fits above them.
+        rows[prompt] = interpolate(images, scale_factor=math.ceil(_SHOWN_SIZE / images.shape[-1]), mode="nearest")
     return contact_sheet(rows, VIEWS if views else ())
 
 
