@@ -20,7 +20,7 @@ from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.cameras import fixed_cameras, sample_cameras
 from dreamfusion.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.cli import main
-from dreamfusion.config import SceneConfig, changed_config, merged, parse_config
+from dreamfusion.config import SceneConfig, merged, parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluate.geometry import iou, score_geometry, toy_volume
 from dreamfusion.evaluate.outlines import score_outlines
@@ -141,8 +141,9 @@ def test_the_field_of_a_mesh_is_its_surface():
 
 
 def mesh_config(**changes):
-    values = {"scene": {"tetrahedra": {"resolution": 16}, "background": "static", "background_color": BACKDROP}}
-    return toy_config(**(values | {"resolution": 48, "resolution_end": 48, "optim": {"surface_lr": 5e-3}} | changes))
+    scene = {"tetrahedra": {"resolution": 16}, "background": "static", "background_color": BACKDROP}
+    values = {"scene": scene, "resolution": 48, "resolution_end": 48, "optim": {"surface_lr": 5e-3}}
+    return toy_config(**merged(values, changes))
 
 
 def fresh(config) -> State:
@@ -159,12 +160,9 @@ def run_steps(count: int, state: State, config, guidance) -> list[dict[str, floa
 @pytest.mark.slow
 @pytest.mark.parametrize("bulge", [None, 12])
 def test_distillation_through_the_rasteriser_recovers_a_known_object(bulge: int | None):
-    config, guidance = mesh_config(steps=90), toy_prior("mushroom")
-    if bulge is not None:  # it alone moves the surface
-        config = changed_config(
-            config.model_dump(mode="json"),
-            {"scene": {"tetrahedra": {"bulge_resolution": bulge}}, "optim": {"bulge_lr": 1e-2, "surface_lr": 1e-9}},
-        )
+    optim = {"bulge_lr": 1e-2, "surface_lr": 1e-9} if bulge else {}  # with a bulge, it alone moves the surface
+    config = mesh_config(steps=90, scene={"tetrahedra": {"bulge_resolution": bulge}}, optim=optim)
+    guidance = toy_prior("mushroom")
     state = fresh(config)
 
     def overlap() -> float:
