@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
-from tests.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
+from tests.support.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 

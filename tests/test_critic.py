@@ -9,24 +9,24 @@ import torch
 import trimesh
 from torch import Tensor
 
-from dreamfusion.cameras import CameraRange, Cameras, sample_cameras
-from dreamfusion.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from dreamfusion.config import parse_config
-from dreamfusion.critic import Critic
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.losses import vsd_loss
-from dreamfusion.optimize import State, optimize
-from dreamfusion.refine import refine
-from dreamfusion.run import generate
+from dreamfusion.io.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
+from dreamfusion.method.critic import Critic
+from dreamfusion.method.losses import vsd_loss
+from dreamfusion.method.optimize import State, optimize
+from dreamfusion.runs.generate import generate
+from dreamfusion.runs.refine import refine
 from dreamfusion.toybox import EMBEDDED_PRIOR
-from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
+from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
+from support.worlds import toy_prior
 from test_losses import LinearGuidance, problem
 from test_run import SHORT
-from worlds import toy_prior
 
 CPU = torch.device("cpu")
 LATENT = {"sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}

@@ -7,14 +7,14 @@ import torch
 from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
 from rich.console import Console
 
-from dreamfusion import doctor
-from dreamfusion.cli import main
-from dreamfusion.doctor import Check, print_report, report
+from dreamfusion.app import doctor
+from dreamfusion.app.cli import main
+from dreamfusion.app.doctor import Check, print_report, report
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.loading import count_parameters
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from dreamfusion.toybox.model import build_text_encoder, build_tokenizer
-from families import save_if_of, save_sd
+from support.families import save_if_of, save_sd
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from dreamfusion import cli
-from dreamfusion.critic import check_adaptable
+from dreamfusion.app import cli
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance import compiling, engine
 from dreamfusion.guidance.compiling import compile_prior
@@ -17,7 +16,8 @@ from dreamfusion.guidance.engine import Engine, TextEngine, VaeEngine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.loading import count_parameters
-from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
+from dreamfusion.method.critic import check_adaptable
+from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
 from test_execution import answers, assert_same, save_tiny
 from test_guidance import save_pipeline
 from test_nemo_checkpoint import compvis_weights, nemo_config, nemo_weights, save_tokenizer, tiny_models, write_nemo

@@ -9,7 +9,6 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from dreamfusion import run
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance import loading
@@ -17,9 +16,10 @@ from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.prepare import set_precision
-from dreamfusion.run import generate
+from dreamfusion.runs import generate as run
+from dreamfusion.runs.generate import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
-from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
+from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
 from test_guidance import ReadTimeoutError
 from test_run import SHORT
 

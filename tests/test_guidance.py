@@ -13,7 +13,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from dreamfusion.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance import loading
 from dreamfusion.guidance.analytic import AnalyticGuidance, cosine_alphas_cumprod
@@ -22,8 +21,9 @@ from dreamfusion.guidance.camera_token import CAMERA_WORD, FEATURES, camera_feat
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.tokens import shortened
-from dreamfusion.prompts import VIEWS, view_prompts, view_weights
-from families import save_if_of
+from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
+from dreamfusion.method.prompts import VIEWS, view_prompts, view_weights
+from support.families import save_if_of
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 SIZE = 16

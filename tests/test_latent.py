@@ -12,8 +12,6 @@ from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowM
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dreamfusion import run
-from dreamfusion.checkpoints import Checkpoint
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.families import open_prior
@@ -24,12 +22,14 @@ from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import clip_chunks
-from dreamfusion.losses import sds_loss, timestep_weight
-from dreamfusion.optimize import State, ViewPrompts, optimize
-from dreamfusion.prompts import view_prompts
-from dreamfusion.run import generate
+from dreamfusion.io.checkpoints import Checkpoint
+from dreamfusion.method.losses import sds_loss, timestep_weight
+from dreamfusion.method.optimize import State, ViewPrompts, optimize
+from dreamfusion.method.prompts import view_prompts
+from dreamfusion.runs import generate as run
+from dreamfusion.runs.generate import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
-from families import (
+from support.families import (
     MAX_TOKENS,
     SIZE,
     clip_tokenizer,

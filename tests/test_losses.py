@@ -7,7 +7,7 @@ from torch import Tensor
 from dreamfusion.guidance.analytic import AnalyticGuidance
 from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.guidance.guided import Negatives, guided_noise, perp_neg_guidance, perpendicular, rescale_guidance
-from dreamfusion.losses import (
+from dreamfusion.method.losses import (
     annealed,
     annealed_clip,
     ddim_inversion,

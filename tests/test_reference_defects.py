@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamfusion.cameras import fixed_cameras, sample_cameras
 from dreamfusion.config import build_config
 from dreamfusion.guidance.base import Embeddings
-from dreamfusion.optimize import ViewPrompts
-from dreamfusion.prompts import VIEWS
-from dreamfusion.shading import sample_lights, shade
+from dreamfusion.method.cameras import fixed_cameras, sample_cameras
+from dreamfusion.method.optimize import ViewPrompts
+from dreamfusion.method.prompts import VIEWS
+from dreamfusion.method.shading import sample_lights, shade
 
 
 class ViewReader:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamfusion.cameras import fixed_cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.prompts import VIEWS
-from dreamfusion.shading import Lights
+from dreamfusion.method.cameras import fixed_cameras
+from dreamfusion.method.prompts import VIEWS
+from dreamfusion.method.shading import Lights
 from dreamfusion.toybox.captions import PHRASINGS, caption, parse_toy, vocabulary
 from dreamfusion.toybox.data import ToyboxData
 from dreamfusion.toybox.kinds import ACCENT, BODY, KINDS, MATERIALS

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dreamfusion.cameras import Cameras
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.pixel_space import image_to_z
-from dreamfusion.prompts import VIEWS, ViewTexts
+from dreamfusion.method.cameras import Cameras
+from dreamfusion.method.prompts import VIEWS, ViewTexts
 
 
 def cosine_alphas_cumprod(num_train_timesteps: int = 1000) -> Tensor:
@@ -33,8 +33,8 @@ class AnalyticGuidance(Guidance):
     """The exact noise prediction for images [N, 3, S, S] in [0, 1].
 
     An embedding has one token [N], a probability for each image, so that embeddings mixed by view weights are again
-    probabilities. ``view_weights`` [N, 4] says how much each image belongs to each of `dreamfusion.prompts.VIEWS`.
-    `embed` reads only the view from a prompt, by the ending that ``texts`` gives it; a prompt without a view, such as
+    probabilities. ``view_weights`` [N, 4] says how much each image belongs to each of
+    `dreamfusion.method.prompts.VIEWS`. `embed` reads only the view from a prompt, by the ending that ``texts`` gives it; a prompt without a view, such as
     the empty one, means all images alike, and so does a view that no image belongs to.
 
     With ``cameras``, the N cameras the images were taken by, `condition` goes by the camera instead of by the four

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.cameras import Cameras
+from dreamfusion.method.cameras import Cameras
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Guidance(ABC):
     ``alphas_cumprod`` [T] is abar on ``device``; ``sample_size`` is the side, in pixels, of the images it knows.
     Only `encode` is differentiable: score distillation leaves out the Jacobian of the denoiser (paper equation 3).
     ``denoiser`` is the network behind `predict_noise`, to which variational score distillation adds adapters
-    (`dreamfusion.critic`); it is None for a prior in closed form or a compiled engine. ``latent_shape`` is
+    (`dreamfusion.method.critic`); it is None for a prior in closed form or a compiled engine. ``latent_shape`` is
     that of z for one image, (channels, S, S), and None for a prior whose z is the image itself.
     """
 
@@ -112,8 +112,8 @@ class Guidance(ABC):
         """Return one embedding per camera.
 
         ``views`` are the embeddings of the four view prompts, ``weights`` [B, 4] comes from
-        `dreamfusion.prompts.view_weights`. A prior that is conditioned on words alone mixes the four (paper section
-        3.2) and has no use for ``cameras`` (B of them); a prior that knows poses overrides this.
+        `dreamfusion.method.prompts.view_weights`. A prior that is conditioned on words alone mixes the four (paper
+        section 3.2) and has no use for ``cameras`` (B of them); a prior that knows poses overrides this.
         """
         return views.mix(weights)
 

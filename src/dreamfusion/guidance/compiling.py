@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import prepare_output_dir, replace_folder
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.engine import (
     GRADIENT,
@@ -36,6 +35,7 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.gradient import gradient_graph
 from dreamfusion.guidance.loading import INDEX, quiet, too_little_memory
 from dreamfusion.guidance.nemo_checkpoint import PaddedCLIPTextModel
+from dreamfusion.io.files import prepare_output_dir, replace_folder
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2}
 """Largest difference between graph and module, as a share of the largest prediction."""

@@ -18,7 +18,7 @@ from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guid
 class Negatives:
     """Texts that B views are pushed away from by Perp-Neg: each of ``texts`` holds B embeddings.
 
-    ``weights`` [B, len(texts)] are at most 0; `dreamfusion.prompts.perp_neg_weights` gives them.
+    ``weights`` [B, len(texts)] are at most 0; `dreamfusion.method.prompts.perp_neg_weights` gives them.
     """
 
     texts: tuple[Embeddings, ...]

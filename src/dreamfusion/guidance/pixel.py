@@ -14,7 +14,6 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from tokenizers.models import WordLevel
 from torch import Tensor
 
-from dreamfusion.cameras import Cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guidance, per_image
 from dreamfusion.guidance.camera_token import CAMERA_WORD, camera_features, with_camera
@@ -26,6 +25,7 @@ from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.prepare import attention_kernel, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import shortened
+from dreamfusion.method.cameras import Cameras
 
 _IF_MAX_TOKENS = 77
 """DeepFloyd IF was trained with this many tokens, though its T5 would take more."""

@@ -14,13 +14,13 @@ from typing import get_args
 import diffusers
 
 from dreamfusion.config import LossConfig
-from dreamfusion.files import write_table
 from dreamfusion.guidance.execution import COMPILED_VAE_SWITCHES, DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
 from dreamfusion.guidance.latent import StableDiffusion, StableDiffusionXL
 from dreamfusion.guidance.loading import ORIGINAL_FAMILY, PARTS
 from dreamfusion.guidance.predictions import PREDICTIONS
-from dreamfusion.losses import Weighting
+from dreamfusion.io.files import write_table
+from dreamfusion.method.losses import Weighting
 
 _ITS_MODELS = "as its model"
 _LATENT = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux)

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import replace_folder, write_text
 from dreamfusion.guidance.camera_token import with_camera
 from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
+from dreamfusion.io.files import replace_folder, write_text
 from dreamfusion.toybox.card import read_log, write_card
 from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import build_pipeline, name_for_older_transformers

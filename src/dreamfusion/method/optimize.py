@@ -1,0 +1,357 @@
+"""The loop: a random scene becomes one whose renderings the diffusion prior finds likely (paper Figure 3).
+
+Read `optimize` from top to bottom: sample cameras and lights, render, distil, regularise, step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.config import Config, leaves
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.base import Embeddings, Guidance
+from dreamfusion.guidance.guided import Negatives
+from dreamfusion.io.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
+from dreamfusion.method.cameras import Cameras, sample_cameras
+from dreamfusion.method.critic import Critic
+from dreamfusion.method.losses import (
+    annealed_clip,
+    entropy_loss,
+    ism_loss,
+    normal_difference_loss,
+    opacity_loss,
+    sample_timesteps,
+    sds_loss,
+    squared_opacity_loss,
+    timestep_range,
+    vsd_loss,
+)
+from dreamfusion.method.normals import check_latent_phase, latent_picture, normal_picture, surface_change
+from dreamfusion.method.optimizers import build_optimizer, learning_rate_factor
+from dreamfusion.method.prompts import perp_neg_weights, view_prompts, view_weights
+from dreamfusion.method.shading import Shading, sample_backdrops, sample_lights
+from dreamfusion.renderers.volume import RenderOutput
+from dreamfusion.scenes.mesh import AnyScene, build_scene
+from dreamfusion.scenes.volume import Scene
+
+PURPOSES = ("camera", "light", "shading", "background", "jitter", "timestep", "noise", "occupancy")
+"""One random generator each, so that a change to one draw does not change the others."""
+
+EMPTY_OPACITY, FULL_OPACITY = 0.01, 0.9
+"""Running means of the opacity of all views beyond which there is no object any more."""
+
+
+@dataclass
+class State:
+    """All that changes during a run; saved and restored as a whole, so that resuming is bit-equal."""
+
+    scene: AnyScene
+    optimizer: torch.optim.Optimizer
+    generators: dict[str, torch.Generator]
+    step: int = 0
+    opacity: float = 0.3  # running mean over all views
+    critic: Critic | None = None  # of variational score distillation, made when the prior is there
+    saved_critic: dict[str, Any] | None = None  # what a checkpoint holds of it until then
+
+    @staticmethod
+    def fresh(config: Config, device: torch.device) -> State:
+        """Return the state before the first step; everything random follows from ``config.seed``."""
+        scene = build_scene(config.scene, config.seed).to(device)
+        generators = {
+            purpose: torch.Generator().manual_seed(config.seed * len(PURPOSES) + index)
+            for index, purpose in enumerate(PURPOSES)
+        }
+        optim = config.optim
+        optimizer = build_optimizer(
+            optim.optimizer,
+            scene.parameter_groups(optim),
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        )
+        return State(scene, optimizer, generators)
+
+    def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return named tensors and JSON that `restore` brings back exactly."""
+        tree = {
+            "scene": dict(self.scene.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "opacity": self.opacity,
+            "scene_config": self.scene.config.model_dump(mode="json"),
+            "critic": self.critic.state_dict() if self.critic else self.saved_critic,
+        }
+        tensors, state = pack(tree, "state")
+        return tensors | generator_states(self.generators), state
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint; DreamFusionError if it belongs to another architecture."""
+        tree = unpack(checkpoint.state, checkpoint.tensors)
+        try:
+            self.scene.load_state_dict(tree["scene"])
+            self.optimizer.load_state_dict(tree["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = self._differences(tree) or str(error).splitlines()[-1].strip()
+            raise DreamFusionError(f"The checkpoint does not fit this configuration ({reason}).") from None
+        restore_generators(self.generators, checkpoint.tensors)
+        self.step, self.opacity = checkpoint.step, tree["opacity"]
+        self.critic, self.saved_critic = None, tree.get("critic")
+
+    def _differences(self, tree: dict[str, Any]) -> str:
+        """Return which keys of the scene are others than in a checkpoint; earlier checkpoints do not tell."""
+        saved = dict(leaves(tree.get("scene_config", {})))
+        mine = dict(leaves(self.scene.config.model_dump(mode="json")))
+        names = [name for name in saved if mine.get(name) != saved[name]]
+        return ", ".join(f"scene.{name} is {mine.get(name)} here and {saved[name]} there" for name in names)
+
+    def open_critic(self, config: Config, guidance: Guidance, width: int) -> Critic:
+        """Return the critic of variational score distillation: this state's, the checkpoint's, or a fresh one.
+
+        ``width`` is that of the prior's text tokens.
+        """
+        if self.critic is None:
+            rank, lr = config.loss.vsd_rank, config.loss.vsd_lr
+            # A seed that none of the other generators can have.
+            self.critic = Critic(guidance, width, rank=rank, lr=lr, seed=-1 - config.seed)
+            if self.saved_critic is not None:
+                self.critic.load_state_dict(self.saved_critic)
+                self.saved_critic = None
+        return self.critic
+
+    def park_critic(self) -> None:
+        """Keep what the critic has learned without it, for another prior of the same kind to come."""
+        if self.critic is not None:
+            self.saved_critic = self.critic.state_dict()
+            self.critic = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a finished step tells: ``metrics`` for the log, and what was shown to the prior."""
+
+    number: int
+    metrics: dict[str, float]
+    image: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the prior is asked about B views: B embeddings of each kind."""
+
+    positive: Embeddings
+    negative: Embeddings
+    perp_neg: Negatives | None
+
+
+class ViewPrompts:
+    """Text embeddings of a prompt's four views and of the negative prompt, made once."""
+
+    def __init__(self, guidance: Guidance, config: Config, prompt: str) -> None:
+        self.guidance, self.config = guidance, config.guidance
+        texts = view_prompts(prompt, self.config.view_texts)
+        # In one call, because only then do a long and a short prompt come out equally long (see LatentGuidance.embed).
+        embeddings = guidance.embed([*texts, self.config.negative_prompt])
+        self.views, self.negative = embeddings[: len(texts)], embeddings[len(texts) :]  # four and one
+
+    def __call__(self, cameras: Cameras) -> Texts:
+        """Return the embeddings for each camera: prompt, negative prompt, and the views that it does not show."""
+        azimuth, elevation, texts = cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts
+        weights = view_weights(azimuth, elevation, self.config.view_mode, texts)
+        told = self.config.tell_cameras
+        positive = self.guidance.condition(self.views, weights, cameras) if told else self.views.mix(weights)
+        return Texts(positive, self.negative.expand(len(positive)), self._perp_neg(cameras))
+
+    def _perp_neg(self, cameras: Cameras) -> Negatives | None:
+        if not self.config.perp_neg:
+            return None
+        # By words alone, even for a prior that knows poses: the front and the side are what other cameras see.
+        front, side = (self.views.mix(row[None]).expand(len(cameras)) for row in torch.eye(4)[:2])
+        weights = perp_neg_weights(cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts)
+        return Negatives((front, side), weights.to(self.guidance.device))
+
+
+def sample_shading(count: int, progress: float, config: Config, generator: torch.Generator) -> list[Shading]:
+    """Draw how each view is shaded: albedo first, then a mixture (paper A.2)."""
+    shading = config.shading
+    draws = torch.rand(count, generator=generator).tolist()
+    if progress < shading.albedo_until:
+        return ["albedo"] * count
+    textureless_from = 1.0 - shading.textureless_probability
+
+    def pick(draw: float) -> Shading:
+        if draw < shading.albedo_probability:
+            return "albedo"
+        return "textureless" if draw >= textureless_from else "lambertian"
+
+    return [pick(draw) for draw in draws]
+
+
+def regularize(out: RenderOutput, progress: float, config: Config) -> dict[str, Tensor]:
+    """Return the weighted terms that keep a scene compact, solid and outward-facing (paper A.2), a mesh smooth."""
+    loss = config.loss
+    orientation = loss.orientation * max(ramp(progress, loss.orientation_ramp), loss.orientation_start)
+    terms = {
+        "opacity_loss": loss.opacity * opacity_loss(out.opacity),
+        "entropy_loss": loss.entropy * ramp(progress, loss.entropy_ramp) * entropy_loss(out.opacity),
+        "orientation_loss": orientation * out.orientation.mean(),
+    }
+    if loss.opacity_squared > 0:
+        terms["opacity_squared_loss"] = loss.opacity_squared * squared_opacity_loss(out.opacity)
+    if loss.normal_smooth_2d > 0:
+        terms["normal_smooth_2d_loss"] = loss.normal_smooth_2d * normal_difference_loss(normal_picture(out))
+    if out.interlevel is not None and out.distortion is not None:
+        terms["interlevel_loss"] = loss.interlevel * out.interlevel
+        terms["distortion_loss"] = loss.distortion * out.distortion
+    if out.surface is not None and config.scene.tetrahedra is not None:
+        cubes = config.scene.tetrahedra.resolution / 2  # per world unit
+        terms["normal_consistency_loss"] = loss.normal_consistency * out.surface.normal_consistency()
+        terms["laplacian_loss"] = loss.laplacian * cubes**2 * out.surface.laplacian()
+    return terms
+
+
+def ramp(progress: float, share: float) -> float:
+    """Return what grows linearly from 0 to 1 over the first ``share`` of a run, at ``progress`` in [0, 1]."""
+    return min(1.0, progress / share) if share > 0 else 1.0
+
+
+def set_learning_rates(state: State, config: Config) -> None:
+    """Set each group's rate: its peak times a warm-up and a cosine decay."""
+    optim = config.optim
+    factor = learning_rate_factor(
+        state.step,
+        config.steps,
+        warmup_steps=optim.warmup_steps,
+        warmup_start=optim.warmup_start,
+        final=optim.final_lr,
+    )
+    peaks = state.scene.parameter_groups(optim)
+    for group, peak in zip(state.optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak["lr"] * factor
+
+
+def refuse_collapse(opacity: float, step: int) -> None:
+    """Raise DreamFusionError if the running mean of the opacity says that the scene is empty or fills the view."""
+    if opacity < EMPTY_OPACITY:
+        raise DreamFusionError(
+            f"The scene has collapsed to nothing by step {step}: try another --seed, a higher --guidance-scale, or a "
+            "lower loss.opacity."
+        )
+    if opacity > FULL_OPACITY:
+        raise DreamFusionError(
+            f"The scene has grown to fill the view by step {step}: try another --seed, a lower --guidance-scale, or a "
+            "higher loss.opacity."
+        )
+
+
+def distill(
+    config: Config, guidance: Guidance, state: State, texts: Texts, cameras: Cameras, z: Tensor, t: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the configured loss of renderings z [B, ...] at timesteps t [B], and figures to log."""
+    g, loss = config.guidance, config.loss
+    noise = torch.randn(z.shape, generator=state.generators["noise"]).to(z)
+    positive, negative = texts.positive, texts.negative
+    options: dict[str, Any] = {
+        "guidance_scale": g.guidance_scale,
+        "rescale": g.rescale,
+        "negatives": texts.perp_neg,
+        "clip": annealed_clip(state.step / config.steps, loss.clip, loss.clip_end),
+    }
+    if g.weighting is not None:
+        options["weighting"] = g.weighting
+    match loss.kind:
+        case "sds":
+            return sds_loss(guidance, z, positive, negative, t, noise, **options)
+        case "vsd":
+            critic = state.open_critic(config, guidance, positive.tokens.shape[-1])
+            value, info = vsd_loss(guidance, critic, z, positive, negative, cameras, t, noise, **options)
+            return value, info | {"critic_loss": critic.learn(z, positive, cameras)}
+        case "ism":
+            steps = len(guidance.alphas_cumprod)
+            options["delta_t"] = max(1, round(loss.ism_delta_t * steps))
+            options["delta_s"] = max(1, round(loss.ism_delta_s * steps))
+            return ism_loss(guidance, z, positive, negative, t, noise, **options)
+
+
+def optimize(
+    config: Config, guidance: Guidance, state: State, *, release_text_encoders: bool = False
+) -> Iterator[Step]:
+    """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
+
+    With ``release_text_encoders`` the prior's text encoders leave memory once the prompts are embedded, and it serves
+    no other prompts after this.
+    Raises DreamFusionError if a loss or gradient is no longer finite, or the scene collapses to empty or full.
+    """
+    check_latent_phase(config, guidance)
+    scene, optimizer, random = state.scene, state.optimizer, state.generators
+    prompts = {prompt: ViewPrompts(guidance, config, prompt) for prompt in config.prompts.values()}
+    if release_text_encoders:
+        guidance.release_text_encoders()
+
+    while state.step < config.steps:
+        progress = state.step / config.steps
+        set_learning_rates(state, config)
+        scene.prepare(state.step, progress, random["occupancy"])
+
+        # 1. A random camera and light for each view.
+        cameras = sample_cameras(config.views, config.cameras, random["camera"])
+        lights = sample_lights(cameras, config.lights, random["light"])
+        shading = sample_shading(config.views, progress, config, random["shading"])
+        backdrop = sample_backdrops(
+            config.views,
+            random["background"],
+            config.scene.background_random_colors,
+            ratio=config.scene.background_random_ratio,
+            base=config.scene.background_color,
+        )
+
+        # 2. Render.
+        size = config.resolution if progress < config.resolution_from else config.resolution_end
+        in_latents = progress < config.shading.latent_until
+        out = scene.render(
+            cameras,
+            lights,
+            ["albedo"] * config.views if in_latents else shading,
+            size,
+            generator=random["jitter"],
+            random_backdrop=backdrop,
+            with_normals=in_latents or config.loss.normal_smooth_2d > 0,
+        )
+
+        # 3. Ask the prior which way the renderings should change.
+        g = config.guidance
+        start = (g.t_min if g.t_min_start is None else g.t_min_start, g.t_max)
+        t_min, t_max = timestep_range(progress, start, (g.t_min, g.t_max_end), g.anneal, g.anneal_from)
+        t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+        z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
+        texts = prompts[config.prompt_at(state.step)](cameras)
+        distillation, info = distill(config, guidance, state, texts, cameras, z, t)
+
+        # 4. Regularise and step.
+        terms = regularize(out, progress, config)
+        if config.loss.normal_smooth_3d > 0 and isinstance(scene, Scene):  # a mesh has normal_consistency
+            change = surface_change(scene.field, cameras.to(scene.device).rays(size, size), out, random["jitter"])
+            terms["normal_smooth_3d_loss"] = config.loss.normal_smooth_3d * change
+        loss = config.loss.distillation * distillation + sum(terms.values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm or math.inf)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise DreamFusionError(
+                f"The optimisation is no longer finite at step {state.step}: resume from the last checkpoint with "
+                "another --seed, a lower --guidance-scale, or lower learning rates."
+            )
+        optimizer.step()
+        state.step += 1
+
+        opacity = out.opacity.mean().item()
+        state.opacity += 0.05 * (opacity - state.opacity)
+        if progress >= config.collapse_from:
+            refuse_collapse(state.opacity, state.step)
+        metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max, **info}
+        metrics |= {name: value.item() for name, value in terms.items()}
+        yield Step(state.step, metrics, out.rgb.detach())
