@@ -22,8 +22,9 @@ from dreamfusion.fields.mip_nerf import MipField
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.method.cameras import sample_cameras
-from dreamfusion.method.optimize import State, optimize
+from dreamfusion.method.optimize import optimize
 from dreamfusion.method.shading import Shading, sample_lights
+from dreamfusion.method.state import State
 from dreamfusion.presets import Preset
 from dreamfusion.renderers import volume
 from dreamfusion.renderers.proposal import ProposalNetwork

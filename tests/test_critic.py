@@ -19,7 +19,8 @@ from dreamfusion.io.checkpoints import Checkpoint, load_checkpoint, save_checkpo
 from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
 from dreamfusion.method.critic import Critic
 from dreamfusion.method.losses import vsd_loss
-from dreamfusion.method.optimize import State, optimize
+from dreamfusion.method.optimize import optimize
+from dreamfusion.method.state import State
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import refine
 from dreamfusion.toybox import EMBEDDED_PRIOR

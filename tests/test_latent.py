@@ -23,9 +23,11 @@ from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import clip_chunks
 from dreamfusion.io.checkpoints import Checkpoint
+from dreamfusion.method.asking import ViewPrompts
 from dreamfusion.method.losses import sds_loss, timestep_weight
-from dreamfusion.method.optimize import State, ViewPrompts, optimize
+from dreamfusion.method.optimize import optimize
 from dreamfusion.method.prompts import view_prompts
+from dreamfusion.method.state import State
 from dreamfusion.runs import generate as run
 from dreamfusion.runs.generate import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR

@@ -9,7 +9,8 @@ from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import Checkpoint
 from dreamfusion.method.normals import latent_picture
-from dreamfusion.method.optimize import State, optimize, ramp, refuse_collapse, sample_shading
+from dreamfusion.method.optimize import optimize, ramp, refuse_collapse, sample_shading
+from dreamfusion.method.state import State
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy

@@ -9,8 +9,9 @@ import torch
 
 from dreamfusion.config import Config, build_config
 from dreamfusion.method.cameras import sample_cameras
-from dreamfusion.method.optimize import State, optimize, set_learning_rates
+from dreamfusion.method.optimize import optimize, set_learning_rates
 from dreamfusion.method.optimizers import learning_rate_factor
+from dreamfusion.method.state import State
 from dreamfusion.presets import PRESETS
 from support.worlds import toy_prior
 

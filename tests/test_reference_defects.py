@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dreamfusion.config import build_config
 from dreamfusion.guidance.base import Embeddings
+from dreamfusion.method.asking import ViewPrompts
 from dreamfusion.method.cameras import fixed_cameras, sample_cameras
-from dreamfusion.method.optimize import ViewPrompts
 from dreamfusion.method.prompts import VIEWS
 from dreamfusion.method.shading import sample_lights, shade
 

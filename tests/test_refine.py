@@ -26,8 +26,9 @@ from dreamfusion.fields.nerf import NerfConfig, NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
 from dreamfusion.io.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.method.cameras import fixed_cameras, sample_cameras
-from dreamfusion.method.optimize import State, optimize
+from dreamfusion.method.optimize import optimize
 from dreamfusion.method.shading import Lights
+from dreamfusion.method.state import State
 from dreamfusion.pictures.render import render_run
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import _configuration, _nemo_configuration, refine

@@ -34,8 +34,9 @@ class AnalyticGuidance(Guidance):
 
     An embedding has one token [N], a probability for each image, so that embeddings mixed by view weights are again
     probabilities. ``view_weights`` [N, 4] says how much each image belongs to each of
-    `dreamfusion.method.prompts.VIEWS`. `embed` reads only the view from a prompt, by the ending that ``texts`` gives it; a prompt without a view, such as
-    the empty one, means all images alike, and so does a view that no image belongs to.
+    `dreamfusion.method.prompts.VIEWS`. `embed` reads only the view from a prompt, by the ending that ``texts`` gives
+    it; a prompt without a view, such as the empty one, means all images alike, and so does a view
+    that no image belongs to.
 
     With ``cameras``, the N cameras the images were taken by, `condition` goes by the camera instead of by the four
     views: an image counts exp(-angle^2 / (2 pose_width_deg^2)), where angle lies between the two viewing directions.

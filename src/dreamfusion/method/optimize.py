@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.config import Config, leaves
+from dreamfusion.config import Config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.base import Embeddings, Guidance
-from dreamfusion.guidance.guided import Negatives
-from dreamfusion.io.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
+from dreamfusion.guidance.base import Guidance
+from dreamfusion.method.asking import Texts, ViewPrompts
 from dreamfusion.method.cameras import Cameras, sample_cameras
-from dreamfusion.method.critic import Critic
 from dreamfusion.method.losses import (
     annealed_clip,
     entropy_loss,
@@ -33,101 +31,14 @@ from dreamfusion.method.losses import (
     vsd_loss,
 )
 from dreamfusion.method.normals import check_latent_phase, latent_picture, normal_picture, surface_change
-from dreamfusion.method.optimizers import build_optimizer, learning_rate_factor
-from dreamfusion.method.prompts import perp_neg_weights, view_prompts, view_weights
+from dreamfusion.method.optimizers import learning_rate_factor
 from dreamfusion.method.shading import Shading, sample_backdrops, sample_lights
+from dreamfusion.method.state import State
 from dreamfusion.renderers.volume import RenderOutput
-from dreamfusion.scenes.mesh import AnyScene, build_scene
 from dreamfusion.scenes.volume import Scene
-
-PURPOSES = ("camera", "light", "shading", "background", "jitter", "timestep", "noise", "occupancy")
-"""One random generator each, so that a change to one draw does not change the others."""
 
 EMPTY_OPACITY, FULL_OPACITY = 0.01, 0.9
 """Running means of the opacity of all views beyond which there is no object any more."""
-
-
-@dataclass
-class State:
-    """All that changes during a run; saved and restored as a whole, so that resuming is bit-equal."""
-
-    scene: AnyScene
-    optimizer: torch.optim.Optimizer
-    generators: dict[str, torch.Generator]
-    step: int = 0
-    opacity: float = 0.3  # running mean over all views
-    critic: Critic | None = None  # of variational score distillation, made when the prior is there
-    saved_critic: dict[str, Any] | None = None  # what a checkpoint holds of it until then
-
-    @staticmethod
-    def fresh(config: Config, device: torch.device) -> State:
-        """Return the state before the first step; everything random follows from ``config.seed``."""
-        scene = build_scene(config.scene, config.seed).to(device)
-        generators = {
-            purpose: torch.Generator().manual_seed(config.seed * len(PURPOSES) + index)
-            for index, purpose in enumerate(PURPOSES)
-        }
-        optim = config.optim
-        optimizer = build_optimizer(
-            optim.optimizer,
-            scene.parameter_groups(optim),
-            betas=optim.betas,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-        )
-        return State(scene, optimizer, generators)
-
-    def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return named tensors and JSON that `restore` brings back exactly."""
-        tree = {
-            "scene": dict(self.scene.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "opacity": self.opacity,
-            "scene_config": self.scene.config.model_dump(mode="json"),
-            "critic": self.critic.state_dict() if self.critic else self.saved_critic,
-        }
-        tensors, state = pack(tree, "state")
-        return tensors | generator_states(self.generators), state
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint; DreamFusionError if it belongs to another architecture."""
-        tree = unpack(checkpoint.state, checkpoint.tensors)
-        try:
-            self.scene.load_state_dict(tree["scene"])
-            self.optimizer.load_state_dict(tree["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = self._differences(tree) or str(error).splitlines()[-1].strip()
-            raise DreamFusionError(f"The checkpoint does not fit this configuration ({reason}).") from None
-        restore_generators(self.generators, checkpoint.tensors)
-        self.step, self.opacity = checkpoint.step, tree["opacity"]
-        self.critic, self.saved_critic = None, tree.get("critic")
-
-    def _differences(self, tree: dict[str, Any]) -> str:
-        """Return which keys of the scene are others than in a checkpoint; earlier checkpoints do not tell."""
-        saved = dict(leaves(tree.get("scene_config", {})))
-        mine = dict(leaves(self.scene.config.model_dump(mode="json")))
-        names = [name for name in saved if mine.get(name) != saved[name]]
-        return ", ".join(f"scene.{name} is {mine.get(name)} here and {saved[name]} there" for name in names)
-
-    def open_critic(self, config: Config, guidance: Guidance, width: int) -> Critic:
-        """Return the critic of variational score distillation: this state's, the checkpoint's, or a fresh one.
-
-        ``width`` is that of the prior's text tokens.
-        """
-        if self.critic is None:
-            rank, lr = config.loss.vsd_rank, config.loss.vsd_lr
-            # A seed that none of the other generators can have.
-            self.critic = Critic(guidance, width, rank=rank, lr=lr, seed=-1 - config.seed)
-            if self.saved_critic is not None:
-                self.critic.load_state_dict(self.saved_critic)
-                self.saved_critic = None
-        return self.critic
-
-    def park_critic(self) -> None:
-        """Keep what the critic has learned without it, for another prior of the same kind to come."""
-        if self.critic is not None:
-            self.saved_critic = self.critic.state_dict()
-            self.critic = None
 
 
 @dataclass(frozen=True)
@@ -137,42 +48,6 @@ class Step:
     number: int
     metrics: dict[str, float]
     image: Tensor = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What the prior is asked about B views: B embeddings of each kind."""
-
-    positive: Embeddings
-    negative: Embeddings
-    perp_neg: Negatives | None
-
-
-class ViewPrompts:
-    """Text embeddings of a prompt's four views and of the negative prompt, made once."""
-
-    def __init__(self, guidance: Guidance, config: Config, prompt: str) -> None:
-        self.guidance, self.config = guidance, config.guidance
-        texts = view_prompts(prompt, self.config.view_texts)
-        # In one call, because only then do a long and a short prompt come out equally long (see LatentGuidance.embed).
-        embeddings = guidance.embed([*texts, self.config.negative_prompt])
-        self.views, self.negative = embeddings[: len(texts)], embeddings[len(texts) :]  # four and one
-
-    def __call__(self, cameras: Cameras) -> Texts:
-        """Return the embeddings for each camera: prompt, negative prompt, and the views that it does not show."""
-        azimuth, elevation, texts = cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts
-        weights = view_weights(azimuth, elevation, self.config.view_mode, texts)
-        told = self.config.tell_cameras
-        positive = self.guidance.condition(self.views, weights, cameras) if told else self.views.mix(weights)
-        return Texts(positive, self.negative.expand(len(positive)), self._perp_neg(cameras))
-
-    def _perp_neg(self, cameras: Cameras) -> Negatives | None:
-        if not self.config.perp_neg:
-            return None
-        # By words alone, even for a prior that knows poses: the front and the side are what other cameras see.
-        front, side = (self.views.mix(row[None]).expand(len(cameras)) for row in torch.eye(4)[:2])
-        weights = perp_neg_weights(cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts)
-        return Negatives((front, side), weights.to(self.guidance.device))
 
 
 def sample_shading(count: int, progress: float, config: Config, generator: torch.Generator) -> list[Shading]:

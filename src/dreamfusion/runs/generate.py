@@ -22,8 +22,9 @@ from dreamfusion.io.checkpoints import save_checkpoint
 from dreamfusion.io.files import explain, prepare_output_dir, slugify, write_text
 from dreamfusion.method.critic import check_adaptable
 from dreamfusion.method.normals import check_latent_phase
-from dreamfusion.method.optimize import State, Step, optimize
+from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
+from dreamfusion.method.state import State
 from dreamfusion.nemo import fit_device, fit_prior, read_stage
 from dreamfusion.presets import Preset
 from dreamfusion.runs.control import Requests

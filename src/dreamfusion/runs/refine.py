@@ -21,8 +21,9 @@ from dreamfusion.fields.field import Field
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.io.checkpoints import save_checkpoint
 from dreamfusion.io.files import slugify
-from dreamfusion.method.optimize import State, Step
+from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
+from dreamfusion.method.state import State
 from dreamfusion.nemo import fit_device, read_stage
 from dreamfusion.presets import PRESETS
 from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder

@@ -33,8 +33,8 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint
 from dreamfusion.io.files import prepare_output_dir
 from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
-from dreamfusion.method.optimize import State
 from dreamfusion.method.shading import Shading
+from dreamfusion.method.state import State
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.scenes.mesh import AnyScene, finished_views
 from dreamfusion.scenes.volume import PICTURE_BACKDROP
