@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import diffusers
 
@@ -52,7 +52,8 @@ def support_table() -> str:
         families = with_vae if field.name in VAE_SWITCHES else everyone
         add(f"`execution.{field.name}`", families, "no" if field.name in refused else _ITS_MODELS)
     for kind in get_args(LossConfig.model_fields["kind"].annotation):
-        add(f"`loss.kind: {kind}`", everyone, "no" if kind == "vsd" else _ITS_MODELS)
+        families = [name for name in everyone if kind != "vsd" or _takes_adapters(name)]
+        add(f"`loss.kind: {kind}`", families, "no" if kind == "vsd" else _ITS_MODELS)
     for weighting in get_args(Weighting):
         add(f"`guidance.weighting: {weighting}`", everyone)
     add("`guidance.prompt_weighting`", [family.family for family in FAMILIES if family.weighs_words], "no")
@@ -69,8 +70,18 @@ def _single_file(family: type[PipelineGuidance]) -> str:
 
 def _is_flow(family: str) -> bool:
     """Tell whether a pipeline's own signature asks for the scheduler of a rectified flow."""
-    scheduler = inspect.signature(getattr(diffusers, family).__init__).parameters["scheduler"].annotation
+    scheduler = _asks_for(family)["scheduler"]
     return "FlowMatch" in getattr(scheduler, "__name__", str(scheduler))
+
+
+def _takes_adapters(family: str) -> bool:
+    """Tell whether diffusers' class of a pipeline's denoiser takes the adapters that `--loss vsd` trains."""
+    parts = _asks_for(family)
+    return hasattr(parts.get("unet", parts.get("transformer")), "add_adapter")
+
+
+def _asks_for(family: str) -> dict[str, Any]:
+    return {name: part.annotation for name, part in inspect.signature(getattr(diffusers, family)).parameters.items()}
 
 
 if __name__ == "__main__":
