@@ -12,16 +12,13 @@ from dreamfusion.method.losses import (
     annealed_clip,
     ddim_inversion,
     ddim_step,
-    entropy_loss,
     ism_loss,
-    normal_difference_loss,
-    opacity_loss,
     sample_timesteps,
     sds_loss,
-    squared_opacity_loss,
     timestep_range,
     timestep_weight,
 )
+from dreamfusion.scenes.regularizers import entropy_loss, normal_difference_loss, opacity_loss, squared_opacity_loss
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
