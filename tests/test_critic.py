@@ -25,9 +25,8 @@ from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import refine
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
-from support.worlds import toy_prior
+from support.worlds import SHORT, toy_prior
 from test_losses import LinearGuidance, problem
-from test_run import SHORT
 
 CPU = torch.device("cpu")
 LATENT = {"sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
