@@ -23,12 +23,13 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import Row
+from dreamfusion.guidance.asked import Asked
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.compiling import compile_prior
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.guided import guided_noise
 from dreamfusion.guidance.prepare import denoiser_of
+from dreamfusion.method.cameras import CameraRange, sample_cameras
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from tiny.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
 
@@ -63,6 +64,7 @@ class Question:
         self.prior: Any = prior
         generator = torch.Generator().manual_seed(0)
         self.image = torch.rand(views, 3, side, side, generator=generator).to(prior.device).requires_grad_()
+        self.cameras = sample_cameras(views, CameraRange(), generator)
         self.t = torch.linspace(100, 800, views).long().to(prior.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -83,7 +85,7 @@ class Question:
         """Ask as `optimize` does, through the contract of `Guidance`."""
         z = self.prior.encode(self.image)
         z_t = self.prior.add_noise(z.detach(), self.noise, self.t)
-        eps = guided_noise(self.prior, z_t, self.t, self.text, self.empty, guidance_scale=8.0)
+        eps = Asked(self.prior, self.text, self.empty, self.cameras, 8.0).guided(z_t, self.t)
         torch.autograd.grad(z, self.image, eps - self.noise)
 
     def bare(self) -> None:

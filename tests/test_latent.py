@@ -23,8 +23,9 @@ from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import clip_chunks
 from dreamfusion.io.checkpoints import Checkpoint
-from dreamfusion.method.asking import ViewPrompts
-from dreamfusion.method.losses import sds_loss, timestep_weight
+from dreamfusion.method.asking import Question
+from dreamfusion.method.distillation import loss_with_gradient, sds
+from dreamfusion.method.losses import timestep_weight
 from dreamfusion.method.optimize import optimize
 from dreamfusion.method.prompts import view_prompts
 from dreamfusion.method.state import State
@@ -42,6 +43,7 @@ from support.families import (
     save_sdxl,
     save_single_file,
 )
+from support.linear import ask
 from support.pixel import save_pipeline
 from support.worlds import SHORT
 
@@ -213,7 +215,8 @@ def test_the_loss_works_with_every_family(saved, name):
     z, t = prior.encode(image), torch.tensor([100, 700])
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
     text, empty = prior.embed(["a red mushroom"] * 2), prior.embed([""]).expand(2)
-    loss, _ = sds_loss(prior, z, text, empty, t, noise, guidance_scale=5.0)
+    asked = ask(prior, text, empty, 5.0)
+    loss = loss_with_gradient(z, timestep_weight(asked.abar(t, like=z), "sds") * sds(asked, z, t, noise))
     gradient = torch.autograd.grad(loss, z, retain_graph=True)[0]
     loss.backward()
     assert image.grad.abs().max() > 0
@@ -362,7 +365,7 @@ def test_chunks_are_encoded_one_by_one_and_follow_each_other(saved, name):
 def test_a_long_prompt_keeps_its_views(saved, name):
     prior = opened(saved[name])
     config = parse_config({"prompt": "a red red red red mushroom", "guidance": {"negative_prompt": "blue"}})
-    prompts = ViewPrompts(prior, config, config.prompt)
+    prompts = Question(prior, config, config.prompt)
     assert len(prompts.views) == 4
     assert prompts.negative.tokens.shape == (1, *prompts.views.tokens.shape[1:])
     z = noisy(prior, 4)

@@ -27,7 +27,7 @@ from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.prepare import attention_kernel, denoiser_of, prepare, release_text_encoders, trainable
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import clip_chunks, shortened, warn_of_cuts
-from dreamfusion.guidance.weighting import check_compel, plain_text, weighted_tokens
+from dreamfusion.guidance.word_weights import check_compel, plain_text, weighted_tokens
 
 
 class LatentGuidance(Guidance):
@@ -47,7 +47,7 @@ class LatentGuidance(Guidance):
     clip_tokens: ClassVar[bool] = True
     """whether the tokens begin with CLIP's"""
     weighs_words: ClassVar[bool] = False
-    """whether prompts may hold weights (`dreamfusion.guidance.weighting`)"""
+    """whether prompts may hold weights (`dreamfusion.guidance.word_weights`)"""
 
     def __init__(
         self,

@@ -15,8 +15,9 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guidance, per_image
+from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.camera_token import CAMERA_WORD, camera_features, with_camera
+from dreamfusion.guidance.classifier_free import classifier_free_guidance
 from dreamfusion.guidance.engine import Engine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
