@@ -24,7 +24,7 @@ from dreamfusion.renderers.proposal import (
 )
 from dreamfusion.renderers.volume import RenderSettings, render, render_pictures
 from dreamfusion.scenes.volume import VolumeScene
-from test_renderer import ALBEDO, BLACK, UniformBall, lights, one_ray, seeded
+from support.balls import ALBEDO, BLACK, UniformBall, lights, one_ray, seeded
 
 UNUSED = OccupancyGrid(OccupancyConfig(resolution=2))
 """Stands where marching would have its grid."""

@@ -26,29 +26,13 @@ from dreamfusion.runs.generate import generate
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
 from dreamfusion.scenes.volume import VolumeScene
-from support.worlds import BACKDROP, STILL, toy_prior
-
-SHORT = {
-    "steps": 20,
-    "views": 2,
-    "resolution": 16,
-    "resolution_end": 16,
-    "cameras": STILL,
-    "guidance": {"guidance_scale": 1.0},
-    "scene": {"background": "static", "background_color": BACKDROP},
-    "shading": {"albedo_until": 0.5},
-    "checkpoint_every": 5,
-    "preview_every": 5,
-    "device": "cpu",
-}
-"""A run of seconds: enough to change the ball it starts from."""
+from support.worlds import SHORT, toy_prior
 
 # A run in another process, with the analytic prior, that can be killed.
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_run import SHORT
-from support.worlds import shrink_pictures, toy_prior
+from support.worlds import SHORT, shrink_pictures, toy_prior
 from dreamfusion.runs.generate import generate
 shrink_pictures()
 kind = dict(SHORT, steps=60)

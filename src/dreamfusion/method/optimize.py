@@ -17,7 +17,14 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.method.asking import Question
 from dreamfusion.method.cameras import sample_cameras
-from dreamfusion.method.distillation import clipped, distill, distillation_figures, loss_with_gradient
+from dreamfusion.method.distillation import (
+    Distilled,
+    Loss,
+    clipped,
+    distill,
+    distillation_figures,
+    loss_with_gradient,
+)
 from dreamfusion.method.losses import (
     annealed_clip,
     sample_timesteps,
@@ -108,12 +115,17 @@ def refuse_collapse(opacity: float, step: int) -> None:
 
 
 def optimize(
-    config: Config, guidance: Guidance, state: State, *, release_text_encoders: bool = False
+    config: Config,
+    guidance: Guidance,
+    state: State,
+    *,
+    loss_function: Loss | None = None,
+    release_text_encoders: bool = False,
 ) -> Iterator[Step]:
     """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
 
-    With ``release_text_encoders`` the prior's text encoders leave memory once the prompts are embedded, and it serves
-    no other prompts after this.
+    ``loss_function`` takes the place of the configured loss. With ``release_text_encoders`` the prior's text encoders
+    leave memory once the prompts are embedded, and it serves no other prompts after this.
     Raises DreamFusionError if a loss or gradient is no longer finite, or the scene collapses to empty or full.
     """
     check_latent_phase(config, guidance)
@@ -143,7 +155,8 @@ def optimize(
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
         noise = torch.randn(z.shape, generator=random["noise"]).to(z)
         asked = questions[config.prompt_at(state.step)].about(views.cameras)
-        said = distill(config, state, asked, z, t, noise)
+        own = loss_function
+        said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
         w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)
         gradient = clipped(w * said.difference, annealed_clip(progress, config.loss.clip, config.loss.clip_end))
         distillation = loss_with_gradient(z, gradient)

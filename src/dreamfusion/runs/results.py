@@ -49,11 +49,14 @@ FPS = 15
 
 @dataclass(frozen=True)
 class Result:
-    """A run: its folder, its configuration and the scene itself."""
+    """A run: its folder, its configuration and the scene itself. It may be given where a folder is asked for."""
 
     folder: Path
     config: Config
     scene: Scene
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     @property
     def mesh(self) -> Path:
