@@ -32,8 +32,8 @@ def with_normal_map(mesh: Mesh, dense: Mesh, size: int) -> Mesh:
     picture = in_texture(mesh.uv, mesh.faces, size)
     inside = picture.face[0] >= 0
     attributes = np.concatenate([mesh.vertices, mesh.normals, tangents], axis=1)
-    texels = interpolate(torch.from_numpy(attributes)[None], torch.from_numpy(mesh.faces).int(), picture)[0]
-    texels = texels[inside].numpy()
+    spread = interpolate(torch.from_numpy(attributes)[None], torch.from_numpy(mesh.faces).int(), picture)[0]
+    texels = spread[inside].numpy()
     points, normal, along, side = texels[:, :3], _unit(texels[:, 3:6]), texels[:, 6:9], np.sign(texels[:, 9:])
     along = _unit(along - normal * (along * normal).sum(1, keepdims=True))
     across = np.cross(normal, along) * side

@@ -218,6 +218,7 @@ function show(models, bytes) {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
+  element("download").hidden = models.length > 1; // which of the two?
   element("download").addEventListener("click", () => save(new Blob([bytes], { type: "model/gltf-binary" }), "glb"));
   element("picture").addEventListener("click", () => {
     draw(); // what was drawn before may be gone from the buffer
