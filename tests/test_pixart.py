@@ -13,8 +13,8 @@ from dreamfusion.guidance.pixart import PixArtSigma
 from dreamfusion.method.critic import check_adaptable
 from dreamfusion.method.optimize import optimize
 from dreamfusion.method.state import State
-from support.families import BETAS, SIZE, t5, vae, word_tokenizer
 from support.worlds import STILL
+from tiny.families import BETAS, SIZE, t5, vae, word_tokenizer
 
 T = torch.tensor([100, 700])
 
