@@ -20,6 +20,7 @@ from skimage import measure
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.standard import MESH_RESOLUTION
 
 Floats = NDArray[np.float32]
 Faces = NDArray[np.int64]
@@ -59,7 +60,7 @@ class Mesh:
 
 def extract_mesh(
     field: ColoredDensity,
-    resolution: int = 128,
+    resolution: int = MESH_RESOLUTION,
     *,
     bound: float = 1.0,
     level: float | None = None,

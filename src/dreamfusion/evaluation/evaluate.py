@@ -31,13 +31,14 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.judge import Judge
 from dreamfusion.evaluation.prompts import PromptList, distinct_shapes, shape
 from dreamfusion.evaluation.statistics import Estimate, bootstrap, share
-from dreamfusion.evaluation.worker import AZIMUTHS_DEG, ELEVATION_DEG, VIEW_SIZE
+from dreamfusion.evaluation.worker import ELEVATION_DEG, VIEW_SIZE
 from dreamfusion.io.files import prepare_output_dir, slugify, write_text
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.method.shading import headlights
 from dreamfusion.presets import Preset
 from dreamfusion.runs.results import SHADINGS
 from dreamfusion.scenes.scene import PICTURE_BACKDROP
+from dreamfusion.standard import AZIMUTHS_DEG
 from dreamfusion.toybox.captions import caption
 from dreamfusion.toybox.render import render_toy
 from dreamfusion.toybox.world import Toy, is_held_out

@@ -39,13 +39,13 @@ from dreamfusion.scenes.scene import PICTURE_BACKDROP
 from dreamfusion.toybox.captions import ATTRIBUTES, PHRASINGS, attributes, caption
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer, name_for_older_transformers
-from dreamfusion.toybox.render import compose, paint_toys, trace
+from dreamfusion.toybox.render import paint_toys, paint_views, trace
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 
 IMAGE_SIZE = 48
 _END = "</s>"
 _CAMERAS = CameraRange(radius_min=2.55, radius_max=2.85, focal_min=1.3, focal_max=1.4, elevation_max_deg=60.0)
-"""Around the cameras of finished pictures, of radius 2.7 and focal length 1.35."""
+"""Around the cameras of finished pictures (`dreamfusion.standard`)."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def examples(settings: JudgeSettings, step: int) -> Examples:
     paint.palette[[shading == "textureless" for shading in shadings]] = 1.0
     backdrop = torch.tensor(PICTURE_BACKDROP) + 0.03 * torch.randn(count, 3, generator=generator)
     rays = cameras.rays(IMAGE_SIZE, IMAGE_SIZE)
-    images = roughen(compose(trace(toys, rays), rays, paint, lights, backdrop), generator)
+    images = roughen(paint_views(trace(toys, rays), rays, paint, lights, backdrop), generator)
 
     views = [VIEWS[i] for i in view_weights(cameras.azimuth_deg, cameras.elevation_deg).argmax(dim=1).tolist()]
     said: list[tuple[Toy, str | None]] = []

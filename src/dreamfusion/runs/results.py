@@ -37,13 +37,12 @@ from dreamfusion.method.shading import Shading
 from dreamfusion.method.state import State
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.scenes.scene import PICTURE_BACKDROP, Scene, finished_views
+from dreamfusion.standard import AZIMUTHS_DEG, MESH_FACES, MESH_RESOLUTION, ORBIT_ELEVATION_DEG, TEXTURE_SIZE
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
-SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 _PREVIEW_SIZE = 72
 SHEET_SIZE = 112
 TURNTABLE_SIZE, TURNTABLE_FRAMES = 144, 30
-MESH_RESOLUTION, MESH_FACES, TEXTURE_SIZE = 128, 20_000, 1024
 FPS = 15
 
 
@@ -101,9 +100,9 @@ def write_assets(result: Result) -> None:
     """Write contact sheet, video (if configured), mesh and viewer; DreamFusionError if there is nothing to write."""
     scene = result.scene
     scene.refresh()
-    cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
+    cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ORBIT_ELEVATION_DEG)
     sheet = {str(shading): images for shading, images in finished_views(scene, cameras, SHADINGS, SHEET_SIZE).items()}
-    save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
+    save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in AZIMUTHS_DEG]), result.contact_sheet)
     pictures = result.config.pictures
     if pictures.video:
         frames = _around(scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
