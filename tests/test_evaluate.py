@@ -28,8 +28,8 @@ from dreamfusion.evaluation.prompts import PromptList, default_prompts, distinct
 from dreamfusion.evaluation.report import markdown, publish, show, web_page, write_reports
 from dreamfusion.evaluation.statistics import Estimate, bootstrap, share
 from dreamfusion.evaluation.training import JudgeSettings, build_judge_tokenizer, is_true, roughen, train_judge
-from dreamfusion.evaluation.worker import AZIMUTHS_DEG
 from dreamfusion.runs.results import SHADINGS
+from dreamfusion.standard import AZIMUTHS_DEG
 from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy, is_held_out

@@ -29,6 +29,7 @@ from dreamfusion.method.shading import Backdrops, LightRange, Material, Shading
 from dreamfusion.presets import PRESETS, Preset
 from dreamfusion.renderers.nvdiffrast import Rasterizer
 from dreamfusion.renderers.proposal import ProposalConfig
+from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -285,11 +286,11 @@ class OptimConfig(Section):
 class PicturesConfig(Section):
     """Pictures and video for people; the prior never sees them."""
 
-    radius: Positive = 2.7
+    radius: Positive = ORBIT_RADIUS
     """distance of the camera that goes around the object, in world units"""
-    elevation_deg: Annotated[float, Field(ge=-90, le=90)] = 15.0
+    elevation_deg: Annotated[float, Field(ge=-90, le=90)] = ORBIT_ELEVATION_DEG
     """how far above the horizon it is, in degrees"""
-    focal: Positive = 1.35
+    focal: Positive = ORBIT_FOCAL
     """its focal length in image widths"""
     shading: Shading = "lambertian"
     """albedo, lambertian or textureless, for these two"""

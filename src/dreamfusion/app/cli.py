@@ -15,6 +15,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS, TEXTURE_SIZE
 
 if TYPE_CHECKING:
     from dreamfusion.evaluation.prompts import PromptList
@@ -190,9 +191,9 @@ def render(
     output: Path | None = None,
     shading: Literal["albedo", "lambertian", "textureless", "normal"] = "lambertian",
     azimuth: tuple[float, ...] = (30.0,),
-    elevation: tuple[float, ...] = (15.0,),
-    radius: float = 2.7,
-    focal: float = 1.35,
+    elevation: tuple[float, ...] = (ORBIT_ELEVATION_DEG,),
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
     size: tuple[int, ...] = (512,),
     light_azimuth: float | None = None,
     light_elevation: float = 45.0,
@@ -257,8 +258,8 @@ def export(
     format: tuple[str, ...] = (),
     output: Path | None = None,
     resolution: int | None = None,
-    faces: int = 20_000,
-    texture_size: int = 1024,
+    faces: int = MESH_FACES,
+    texture_size: int = TEXTURE_SIZE,
     size_mm: float | None = None,
     height: float | None = None,
     pivot: Literal["base", "center"] | None = None,

@@ -23,7 +23,7 @@ from dreamfusion.method.prompts import VIEWS, view_weights
 from dreamfusion.method.shading import LightRange, Lights, headlights, sample_backdrops, sample_lights
 from dreamfusion.scenes.scene import PICTURE_BACKDROP
 from dreamfusion.toybox.kinds import BODY, KINDS
-from dreamfusion.toybox.render import GeometryBuffers, compose, paint_toys, trace
+from dreamfusion.toybox.render import GeometryBuffers, paint_toys, paint_views, trace
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 
 FINISHED = CameraRange(
@@ -112,7 +112,7 @@ def paint_views(traced: TracedViews, picks: Tensor, choose: random.Random, gener
     buffers = traced.buffers
     buffers = GeometryBuffers(buffers.material[picks], buffers.normal[picks].float(), buffers.depth[picks].float())
     size = buffers.material.shape[-1]
-    images = compose(buffers, cameras.rays(size, size), paint, lights, backdrop, supersample=size // IMAGE_SIZE)
+    images = paint_views(buffers, cameras.rays(size, size), paint, lights, backdrop, supersample=size // IMAGE_SIZE)
     seen = [shape(toy) if bare else toy for toy, bare in zip(toys, white.tolist(), strict=True)]
     views = traced.views
     return Lesson(images, seen, [views[i] for i in picks.tolist()])

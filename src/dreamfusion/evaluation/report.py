@@ -17,8 +17,8 @@ from dreamfusion.assets.images import to_uint8
 from dreamfusion.evaluation.evaluate import Evaluation, Record, from_json, load_views, run_folder
 from dreamfusion.evaluation.overview import write_overview
 from dreamfusion.evaluation.statistics import Estimate
-from dreamfusion.evaluation.worker import AZIMUTHS_DEG
 from dreamfusion.io.files import write_table, write_text
+from dreamfusion.standard import AZIMUTHS_DEG
 
 FIGURES = {
     "albedo_precision": ("R-Precision, albedo", "%", ""),

@@ -24,9 +24,9 @@ from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.results import SHADINGS, Result
 from dreamfusion.scenes.scene import Scene, finished_views
+from dreamfusion.standard import AZIMUTHS_DEG
 from dreamfusion.toybox.captions import parse_toy
 
-AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 ELEVATION_DEG = 30.0
 VIEW_SIZE = 64
 

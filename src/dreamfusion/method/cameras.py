@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,9 @@ def focal_of_fov(fov_deg: Tensor) -> Tensor:
 def orbit_cameras(
     count: int,
     *,
-    elevation_deg: float = 15.0,
-    radius: float = 2.7,
-    focal: float = 1.35,
+    elevation_deg: float = ORBIT_ELEVATION_DEG,
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
     first_azimuth_deg: float = 0.0,
 ) -> Cameras:
     """Return ``count`` cameras evenly spaced on a circle, the first at ``first_azimuth_deg``."""
@@ -198,7 +199,11 @@ def orbit_cameras(
 
 
 def fixed_cameras(
-    azimuth_deg: Tensor | float, elevation_deg: Tensor | float, *, radius: float = 2.7, focal: float = 1.35
+    azimuth_deg: Tensor | float,
+    elevation_deg: Tensor | float,
+    *,
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
 ) -> Cameras:
     """Return cameras at exactly these angles (degrees; broadcast against each other), looking at the origin."""
     azimuth, elevation = torch.broadcast_tensors(

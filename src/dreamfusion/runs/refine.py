@@ -29,12 +29,10 @@ from dreamfusion.presets import PRESETS
 from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder
 from dreamfusion.runs.results import Result, open_run
 from dreamfusion.scenes.mesh import MeshScene
+from dreamfusion.standard import MESH_RESOLUTION
 
 GPU_RESOLUTION = 512
 """Side of the rendered views on a GPU, in pixels; on a CPU the preset's."""
-
-MESH_RESOLUTION = 128
-"""Samples per side at which the surface of a NeRF is found."""
 
 COMMON: dict[str, Any] = {
     "scene": {"kind": "mesh"},

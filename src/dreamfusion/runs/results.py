@@ -50,13 +50,12 @@ from dreamfusion.method.state import State
 from dreamfusion.pictures.film import growth_frames, mesh_pictures
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.scenes.scene import PICTURE_BACKDROP, Scene, finished_views
+from dreamfusion.standard import AZIMUTHS_DEG, MESH_FACES, MESH_RESOLUTION, ORBIT_ELEVATION_DEG, TEXTURE_SIZE
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
-SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 _PREVIEW_SIZE = 72
 SHEET_SIZE, THUMBNAIL_SIZE, VALIDATION_SIZE = 256, 512, 144
 TURNTABLE_SIZE, TURNTABLE_FRAMES = 512, 30
-MESH_RESOLUTION, MESH_FACES, TEXTURE_SIZE = 128, 20_000, 1024
 MAX_LOD = 6
 FPS = 15
 
@@ -147,17 +146,17 @@ def _save_object(result: Result) -> Mesh:
     save_glb(_textured(scene, mesh, TEXTURE_SIZE), result.mesh, _about(result))
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
     side = pictures.thumbnail_resolution or THUMBNAIL_SIZE
-    (thumbnail,) = mesh_pictures(scene, mesh, fixed_cameras(30.0, 15.0), pictures.shading, side)
+    (thumbnail,) = mesh_pictures(scene, mesh, fixed_cameras(30.0, ORBIT_ELEVATION_DEG), pictures.shading, side)
     save_png(thumbnail, result.thumbnail)
     return mesh
 
 
 def _save_sheet(result: Result) -> None:
     """Write the scene itself from all around, in all shadings."""
-    cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
+    cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ORBIT_ELEVATION_DEG)
     views = finished_views(result.scene, cameras, SHADINGS, result.config.pictures.sheet_resolution or SHEET_SIZE)
     sheet = {str(shading): images for shading, images in views.items()}
-    save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
+    save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in AZIMUTHS_DEG]), result.contact_sheet)
 
 
 def _save_films(result: Result, mesh: Mesh) -> None:

@@ -1,6 +1,6 @@
 """Sphere tracing of the toybox, as one Warp kernel for CPU and CUDA.
 
-``trace`` returns geometry buffers (material, normal, depth); ``compose`` paints, lights and anti-aliases them.
+``trace`` returns geometry buffers (material, normal, depth); ``paint_views`` paints, lights and anti-aliases them.
 Keeping the two apart lets training recolour and relight a traced view many times. ``signed_distance`` answers
 for any point, so that geometry scores know the truth.
 """
@@ -313,7 +313,7 @@ def pattern_marks(points: Tensor, pattern: Tensor) -> Tensor:
 _STRIPE, _CHECK, _SPOT_SPACING, _SPOT_RADIUS = 0.19, 0.26, 0.44, 0.15
 
 
-def compose(
+def paint_views(
     buffers: GeometryBuffers, rays: Rays, paint: Paint, lights: Lights, background: Tensor, *, supersample: int = 1
 ) -> Tensor:
     """Paint and light traced views; return images [B, 3, H / supersample, W / supersample] in [0, 1].
@@ -357,4 +357,4 @@ def render_toy(
         lights = Lights(lights.position, torch.zeros_like(lights.diffuse), torch.ones_like(lights.ambient))
     if shading == "textureless":
         paint = replace(paint, palette=torch.ones_like(paint.palette))
-    return compose(trace(toys, rays), rays, paint, lights, background.expand(len(cameras), 3), supersample=2)
+    return paint_views(trace(toys, rays), rays, paint, lights, background.expand(len(cameras), 3), supersample=2)
