@@ -20,7 +20,7 @@ from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.shading import Shading, headlights
 from dreamfusion.renderers.mesh import render_surface
-from dreamfusion.scenes.mesh import AnyScene
+from dreamfusion.scenes.scene import Scene
 from dreamfusion.scenes.volume import PICTURE_BACKDROP
 
 _ENLARGED = 3
@@ -29,7 +29,7 @@ _FADE, _END = 6, 15
 
 
 @torch.no_grad()
-def mesh_pictures(scene: AnyScene, mesh: Mesh, cameras: Cameras, shading: Shading, size: int) -> Iterator[Tensor]:
+def mesh_pictures(scene: Scene, mesh: Mesh, cameras: Cameras, shading: Shading, size: int) -> Iterator[Tensor]:
     """Yield square pictures [3, size, size] of the mesh of a scene, in the colours of its field, one per camera.
 
     A light goes with the camera; the backdrop is that of all finished pictures.
