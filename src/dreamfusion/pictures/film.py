@@ -20,8 +20,7 @@ from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.shading import Shading, headlights
 from dreamfusion.renderers.mesh import render_surface
-from dreamfusion.scenes.scene import Scene
-from dreamfusion.scenes.volume import PICTURE_BACKDROP
+from dreamfusion.scenes.scene import PICTURE_BACKDROP, Scene
 
 _ENLARGED = 3
 _FADE, _END = 6, 15
