@@ -258,9 +258,15 @@ def export(
     faces: int = 20_000,
     texture_size: int = 1024,
     size_mm: float | None = None,
+    height: float | None = None,
+    pivot: Literal["base", "center"] | None = None,
+    lod: int = 0,
+    normal_map: bool = False,
+    compress: bool = False,
+    license: str = "",
     device: str = "auto",
 ) -> list[Path]:
-    """Write the mesh of a finished run for other programs and return the paths.
+    """Write the mesh of a finished run for other programs and return every file written.
 
     Args:
         run: a `Result` or the folder of a run.
@@ -270,6 +276,12 @@ def export(
         faces: the mesh has at most about this many triangles.
         texture_size: side of the texture in texels.
         size_mm: longest side of the object in millimetres.
+        height: height of the object in metres, in place of ``size_mm``.
+        pivot: where the origin is put: the middle of the "base" or of the box ("center"); by default it stays.
+        lod: also write so many levels of detail, each with a quarter of the faces.
+        normal_map: bake what the faces leave out into a normal map (GLB).
+        compress: make a GLB small, by Draco and WebP; needs dreamfusion[compress].
+        license: licence or copyright line for the file (GLB, USDZ).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
@@ -286,9 +298,32 @@ def export(
         max_faces=faces,
         texture_size=texture_size,
         size_mm=size_mm,
+        height_m=height,
+        pivot=pivot,
+        lod=lod,
+        normal_map=normal_map,
+        compress=compress,
+        licence=license,
         device=device,
         on_note=_log.info,
     )
+
+
+def compare(first: PathOrText, second: PathOrText, *, output: PathOrText | None = None) -> Path:
+    """Put two results side by side into one page, to turn together, and return its path.
+
+    Args:
+        first: a `Result`, the folder of a run, or a .glb file.
+        second: another.
+        output: page to write; by default compare.html in the folder of the second.
+
+    Raises:
+        DreamFusionError: for objects that cannot be read, or a page that cannot be written.
+
+    """
+    from dreamfusion.pictures.compare import compare as page
+
+    return page(Path(first), Path(second), _path(output))
 
 
 def compose(

@@ -352,7 +352,7 @@ def compose(
         light_elevation: degrees above the horizon the sun stands at
         softness: degrees of half the width of the sun; larger makes softer shadows
         sky: share of the light that comes evenly from everywhere
-        environment: picture of the light all around in its place, equirectangular, .hdr, .exr or an ordinary one
+        environment: light all around in its place: studio, sunset, overcast, or an equirectangular .hdr, .exr or .png
         ground: colour of the ground, three numbers from 0 to 1
         samples: paths of light per pixel; more are slower and less grainy
         device: auto, cpu, cuda or cuda:N

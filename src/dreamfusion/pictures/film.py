@@ -49,7 +49,7 @@ def mesh_pictures(scene: Scene, mesh: Mesh, cameras: Cameras, shading: Shading, 
             [shading],
             (size, size),
             material=scene.config.material,
-            background_color=backdrop,
+            backdrop=backdrop,
             rasterizer=scene.config.rasterizer,
         )
         yield view.rgb[0]
