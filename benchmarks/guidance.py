@@ -25,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import Row
 from dreamfusion.guidance.asked import Asked
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.guidance.compiling import compile_prior
+from dreamfusion.guidance.compiled.compiling import compile_prior
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.prepare import denoiser_of
+from dreamfusion.guidance.reading.prepare import denoiser_of
 from dreamfusion.method.cameras import CameraRange, sample_cameras
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from tiny.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
@@ -73,7 +73,7 @@ class Question:
         with torch.no_grad():
             self.noise = torch.randn(prior.encode(self.image).shape, generator=generator).to(prior.device)
         self.vae = getattr(prior, "_vae", None)
-        self.denoiser = denoiser_of(self.prior._pipeline)
+        self.denoiser = denoiser_of(self.prior.pipeline)
         calls: list[tuple[Any, Any]] = []
         if prior.denoiser is not None:
             hook = self.denoiser.register_forward_pre_hook(lambda _, a, k: calls.append((a, k)), with_kwargs=True)

@@ -61,7 +61,7 @@ def test_background_shows_through_and_can_be_replaced():
     out = render(ball, blue, full_grid(), one_ray(), lights(1), ["albedo"], EXACT)
     assert out.rgb[0, 2].item() == pytest.approx(ALBEDO[2] * (1 - transparency) + transparency, rel=1e-4)
     red = torch.tensor([[1.0, 0.0, 0.0]])
-    out = render(ball, blue, full_grid(), one_ray(), lights(1), ["albedo"], EXACT, background_color=red)
+    out = render(ball, blue, full_grid(), one_ray(), lights(1), ["albedo"], EXACT, backdrop=red)
     assert out.rgb[0, 0].item() == pytest.approx(ALBEDO[0] * (1 - transparency) + transparency, rel=1e-4)
     assert out.rgb[0, 2].item() == pytest.approx(ALBEDO[2] * (1 - transparency), rel=1e-4)
 

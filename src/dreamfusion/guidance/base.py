@@ -80,7 +80,8 @@ class Guidance(ABC):
     Only `encode` is differentiable: score distillation leaves out the Jacobian of the denoiser (paper equation 3).
     ``denoiser`` is the network behind `predict_noise`, to which variational score distillation adds adapters
     (`dreamfusion.method.critic`); it is None for a prior in closed form or a compiled engine. ``latent_shape`` is
-    that of z for one image, (channels, S, S), and None for a prior whose z is the image itself.
+    that of z for one image, (channels, S, S), and None for a prior whose z is the image itself. ``knows_cameras`` says
+    whether `condition` goes by where a view was taken from, and not by words alone.
     """
 
     alphas_cumprod: Tensor
@@ -88,10 +89,18 @@ class Guidance(ABC):
     device: torch.device
     denoiser: nn.Module | None = None
     latent_shape: tuple[int, int, int] | None = None
+    knows_cameras: bool = False
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Return what the prior understands of n prompts."""
+
+    def check_vocabulary(self, prompt: str) -> None:  # noqa: B027 - most know every word
+        """Raise DreamFusionError if the prior does not know a word, with the words that it knows."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the networks that the prior consists of, by name; none for one in closed form."""
+        return {}
 
     def release_text_encoders(self) -> None:  # noqa: B027 - most simply have none
         """Free the memory of what reads prompts; `embed` is over after this. A prior without any does nothing."""
