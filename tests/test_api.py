@@ -93,7 +93,7 @@ def test_progress_is_shown_when_asked_for(capfd, tmp_path: Path):
     )
     out, err = capfd.readouterr()
     assert out == ""
-    assert "2 steps; watch preview.png" in err
+    assert "2 steps; watch preview.png" in " ".join(err.split())
     assert steps == [1, 2]
 
 
