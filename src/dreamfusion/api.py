@@ -217,7 +217,7 @@ def render(
         light_intensity: factor on all light.
         light_color: a name such as "orange", or "#rrggbb".
         ambient: share of the light that comes from everywhere; 0.3 by default, 0 with an environment.
-        environment: an equirectangular picture of the light all around.
+        environment: "studio", "sunset", "overcast", or an equirectangular picture of the light all around.
         background: a colour, a picture, "environment" or "transparent".
         turntable: number of frames of a film once around.
         cameras: JSON list of the cameras of a film (docs/pictures.md).
@@ -258,6 +258,12 @@ def export(
     faces: int = 20_000,
     texture_size: int = 1024,
     size_mm: float | None = None,
+    height: float | None = None,
+    pivot: Literal["base", "center"] | None = None,
+    lod: int = 0,
+    normal_map: bool = False,
+    compress: bool = False,
+    license: str = "",
     device: str = "auto",
 ) -> list[Path]:
     """Write the mesh of a finished run for other programs and return the paths.
@@ -270,6 +276,12 @@ def export(
         faces: the mesh has at most about this many triangles.
         texture_size: side of the texture in texels.
         size_mm: longest side of the object in millimetres.
+        height: height of the object in metres, in place of ``size_mm``.
+        pivot: put the origin at the middle of the "base" or at the "center"; by default it stays where the scene has it.
+        lod: also write this many levels of detail, each with a quarter of the faces.
+        normal_map: bake what the faces leave out into a normal map (GLB).
+        compress: make the GLB small, with Draco and WebP; needs dreamfusion[compress].
+        license: licence or copyright line to write into the file (GLB, USDZ).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
@@ -286,6 +298,12 @@ def export(
         max_faces=faces,
         texture_size=texture_size,
         size_mm=size_mm,
+        height_m=height,
+        pivot=pivot,
+        lod=lod,
+        normal_map=normal_map,
+        compress=compress,
+        licence=license,
         device=device,
         on_note=_log.info,
     )

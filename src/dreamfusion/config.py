@@ -304,11 +304,15 @@ class PicturesConfig(Section):
     val_video: bool = False
     """whether to write the views as a video, too, step_<step>.mp4: give enough val_views for one"""
     video: bool = True
-    """whether to write turntable.mp4"""
+    """whether to write turntable.mp4 and growth.mp4"""
     video_frames: Annotated[int, Field(ge=2, le=2000)] | None = None
     """frames of the video, once around (null: 30)"""
     video_resolution: Side | None = None
-    """side of the video in pixels (null: 144)"""
+    """side of the video in pixels (null: 512)"""
+    sheet_resolution: Side | None = None
+    """side of the pictures in contact_sheet.png (null: 256)"""
+    thumbnail_resolution: Side | None = None
+    """side of thumbnail.png (null: 512)"""
     video_fps: Count = 15
     """frames per second of the video"""
 

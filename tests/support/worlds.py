@@ -71,4 +71,5 @@ def toy_config(**changes: Any) -> Config:
 def shrink_pictures() -> None:
     """Make the finished pictures and meshes of all runs in this process small."""
     results.SHEET_SIZE, results.TURNTABLE_SIZE, results.TURNTABLE_FRAMES = 16, 16, 3
+    results.THUMBNAIL_SIZE, results.VALIDATION_SIZE = 16, 16
     results.MESH_RESOLUTION, results.MESH_FACES, results.TEXTURE_SIZE = 32, 1000, 64

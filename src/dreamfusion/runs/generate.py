@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from dreamfusion.assets.images import save_png
 from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
@@ -29,7 +28,7 @@ from dreamfusion.method.state import State
 from dreamfusion.nemo import fit_device, fit_prior, read_stage
 from dreamfusion.presets import Preset
 from dreamfusion.runs.control import Requests
-from dreamfusion.runs.results import Result, open_state, preview, save_validation, write_assets
+from dreamfusion.runs.results import Result, open_state, save_preview, save_validation, write_assets
 
 RUNS = Path("runs")
 _RESUMABLE_CHANGES = {"steps", "device"}
@@ -232,7 +231,7 @@ def _save_on_the_way(
                 if step.number % config.checkpoint_every == 0 or step.number == config.steps:
                     save()
                 if step.number % config.preview_every == 0:
-                    save_png(preview(state.scene), folder / "preview.png")
+                    save_preview(state.scene, step.number, folder)
                 every = config.pictures.val_every
                 if every is not None and step.number % every == 0:
                     save_validation(state.scene, config.pictures, step.number, folder)
