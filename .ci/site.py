@@ -20,7 +20,8 @@ PAGES = {
 ADDRESSES = {file: page for page, file in PAGES.items()}
 ORDER = {
     "Use": ["presets.md", "configuration.md", "refine.md", "pictures.md", "assets.md", "evaluation.md", "nemo.md"],
-    "Understand": ["architecture.md", "conventions.md", "guidance.md", "toybox.md", "model-card.md", "reliability.md"],
+    "Understand": ["architecture.md", "conventions.md", "guidance.md", "toybox.md", "model-card.md"],
+    "Trust": ["tested.md", "reliability.md"],
     "Build on it": ["reference.md", "extending.md", "contributing.md", "changelog.md"],
 }
 """The pages in the order in which they are offered; one that is not named here comes last."""
@@ -51,14 +52,17 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     here = PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def link(match: re.Match[str]) -> str:
-        target, _, anchor = match[1].partition("#")
-        if not target or "://" in target:
+        image, text, target = match.groups()
+        path, _, anchor = target.partition("#")
+        if not path or "://" in path:
             return match[0]
-        file = posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
         if file.startswith("src/") and file.endswith(".png"):
             site = f"model-card/{posixpath.basename(file)}"
-        else:
+        elif file in ADDRESSES or file.startswith("docs/"):
             site = ADDRESSES.get(file, file.removeprefix("docs/"))
-        return f"]({site}{'#' if anchor else ''}{anchor})"
+        else:
+            return text  # a file or folder of the repository that is no page
+        return f"{image}[{text}]({site}{'#' if anchor else ''}{anchor})"
 
-    return re.sub(r"\]\(([^()\s]+)\)", link, markdown)
+    return re.sub(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)", link, markdown)

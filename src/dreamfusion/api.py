@@ -277,7 +277,7 @@ def export(
         texture_size: side of the texture in texels.
         size_mm: longest side of the object in millimetres.
         height: height of the object in metres, in place of ``size_mm``.
-        pivot: put the origin at the middle of the "base" or at the "center"; by default it stays where the scene has it.
+        pivot: put the origin at the middle of the "base", or at the "center"; by default it stays where it is.
         lod: also write this many levels of detail, each with a quarter of the faces.
         normal_map: bake what the faces leave out into a normal map (GLB).
         compress: make the GLB small, with Draco and WebP; needs dreamfusion[compress].
