@@ -402,7 +402,7 @@ def evaluate(
     """
     from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluation.evaluate import evaluate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
     from dreamfusion.evaluation.report import write_reports
 
     file, changes = _settings(config, steps=steps)
@@ -413,7 +413,7 @@ def evaluate(
             seeds=seeds,
             preset=preset,
             changes=changes if file is None else merged(read_yaml(file), changes),
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=on_progress,
         )

@@ -576,7 +576,7 @@ def evaluate(
     from dreamfusion.app.progress import EvaluationProgress
     from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluation.evaluate import evaluate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
     from dreamfusion.evaluation.report import markdown, write_reports
 
     chosen = _prompt_list(prompts)
@@ -588,7 +588,7 @@ def evaluate(
             seeds=seeds,
             preset=preset,
             changes=changes,
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=progress.update,
         )
@@ -623,7 +623,7 @@ def ablate(
     """
     from dreamfusion.app.progress import EvaluationProgress
     from dreamfusion.evaluation.ablation import ablate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
 
     chosen = _prompt_list(prompts)
     with EvaluationProgress(console) as progress:
@@ -634,7 +634,7 @@ def ablate(
             seeds=seeds,
             preset=preset,
             changes={"steps": steps} if steps else {},
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=progress.update,
         )

@@ -154,7 +154,7 @@ class _RaySum(torch.autograd.Function):
 
 
 def ray_weights(
-    sigma: Float[Tensor, " S"], step: float | Float[Tensor, " S"], offsets: Int[Tensor, " R+1"]
+    sigma: Float[Tensor, " S"], step: float | Float[Tensor, " S"], offsets: Int[Tensor, " _"]
 ) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
     """Return weights w and transmittance T of packed samples, both [S].
 
@@ -185,7 +185,7 @@ def ray_sum(
 
 
 def ray_weights_reference(
-    sigma: Float[Tensor, " S"], step: float, offsets: Int[Tensor, " R+1"]
+    sigma: Float[Tensor, " S"], step: float, offsets: Int[Tensor, " _"]
 ) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
     """Do what ``ray_weights`` does in plain PyTorch, on rays padded to the longest."""
     counts = offsets.diff().long()
