@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
+from dreamfusion import __version__
 from dreamfusion.errors import DreamFusionError
 
 if TYPE_CHECKING:
@@ -727,6 +728,10 @@ def build_app() -> tyro.extras.SubcommandApp:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; problems that the user can put right end with one line and exit code 1."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"dreamfusion {__version__}")
+        return
     _quiet_libraries()
     try:
         build_app().cli(prog="dreamfusion", description=__doc__, args=arguments)
