@@ -51,6 +51,13 @@ def test_importing_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
+def test_there_is_one_version(capsys: pytest.CaptureFixture[str]):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"dreamfusion {dreamfusion.__version__}\n"
+    citation = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == dreamfusion.__version__
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_function_takes_what_its_command_takes(name: str):
     command, function = (inspect.signature(getattr(module, name)).parameters for module in (cli, dreamfusion))
@@ -93,7 +100,7 @@ def test_progress_is_shown_when_asked_for(capfd, tmp_path: Path):
     )
     out, err = capfd.readouterr()
     assert out == ""
-    assert "2 steps; watch preview.png" in err
+    assert "2 steps; watch preview.png" in " ".join(err.split())
     assert steps == [1, 2]
 
 

@@ -217,7 +217,7 @@ def render(
         light_intensity: factor on all light.
         light_color: a name such as "orange", or "#rrggbb".
         ambient: share of the light that comes from everywhere; 0.3 by default, 0 with an environment.
-        environment: an equirectangular picture of the light all around.
+        environment: "studio", "sunset", "overcast", or an equirectangular picture of the light all around.
         background: a colour, a picture, "environment" or "transparent".
         turntable: number of frames of a film once around.
         cameras: JSON list of the cameras of a film (docs/pictures.md).
@@ -277,11 +277,11 @@ def export(
         texture_size: side of the texture in texels.
         size_mm: longest side of the object in millimetres.
         height: height of the object in metres, in place of ``size_mm``.
-        pivot: where the origin is put: the middle of the "base" or of the box ("center"); by default it stays.
-        lod: also write so many levels of detail, each with a quarter of the faces.
+        pivot: put the origin at the middle of the "base", or at the "center"; by default it stays where it is.
+        lod: also write this many levels of detail, each with a quarter of the faces.
         normal_map: bake what the faces leave out into a normal map (GLB).
-        compress: make a GLB small, by Draco and WebP; needs dreamfusion[compress].
-        license: licence or copyright line for the file (GLB, USDZ).
+        compress: make the GLB small, with Draco and WebP; needs dreamfusion[compress].
+        license: licence or copyright line to write into the file (GLB, USDZ).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
@@ -419,7 +419,7 @@ def evaluate(
     """
     from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluation.evaluate import evaluate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
     from dreamfusion.evaluation.report import write_reports
 
     file, changes = _settings(config, steps=steps)
@@ -430,7 +430,7 @@ def evaluate(
             seeds=seeds,
             preset=preset,
             changes=changes if file is None else merged(read_yaml(file), changes),
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=on_progress,
         )

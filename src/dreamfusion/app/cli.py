@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
+from dreamfusion import __version__
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS, TEXTURE_SIZE
 
@@ -577,7 +578,7 @@ def evaluate(
     from dreamfusion.app.progress import EvaluationProgress
     from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluation.evaluate import evaluate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
     from dreamfusion.evaluation.report import markdown, write_reports
 
     chosen = _prompt_list(prompts)
@@ -589,7 +590,7 @@ def evaluate(
             seeds=seeds,
             preset=preset,
             changes=changes,
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=progress.update,
         )
@@ -624,7 +625,7 @@ def ablate(
     """
     from dreamfusion.app.progress import EvaluationProgress
     from dreamfusion.evaluation.ablation import ablate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
 
     chosen = _prompt_list(prompts)
     with EvaluationProgress(console) as progress:
@@ -635,7 +636,7 @@ def ablate(
             seeds=seeds,
             preset=preset,
             changes={"steps": steps} if steps else {},
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=progress.update,
         )
@@ -728,6 +729,10 @@ def build_app() -> tyro.extras.SubcommandApp:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; problems that the user can put right end with one line and exit code 1."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"dreamfusion {__version__}")
+        return
     _quiet_libraries()
     try:
         build_app().cli(prog="dreamfusion", description=__doc__, args=arguments)

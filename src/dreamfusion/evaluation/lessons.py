@@ -93,7 +93,7 @@ def random_paint(toy: Toy, choose: random.Random) -> Toy:
     return replace(toy, color=color, pattern=choose.choice([None, None, *PATTERNS]), part_color=part_color)
 
 
-def paint_views(traced: TracedViews, picks: Tensor, choose: random.Random, generator: torch.Generator) -> Lesson:
+def painted_lesson(traced: TracedViews, picks: Tensor, choose: random.Random, generator: torch.Generator) -> Lesson:
     """Return pictures of some views by number, painted and lit at random, every seventh a white shape."""
     count, finished = len(picks), is_finished(picks)[:, None]
     cameras = Cameras(**{name: value[picks] for name, value in vars(traced.cameras).items()})
@@ -163,5 +163,5 @@ class Lessons:
         seed = self.seed * 1_000_003 + step
         choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         picks = torch.randint(self.pool_size, (self.batch_size,), generator=generator)
-        lesson = paint_views(self._pool[1], picks, choose, generator)
+        lesson = painted_lesson(self._pool[1], picks, choose, generator)
         return replace(lesson, images=roughen(lesson.images, generator))
