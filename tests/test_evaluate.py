@@ -18,7 +18,6 @@ from dreamfusion.evaluation.evaluate import (
     Record,
     evaluate,
     from_json,
-    judge_truth,
     judge_views,
     summarize,
     to_json,
@@ -29,17 +28,17 @@ from dreamfusion.evaluation.judge import ClipJudge, open_judge, preprocess
 from dreamfusion.evaluation.judging import covered, saturation, speckle, words_read
 from dreamfusion.evaluation.lessons import Lessons
 from dreamfusion.evaluation.prompts import PromptList, chosen_prompts, default_prompts, distinct_shapes, read_prompts
+from dreamfusion.evaluation.reading import shown
 from dreamfusion.evaluation.report import markdown, publish, show, web_page, write_reports
 from dreamfusion.evaluation.statistics import Estimate, bootstrap, lowest_tenth, share
 from dreamfusion.evaluation.training import JudgeSettings, train_judge
 from dreamfusion.evaluation.worker import BEHIND
-from dreamfusion.evaluation.reading import shown
 from dreamfusion.runs.results import SHADINGS
 from dreamfusion.scenes.volume import PICTURE_BACKDROP
 from dreamfusion.toybox.captions import caption, parse_toy
+from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.model import build_tokenizer
 from dreamfusion.toybox.render import signed_distance
-from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.world import Toy, held_out, is_held_out
 
 
@@ -280,12 +279,9 @@ def test_views_are_judged_by_hand():
 class Literate:
     """Reads the same from every picture, each with a probability of its own."""
 
-    words = {
-        "kind": ("car", "duck"),
-        "pattern": ("striped", "plain"),
-        "size": ("small", "usual"),
-        "part_color": ("red",),
-    }
+    def __init__(self) -> None:
+        self.words = {"kind": ("car", "duck"), "pattern": ("striped", "plain"), "size": ("small", "usual")}
+        self.words["part_color"] = ("red",)
 
     def read(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         kind = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.45, 0.55]])

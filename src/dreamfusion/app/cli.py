@@ -686,6 +686,28 @@ def judge_train(
         print(train_judge(output, settings, start_from=start_from, on_progress=progress.update))
 
 
+def judge_evaluate(
+    *, judge: Path | None = None, count: int = 1000, seed: int = 555_000, sheet: Path = Path("judge-mistakes.png")
+) -> None:
+    """Examine the toybox judge on true pictures: how often it reads each attribute right where it can be seen.
+
+    Args:
+        judge: folder of a judge that judge train has made; the one that ships with the package if not given
+        count: pictures, half of them finished ones, half as a prior is trained on
+        seed: decides the pictures; the judge's own seed is another
+        sheet: picture to write of what it read wrong
+
+    """
+    from dreamfusion.assets.images import save_png
+    from dreamfusion.evaluation.exam import examine, table
+    from dreamfusion.evaluation.judge import TOYBOX_JUDGE, ToyboxJudge
+
+    marks = examine(ToyboxJudge(judge or TOYBOX_JUDGE), count, seed)
+    save_png(marks.sheet, sheet)
+    print(table(marks))
+    print(sheet)
+
+
 def doctor(
     *,
     guidance: str | None = None,
@@ -731,9 +753,10 @@ def build_app() -> tyro.extras.SubcommandApp:
     app.command(toybox, name="toybox", help="Show the world that the embedded prior is trained on.")
     judge = tyro.extras.SubcommandApp()
     judge.command(name="train")(judge_train)
+    judge.command(name="evaluate")(judge_evaluate)
     app.command(evaluate)
     app.command(ablate)
-    app.command(judge, name="judge", help="Train the judge of evaluations.")
+    app.command(judge, name="judge", help="Train or examine the judge of evaluations.")
     app.command(doctor)
     return app
 

@@ -95,8 +95,10 @@ def train_judge(
     if reader.words != WORDS:
         raise DreamFusionError(f"{start_from} judges another world: train without --start-from.")
     reader.train()
-    hidden = [p for name, p in reader.named_parameters() if p.ndim > 1 and not name.startswith(("stem", "heads", "where"))]
-    others = [p for name, p in reader.named_parameters() if p.ndim == 1 or name.startswith(("stem", "heads", "where"))]
+    outer = ("stem", "where", "heads")
+    named = list(reader.named_parameters())
+    hidden = [p for name, p in named if p.ndim > 1 and not name.startswith(outer)]
+    others = [p for name, p in named if p.ndim == 1 or name.startswith(outer)]
     muon = Muon(hidden, lr=settings.muon_lr)
     adam = torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
     lessons = Lessons(settings.seed, settings.batch_size)
