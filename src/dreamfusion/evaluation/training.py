@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn.functional import nll_loss
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.evaluation.lessons import Lessons
+from dreamfusion.evaluation.lessons import Lesson, Lessons
 from dreamfusion.evaluation.network import Reader, load_reader, save_reader
 from dreamfusion.evaluation.reading import WORDS, shown
 from dreamfusion.toybox.muon import Muon
 from dreamfusion.toybox.world import Toy
 
+_PLACES_WEIGHT = 3.0
 _RECENT = 50  # steps that reported figures are means of
 
 
@@ -29,7 +30,7 @@ _RECENT = 50  # steps that reported figures are means of
 class JudgeSettings:
     """Everything that decides the weights."""
 
-    steps: int = 3000
+    steps: int = 2600
     batch_size: int = 96
     lr: float = 2e-3
     muon_lr: float = 2e-2
@@ -66,6 +67,16 @@ def reading_loss(read: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Ten
     return torch.stack(losses).sum() / len(next(iter(right.values())))
 
 
+def places_loss(where: Tensor, lesson: Lesson) -> Tensor:
+    """Return how wrong a reader is about what is where: cross-entropy of materials and square error of normals.
+
+    Words alone teach little per picture; which part lies where and how surfaces are turned tell parts and views apart.
+    """
+    count = lesson.materials.shape[1]
+    materials = -(lesson.materials * where[:, :count].log_softmax(dim=1)).sum(dim=1).mean()
+    return materials + (where[:, count:] - lesson.normals).square().sum(dim=1).mean()
+
+
 def train_judge(
     folder: Path,
     settings: JudgeSettings,
@@ -84,16 +95,19 @@ def train_judge(
     if reader.words != WORDS:
         raise DreamFusionError(f"{start_from} judges another world: train without --start-from.")
     reader.train()
-    hidden = [p for name, p in reader.named_parameters() if p.ndim > 1 and not name.startswith(("stem", "heads"))]
-    others = [p for name, p in reader.named_parameters() if p.ndim == 1 or name.startswith(("stem", "heads"))]
+    outer = ("stem", "where", "heads")
+    named = list(reader.named_parameters())
+    hidden = [p for name, p in named if p.ndim > 1 and not name.startswith(outer)]
+    others = [p for name, p in named if p.ndim == 1 or name.startswith(outer)]
     muon = Muon(hidden, lr=settings.muon_lr)
     adam = torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
     lessons = Lessons(settings.seed, settings.batch_size)
     begun, rows = time.monotonic(), []
     for step in range(settings.steps):
         lesson = lessons.batch(step)
-        read, right = reader(lesson.images), targets(lesson.toys, lesson.views)
-        loss = reading_loss(read, right)
+        read, where = reader.words_and_places(lesson.images)
+        right = targets(lesson.toys, lesson.views)
+        loss = reading_loss(read, right) + _PLACES_WEIGHT * places_loss(where, lesson)
         if not torch.isfinite(loss):
             raise DreamFusionError(f"The judge's loss is not finite at step {step}: lower --lr and --muon-lr.")
         loss.backward()
