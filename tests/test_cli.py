@@ -16,9 +16,9 @@ import pytest
 from dreamfusion.app import cli
 from dreamfusion.app.cli import PresetName, build_app
 from dreamfusion.config import build_config, load_config
+from dreamfusion.config.presets import PRESETS, Preset
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.training import JudgeSettings
-from dreamfusion.presets import PRESETS, Preset
 from dreamfusion.toybox.train import TrainSettings
 from support.families import save_sd
 

@@ -15,9 +15,9 @@ from dreamfusion.nemo.reader import table
 from dreamfusion.runs.generate import generate
 from support.families import SIZE, save_sd
 
-FILES = Path(__file__).parent / "data" / "nemo"
 DOCS = Path(__file__).parents[1] / "docs"
-GROUPS = Path(__file__).parents[1] / "src" / "dreamfusion" / "nemo" / "groups"
+FILES = Path(__file__).parents[1] / "src" / "dreamfusion" / "nemo"
+GROUPS = FILES / "groups"
 NERF, MESH = FILES / "dreamfusion.yaml", FILES / "dreamfusion-dmtet.yaml"
 
 SMALL = """

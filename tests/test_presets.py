@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dreamfusion.config import Config, build_config
+from dreamfusion.config.presets import PRESETS
 from dreamfusion.method.cameras import sample_cameras
 from dreamfusion.method.optimize import optimize, set_learning_rates
 from dreamfusion.method.optimizers import learning_rate_factor
 from dreamfusion.method.state import State
-from dreamfusion.presets import PRESETS
 from support.worlds import toy_prior
 
 

@@ -1,6 +1,5 @@
 """Refinement: a run or a mesh file becomes a mesh that is optimised, with everything that a run leaves."""
 
-import dataclasses
 import math
 import shutil
 from dataclasses import replace
@@ -13,6 +12,7 @@ import trimesh
 from PIL import Image
 
 import dreamfusion
+from dreamfusion import nemo
 from dreamfusion.app.cli import main
 from dreamfusion.assets import load as load_module
 from dreamfusion.assets.formats import save_glb, save_mesh
@@ -39,8 +39,8 @@ from dreamfusion.toybox.world import Toy
 from support.worlds import BACKDROP, STILL, toy_config, toy_prior
 
 CPU = torch.device("cpu")
-DMTET = Path(__file__).parent / "data" / "nemo" / "dreamfusion-dmtet.yaml"
-GRID = TetrahedraConfig(16)
+DMTET = Path(nemo.__file__).parent / "dreamfusion-dmtet.yaml"
+GRID = TetrahedraConfig(resolution=16)
 
 
 def ball(radius: float = 0.5) -> Mesh:
@@ -50,7 +50,7 @@ def ball(radius: float = 0.5) -> Mesh:
 
 
 def ball_scene(resolution: int = 16) -> MeshScene:
-    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution)))
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution=resolution)))
     scene.start_from(ball())
     return scene
 
@@ -124,7 +124,7 @@ def test_the_field_of_a_mesh_is_its_surface():
         def albedo(self, x: torch.Tensor) -> torch.Tensor:
             return torch.ones_like(x)
 
-    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(40)))
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution=40)))
     scene.start_from(extract_mesh(Solid(), 96))
     score = score_geometry(scene.field, mushroom)
     assert score.iou > 0.9
@@ -501,7 +501,7 @@ def test_nemos_preset_keeps_prompt_device_and_networks_of_a_run_and_nothing_else
         "optim": {"betas": [0.9, 0.99]},
     }
     kept = {"prompt": "a red mushroom", "device": "cpu"}
-    networks = {"nerf": dataclasses.asdict(source.config.scene.nerf)}
+    networks = {"nerf": source.config.scene.nerf.model_dump()}
     run = replace(source, config=parse_config(merged(kept | {"scene": networks}, other)))
     fresh = _configuration(None, "nemo-dmtet", None, kept | {"scene": networks})
     assert _configuration(run, "nemo-dmtet", None, {}) == fresh

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from dreamfusion.config import Config, parse_config
+from dreamfusion.config import Config, merged, parse_config
 from dreamfusion.guidance.analytic import AnalyticGuidance
 from dreamfusion.method.cameras import CameraRange, sample_cameras
 from dreamfusion.method.prompts import view_weights
@@ -24,6 +24,26 @@ STILL = {
     "up_noise": 0.0,
 }
 """Cameras at one distance, without jitter, so that a rendering can equal one of the prior's images."""
+
+
+UNTUNED = {
+    "steps": 300,
+    "resolution_end": 48,
+    "guidance": {
+        "guidance_scale": 8.0,
+        "t_min": 0.02,
+        "t_min_start": None,
+        "t_max": 0.98,
+        "t_max_end": 0.35,
+        "anneal": "sqrt",
+        "anneal_from": 0.0,
+        "weighting": None,
+    },
+    "scene": {"surface_smoothing": 0.0, "nerf": {"normal_epsilon": 0.03}},
+    "shading": {"albedo_probability": 0.35, "textureless_probability": 0.1},
+    "loss": {"opacity": 1e-3, "entropy": 1e-3, "entropy_ramp": 0.5, "normal_smooth_3d": 0.0},
+}
+"""Settings for a prior that says the same at every noise level, where the defaults are for the embedded one."""
 
 
 def toy_prior(kind: str, *, views: int = 400, size: int = 32) -> AnalyticGuidance:
@@ -50,7 +70,7 @@ def toy_config(**changes: Any) -> Config:
         "shading": {"albedo_until": 1.0},
         "device": "cpu",
     }
-    return parse_config(values | changes)
+    return parse_config(merged(UNTUNED, values | changes))
 
 
 def shrink_pictures() -> None:

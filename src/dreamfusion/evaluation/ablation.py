@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from dreamfusion.assets.images import contact_sheet, save_png
+from dreamfusion.config.presets import Preset
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.evaluate import Evaluation, evaluate, load_views, run_folder
 from dreamfusion.evaluation.judge import Judge
@@ -22,7 +23,6 @@ from dreamfusion.evaluation.prompts import PromptList
 from dreamfusion.evaluation.report import show
 from dreamfusion.evaluation.statistics import Estimate
 from dreamfusion.io.files import prepare_output_dir, slugify, write_text
-from dreamfusion.presets import Preset
 
 Study = Literal["parts", "guidance"]
 

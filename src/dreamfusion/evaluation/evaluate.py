@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamfusion.config import build_config
+from dreamfusion.config.presets import Preset
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.judge import Judge
 from dreamfusion.evaluation.prompts import PromptList, distinct_shapes, shape
@@ -35,7 +36,6 @@ from dreamfusion.evaluation.worker import AZIMUTHS_DEG, ELEVATION_DEG, VIEW_SIZE
 from dreamfusion.io.files import prepare_output_dir, slugify, write_text
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.method.shading import headlights
-from dreamfusion.presets import Preset
 from dreamfusion.runs.results import SHADINGS
 from dreamfusion.scenes.volume import PICTURE_BACKDROP
 from dreamfusion.toybox.captions import caption

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import get_args
 
 import diffusers
 
-from dreamfusion.config import LossConfig
+from dreamfusion.config import LossKind, Weighting
 from dreamfusion.guidance.execution import COMPILED_VAE_SWITCHES, DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
 from dreamfusion.guidance.latent import StableDiffusion, StableDiffusionXL
 from dreamfusion.guidance.loading import ORIGINAL_FAMILY, PARTS
 from dreamfusion.guidance.predictions import PREDICTIONS
 from dreamfusion.io.files import write_table
-from dreamfusion.method.losses import Weighting
 
 _ITS_MODELS = "as its model"
 _LATENT = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux)
@@ -49,10 +47,10 @@ def support_table() -> str:
     for precision in get_args(Precision):
         add(f"`precision: {precision}`", PARTS, "as compiled")
     refused = DENOISER_SWITCHES + COMPILED_VAE_SWITCHES
-    for field in dataclasses.fields(Execution):
-        families: Iterable[str] = with_vae if field.name in VAE_SWITCHES else PARTS
-        add(f"`execution.{field.name}`", families, "no" if field.name in refused else _ITS_MODELS)
-    for kind in get_args(LossConfig.model_fields["kind"].annotation):
+    for switch in Execution.model_fields:
+        families: Iterable[str] = with_vae if switch in VAE_SWITCHES else PARTS
+        add(f"`execution.{switch}`", families, "no" if switch in refused else _ITS_MODELS)
+    for kind in get_args(LossKind):
         add(f"`loss.kind: {kind}`", PARTS, "no" if kind == "vsd" else _ITS_MODELS)
     for weighting in get_args(Weighting):
         add(f"`guidance.weighting: {weighting}`", PARTS)

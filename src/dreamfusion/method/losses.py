@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from dreamfusion.config import Anneal, Weighting
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.guided import Negatives, guided_noise
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.critic import Critic
-
-Weighting = Literal["sds", "uniform", "fantasia3d", "ism"]
-Anneal = Literal["none", "linear", "sqrt", "hifa"]
 
 
 def sds_loss(

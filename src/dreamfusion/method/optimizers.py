@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-OptimizerName = Literal["adam", "adan", "shampoo"]
+from dreamfusion.config import OptimizerName
+
 BETAS: dict[OptimizerName, tuple[float, ...]] = {"adam": (0.9, 0.99), "adan": (0.98, 0.92, 0.99), "shampoo": (0.9, 0.9)}
 EPS: dict[OptimizerName, float] = {"adam": 1e-15, "adan": 1e-8, "shampoo": 1e-6}
 

@@ -269,7 +269,10 @@ TOP_SETS: dict[str, Any] = {
     "guidance.view_mode": "interpolated",
     "guidance.view_texts.overhead_deg": 90.0,  # it has no text for views from above
     "guidance.anneal": "none",
+    "guidance.anneal_from": 0.0,
+    "guidance.t_min_start": None,
     "guidance.weighting": "sds",
+    "scene.surface_smoothing": 0.0,
     "shading.albedo_probability": 0.0,
     # A light without distance, in the direction of a point within N(0, I) of the camera.
     "lights.distance_min": 1000.0,

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from re import findall
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dreamfusion.config import Config, leaves, parse_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.base import Guidance
 from dreamfusion.nemo.keys import GROUPS, MESH_STAGE, PARTS, PLAIN_PARTS, TOP, TOP_SETS, Key, LeftOut, Part
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreamfusion.guidance.base import Guidance
 
 _MESH_STAGE = "nvdiffrast_renderer"
 _MAX_STEPS, _MESH_MAX_STEPS = 10000, 5000
@@ -64,6 +68,16 @@ def read_nemo(path: Path) -> NemoConfig:
     Raises DreamFusionError, naming the key, for one that is unknown or has a value that is not possible here.
     """
     return _mapped(_resolved(_composed(path), path))
+
+
+@cache
+def _stock(file: str) -> NemoConfig:
+    return read_nemo(Path(__file__).parent / file)
+
+
+def stock_values(file: str) -> dict[str, Any]:
+    """Return what NeMo's own ``file``, dreamfusion.yaml or dreamfusion-dmtet.yaml, asks for, but for its prompt."""
+    return {key: value for key, value in _stock(file).values.items() if key != "prompt"}
 
 
 def fit_device(config: Config, device: torch.device, tell: Callable[[str], None]) -> Config:

@@ -11,6 +11,7 @@ import torch
 
 from dreamfusion.assets.images import save_png
 from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
+from dreamfusion.config.presets import Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
@@ -26,7 +27,6 @@ from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
 from dreamfusion.nemo import fit_device, fit_prior, read_stage
-from dreamfusion.presets import Preset
 from dreamfusion.runs.control import Requests
 from dreamfusion.runs.results import Result, open_state, preview, save_validation, write_assets
 from dreamfusion.toybox import EMBEDDED_PRIOR

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import TypeAdapter
+from typing import Any, Literal, get_args
 
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh
@@ -24,8 +22,7 @@ from dreamfusion.io.files import slugify
 from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
-from dreamfusion.nemo import fit_device, read_stage
-from dreamfusion.presets import PRESETS
+from dreamfusion.nemo import fit_device, read_stage, stock_values
 from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder
 from dreamfusion.runs.results import Result, open_run
 from dreamfusion.scenes.mesh import MeshScene
@@ -76,31 +73,20 @@ OTHERS: dict[str, Any] = {
 }
 """And for any other prior: less noise than for a run, as in Magic3D's second stage (in threestudio)."""
 
+WITHOUT_RUN: dict[str, Any] = {
+    "guidance": {"guidance_scale": 8.0, "weighting": None},
+    "shading": {"albedo_probability": 0.35, "textureless_probability": 0.1},
+}
+"""What a refinement that begins with a mesh alone does not have as a run has it by default: any prior may follow."""
+
 RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
 
 REFINE_PRESETS: dict[str, dict[str, Any]] = {
     "quick": COMMON | {"steps": 60, "resolution": 96, "scene": {"tetrahedra": {"resolution": 32}}},
     "default": COMMON | {"steps": 150, "resolution": 128, "scene": {"tetrahedra": {"resolution": 48}}},
     "high": COMMON | {"steps": 1000, "resolution": 256, "scene": {"tetrahedra": {"resolution": 64}}},
-    # What `dreamfusion.nemo` makes of NeMo's dreamfusion-dmtet.yaml and the groups it names (a test compares).
-    "nemo-dmtet": merged(
-        PRESETS["nemo"],
-        {
-            "steps": 5000,
-            "resolution": 512,
-            "resolution_end": 512,
-            "scene": {
-                "tetrahedra": {"resolution": 64},
-                "background": "learned",
-                "background_network": {"frequencies": 6, "hidden_layers": 1, "hidden_width": 32},
-            },
-            "shading": {"latent_until": 0.0},
-            "loss": {"entropy": 0.0, "orientation": 0.0, "normal_consistency": 0.5, "laplacian": 0.5},
-            "optim": {"surface_lr": 5e-3},
-        },
-    ),
 }
-"""What each preset changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
+"""What each preset of our own changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
 
 
 def refine(
@@ -154,14 +140,15 @@ def refine(
 def _configuration(
     source: Result | None, preset: RefinePreset, config_file: Path | str | None, changes: dict[str, Any]
 ) -> Config:
-    if preset not in REFINE_PRESETS:
-        raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(REFINE_PRESETS)}.")
+    if preset not in get_args(RefinePreset):
+        raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(get_args(RefinePreset))}.")
     asked = _asked(config_file, changes)
     values = _settings_of(source)
     if preset == "nemo-dmtet":
-        values = _without_settings(values)
-    values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
-    if preset != "nemo-dmtet":
+        values = merged(_without_settings(values), stock_values("dreamfusion-dmtet.yaml"))
+        values = _with_networks_of(source, values)
+    else:
+        values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
         kind = merged(values, asked).get("guidance", {}).get("kind", "toybox")
         values = merged(values, EMBEDDED if kind == "toybox" else OTHERS)
     if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":
@@ -171,9 +158,9 @@ def _configuration(
 
 
 def _settings_of(source: Result | None) -> dict[str, Any]:
-    """Return all values of a run, with the prompt that it ended with; none without a run."""
+    """Return all values of a run, with the prompt that it ended with; without a run, what is not as in one."""
     if source is None:
-        return {}
+        return WITHOUT_RUN
     last = source.config.prompt_at(source.config.steps)
     return source.config.model_dump(mode="json") | {"prompt": last, "later_prompts": {}}
 
@@ -208,8 +195,8 @@ def _with_networks_of(source: Result | None, values: dict[str, Any]) -> dict[str
     """Return ``values`` with the networks of a run, in which its colours go on; as they are without a run."""
     if source is None:
         return values
-    kept = {key: getattr(source.config.scene, key) for key in ("architecture", "nerf", "mip")}
-    return merged(values, {"scene": TypeAdapter(dict[str, Any]).dump_python(kept, mode="json")})
+    kept = source.config.scene.model_dump(mode="json", include={"architecture", "nerf", "mip"})
+    return merged(values, {"scene": kept})
 
 
 def _asked(config_file: Path | str | None, changes: dict[str, Any]) -> dict[str, Any]:
