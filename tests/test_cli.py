@@ -27,7 +27,6 @@ TINY = """
 steps: 3
 views: 1
 resolution: 8
-resolution_end: 8
 checkpoint_every: 2
 """
 

@@ -7,6 +7,7 @@ import pytest
 from dreamfusion.config import Config, build_config, load_config, save_config
 from dreamfusion.config.presets import PRESETS
 from dreamfusion.config.reference import meanings, table
+from dreamfusion.config.schedule import constant
 from dreamfusion.config.section import walk
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.files import TABLE_BEGIN, TABLE_END
@@ -52,8 +53,8 @@ def test_later_sources_win(tmp_path: Path):
     config = build_config("quick", {"prompt": "a", "guidance": {"t_min": 0.2}}, tmp_path / "mine.yaml")
     assert config.steps == 7
     assert config.guidance.guidance_scale == 3
-    assert config.guidance.t_min == 0.2
-    assert config.resolution_end == 32
+    assert config.guidance.t_min == constant(0.2)
+    assert config.resolution == constant(32)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,15 @@ def test_later_sources_win(tmp_path: Path):
         ({"stepz": 3}, "stepz"),
         ({"guidance": {"guidance_scale": -1}}, "guidance.guidance_scale"),
         ({"guidance": {"kind": "diffusers"}}, "--model"),
-        ({"guidance": {"t_min": 0.9, "t_max_end": 0.5}}, "t_min must be below"),
-        ({"guidance": {"t_min_start": 0.99}}, "t_min_start must be from t_min to below t_max"),
+        ({"guidance": {"t_min": 0.9}}, "guidance.t_min: t_min must never be above t_max"),
+        ({"guidance": {"t_min": {"start": 0.98}}}, "guidance.t_min: t_min must never be above t_max"),
+        ({"guidance": {"t_max": 1.5}}, "guidance.t_max: .*equal to 1"),
+        ({"guidance": {"t_max": {"begin": 0.5}}}, "guidance.t_max.begin: .*Did you mean guidance.t_max"),
+        ({"guidance": {"t_max": {"curve": "wave"}}}, "guidance.t_max.curve: .*'linear'"),
+        ({"guidance": {"t_max": {"from": 2}}}, "guidance.t_max.from: .*equal to 1"),
+        ({"guidance": {"t_max": {"from": 0.5, "until": 0.4}}}, "guidance.t_max.until: give from <= until"),
+        ({"resolution": 32.5}, "resolution: .*whole number"),
+        ({"optim": {"warmup": {"end": 0.5}}}, "optim.warmup: .*linearly to 1"),
         ({"loss": {"distortion": 0.01}}, "loss.distortion is for scene.renderer 'proposal'"),
         ({"scene": {"nerf": {"blob_std": "wide"}}}, "scene.nerf.blob_std"),
         ({"loss": 3}, "loss"),
@@ -100,7 +108,8 @@ def test_later_sources_win(tmp_path: Path):
         ({"loss": {"orientation": 1}, "scene": {"tetrahedra": {}}}, "loss.orientation is for volumes"),
         ({"loss": {"normal_smooth_3d": 1}, "scene": {"tetrahedra": {}}}, "loss.normal_smooth_3d is for volumes"),
         ({"loss": {"kind": "sdss"}}, "loss.kind"),
-        ({"loss": {"clip_end": 2.0}}, "clip_end needs clip"),
+        ({"loss": {"clip_end": 2.0}}, "loss.clip_end is of an earlier version: give loss.clip"),
+        ({"loss": {"clip": 0}}, "loss.clip: .*greater than 0"),
         ({"optim": {"betas": [0.9, 0.99, 0.99]}}, "optim.betas: adam takes 2 betas"),
         ({"optim": {"optimizer": "adan", "betas": [0.9, 0.99]}}, "adan takes 3 betas"),
         ({"scene": {"materials": {}}}, "scene.materials: .*Did you mean scene.material"),

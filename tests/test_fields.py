@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from dreamfusion.config.schedule import Schedule, constant
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import BackgroundConfig, LearnedBackground, StaticBackground
 from dreamfusion.fields.encodings import frequency_encode, integrated_encode
@@ -205,14 +206,14 @@ def test_variance_falls_over_the_first_third_and_is_saved():
 
 
 def test_levels_join_one_by_one():
-    grid = HashGridConfig(levels=8, start_level=3, progressive_from=0.2, progressive_interval=0.1)
+    grid = HashGridConfig(levels=8, levels_used=Schedule(start=3, end=8, from_=0.2, until=0.6, curve="stairs"))
     shares = torch.tensor([0.0, 0.19, 0.2, 0.29, 0.3, 0.5, 0.6, 1.0])
     assert active_levels(grid, shares).tolist() == [3, 3, 4, 4, 5, 7, 8, 8]
-    assert active_levels(HashGridConfig(levels=8, max_level=0.3), shares).unique().tolist() == [3]
+    assert active_levels(HashGridConfig(levels=8, levels_used=constant(3)), shares).unique().tolist() == [3]
 
 
 def test_levels_not_in_use_are_zero_and_get_no_gradient():
-    grid = changed(SMALL.grid, start_level=1, progressive_from=0.5)
+    grid = changed(SMALL.grid, levels_used=Schedule(start=1, end=3, from_=0.5, curve="stairs"))
     field = rough_field(changed(SMALL, grid=grid))
     x = points_in_ball(50)
     everything = rough_field().encode(x)
@@ -235,7 +236,7 @@ ANALYTIC = {
     ),
     "smoothstep": lambda: rough_field(changed(SMALL, normal_epsilon=1e-3)),
     "half the levels": lambda: rough_field(
-        changed(SMALL, grid=changed(SMALL.grid, max_level=0.5), normal_epsilon=1e-3)
+        changed(SMALL, grid=changed(SMALL.grid, levels_used=constant(2)), normal_epsilon=1e-3)
     ),
     "linear blob": lambda: rough_field(changed(SMALL, blob="linear", normal_epsilon=1e-3)),
     "frequency": lambda: NerfField(changed(SMALL, encoding="frequency", frequencies=4, normal_epsilon=2e-3), seeded()),
@@ -370,11 +371,11 @@ def test_field_and_background_run_on_every_device(device):
         (lambda: NerfConfig(blob_std=0.0), "blob_std"),
         (lambda: NerfConfig(normal_epsilon=-1.0), "normal_epsilon"),
         (lambda: NerfConfig(frequencies=0), "frequencies"),
-        (lambda: HashGridConfig(max_level=0.0), "max_level"),
-        (lambda: HashGridConfig(levels=4, start_level=5), "start_level"),
-        (lambda: HashGridConfig(progressive_interval=0.0), "progressive_interval"),
+        (lambda: HashGridConfig(levels_used=constant(0)), "levels_used"),
+        (lambda: HashGridConfig(levels=4, levels_used=constant(5)), "levels_used"),
+        (lambda: HashGridConfig(levels_used=Schedule(start=1, end=2)), "levels_used"),
         (lambda: MipConfig(blocks=0), "blocks"),
-        (lambda: MipConfig(variance_until=0.0), "variance_until"),
+        (lambda: MipConfig(variance=Schedule(start=1, end=0, until=0.0)), "variance"),
         (lambda: BackgroundConfig(hidden_layers=0), "hidden_layers"),
     ],
 )

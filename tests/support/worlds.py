@@ -28,20 +28,15 @@ STILL = {
 
 UNTUNED = {
     "steps": 300,
-    "resolution_end": 48,
     "guidance": {
         "guidance_scale": 8.0,
         "t_min": 0.02,
-        "t_min_start": None,
-        "t_max": 0.98,
-        "t_max_end": 0.35,
-        "anneal": "sqrt",
-        "anneal_from": 0.0,
+        "t_max": {"start": 0.98, "end": 0.35, "from": 0.0, "curve": "sqrt"},
         "weighting": None,
     },
     "scene": {"surface_smoothing": 0.0, "nerf": {"normal_epsilon": 0.03}},
     "shading": {"albedo_probability": 0.35, "textureless_probability": 0.1},
-    "loss": {"opacity": 1e-3, "entropy": 1e-3, "entropy_ramp": 0.5, "normal_smooth_3d": 0.0},
+    "loss": {"opacity": 1e-3, "entropy": {"end": 1e-3, "until": 0.5}, "normal_smooth_3d": 0.0},
 }
 """Settings for a prior that says the same at every noise level, where the defaults are for the embedded one."""
 
@@ -63,11 +58,10 @@ def toy_config(**changes: Any) -> Config:
         "steps": 120,
         "views": 4,
         "resolution": 32,
-        "resolution_end": 32,
         "cameras": STILL,
-        "guidance": {"guidance_scale": 1.0, "t_max_end": 0.3},
+        "guidance": {"guidance_scale": 1.0, "t_max": {"end": 0.3}},
         "scene": {"background": "static", "background_color": BACKDROP},
-        "shading": {"albedo_until": 1.0},
+        "shading": {"albedo_probability": {"start": 1.0, "from": 1.0, "curve": "step"}},
         "device": "cpu",
     }
     return parse_config(merged(UNTUNED, values | changes))

@@ -16,13 +16,14 @@ from dreamfusion.config.fields import (
     TetrahedraConfig,
 )
 from dreamfusion.config.files import load_config, read_yaml, save_config
-from dreamfusion.config.guidance import Anneal, GuidanceConfig, GuidanceKind, ViewMode, ViewTexts, Weighting
+from dreamfusion.config.guidance import GuidanceConfig, GuidanceKind, ViewMode, ViewTexts, Weighting
 from dreamfusion.config.loss import LossConfig, LossKind
 from dreamfusion.config.optim import OptimConfig, OptimizerName
 from dreamfusion.config.pictures import PicturesConfig
 from dreamfusion.config.renderers import Backdrops, Material, ProposalConfig, Rasterizer, Shading
 from dreamfusion.config.run import Config
 from dreamfusion.config.scene import SceneConfig
+from dreamfusion.config.schedule import Schedule
 from dreamfusion.config.section import Section
 from dreamfusion.config.shading import ShadingConfig
 from dreamfusion.config.tables import leaves, merged
@@ -30,7 +31,6 @@ from dreamfusion.config.views import CameraRange, LightRange
 from dreamfusion.config.wrong import WrongValueError
 
 __all__ = [
-    "Anneal",
     "Attention",
     "Backdrops",
     "BackgroundConfig",
@@ -55,6 +55,7 @@ __all__ = [
     "ProposalConfig",
     "Rasterizer",
     "SceneConfig",
+    "Schedule",
     "Section",
     "Shading",
     "ShadingConfig",

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dreamfusion.config.earlier import translated
 from dreamfusion.config.files import read_yaml
 from dreamfusion.config.loss import LossConfig
 from dreamfusion.config.presets import PRESETS, Preset, preset_values
 from dreamfusion.config.run import Config
 from dreamfusion.config.scene import SceneConfig
+from dreamfusion.config.schedule import Schedule
 from dreamfusion.config.tables import merged
 from dreamfusion.config.wrong import WrongValueError
 from dreamfusion.errors import DreamFusionError
@@ -35,11 +37,14 @@ def changed_config(base: dict[str, Any], asked: dict[str, Any]) -> Config:
     Raises DreamFusionError as `parse_config` does, and for a weight that was asked for and would have no effect. One
     that is as by default, or as in ``base``, may have been asked for by a saved configuration, which holds every key.
     """
+    asked = translated(asked, base.get("steps", Config.model_fields["steps"].default))
     config = parse_config(merged(base, asked))
+    usual = (LossConfig(), LossConfig(**base.get("loss", {})))
     for name, (where, has_effect) in _LOSSES_OF_ONE_KIND.items():
-        weight = asked.get("loss", {}).get(name)
-        usual = (LossConfig.model_fields[name].default, base.get("loss", {}).get(name))
-        if weight and weight not in usual and not has_effect(config.scene):
+        weight = getattr(config.loss, name)
+        counts = weight.largest > 0 if isinstance(weight, Schedule) else weight > 0
+        new = name in asked.get("loss", {}) and weight not in [getattr(loss, name) for loss in usual]
+        if counts and new and not has_effect(config.scene):
             raise WrongValueError(f"loss.{name}", f"loss.{name} is for {where} and has no effect here: leave it out.")
     return config
 
@@ -64,9 +69,9 @@ _LOSSES_OF_ONE_KIND: dict[str, tuple[str, Callable[[SceneConfig], bool]]] = {
 def parse_config(values: dict[str, Any]) -> Config:
     """Return the configuration of nested plain values; DreamFusionError naming the first wrong key.
 
-    It is a `WrongValueError` if one value alone is wrong.
+    It is a `WrongValueError` if one value alone is wrong. Keys of earlier versions are read, too.
     """
     try:
-        return Config(**values)
+        return Config(**translated(values))
     except TypeError as error:
         raise DreamFusionError(f"The configuration must be a table of keys and values: {error}.") from None

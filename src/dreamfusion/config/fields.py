@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from dreamfusion.config.section import Count, Fraction, NonNegative, Positive, Section, wrong
+from dreamfusion.config.schedule import Ends, Schedule, WeightSchedule
+from dreamfusion.config.section import Count, Positive, Section, wrong
 
 NormalMethod = Literal["forward", "backward", "central", "analytic"]
 GridSide = Annotated[int, Field(ge=4, le=160)]
-PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class FieldConfig(Section):
@@ -62,21 +62,16 @@ class HashGridConfig(Section):
     """between the corners of a cell"""
     staggered: bool = False
     """levels shifted by half a cell and a table in tiny-cuda-nn's order: its grid"""
-    max_level: PositiveFraction = 1.0
-    """share of the levels in use, rounded up; the networks read 0 for the others (NeMo's encoder_max_level)"""
-    start_level: Count | None = None
-    """levels that a run begins with (null: all; threestudio: 8)"""
-    progressive_from: Fraction = 0.2
-    """share of the run at which one more level joins"""
-    progressive_interval: Positive = 0.05
-    """share of the run after which the next one does"""
+    levels_used: Annotated[Schedule, AfterValidator(Ends(ge=1, whole=True))] | None = None
+    """levels that the networks read, which see 0 for the others (null: all); stairs let one after the other join"""
 
     @model_validator(mode="after")
     def _check(self) -> HashGridConfig:
         if self.base_resolution > self.max_resolution:
             raise wrong("base_resolution", "give 1 <= base_resolution <= max_resolution")
-        if self.start_level is not None and self.start_level > self.levels:
-            raise wrong("start_level", "give a start_level of 1 to levels, or null")
+        used = self.levels_used
+        if used is not None and (used.largest > self.levels or (used.changes and used.curve != "stairs")):
+            raise wrong("levels_used", "give a number of 1 to levels, or stairs that end at no more, or null")
         return self
 
 
@@ -123,16 +118,18 @@ class MipConfig(FieldConfig):
     """octaves of the encoding, 2^0 to 2^7 (paper: A.2)"""
     scale: Positive = 0.5
     """the paper's length of one world unit: its scene is half as large as ours (paper: A.2)"""
-    variance: NonNegative = 5e-2
-    """variance of the integrated encoding at first (paper: A.2)"""
-    variance_end: NonNegative = 2e-3
-    """variance of the integrated encoding at last (paper: A.2)"""
-    variance_until: PositiveFraction = 1 / 3
-    """share of the run over which it moves there: 5000 of 15,000 steps (paper: A.2)"""
+    variance: WeightSchedule = Schedule(start=5e-2, end=2e-3, until=1 / 3)
+    """variance of the integrated encoding, linear; over 5000 of 15,000 steps there (paper: A.2)"""
     hidden_width: Count = 128
     """width of the residual network (paper: A.2)"""
     blocks: Count = 5
     """its residual blocks (paper: A.2)"""
+
+    @model_validator(mode="after")
+    def _check(self) -> MipConfig:
+        if self.variance.curve != "linear" or self.variance.until == self.variance.from_:
+            raise wrong("variance", "the curve of the variance is linear, and until is above from")
+        return self
 
 
 class BackgroundConfig(Section):

@@ -27,11 +27,12 @@ def _lines(section: Section) -> list[str]:
     for name, meaning in meanings(type(section)).items():
         value = getattr(section, name)
         lines += textwrap.wrap(meaning, 110, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
-        if isinstance(value, Section):
+        if isinstance(value, Section) and not value.is_value:
             lines += [f"{name}:", *(f"  {line}" for line in _lines(value))]
         else:
             plain = section.model_dump(mode="json", include={name})
-            lines += yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=10**6).splitlines()
+            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=None)
+            lines += text.splitlines()
     return lines
 
 

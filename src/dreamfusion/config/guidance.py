@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dreamfusion.config.execution import Execution, Precision
+from dreamfusion.config.schedule import Schedule, ShareSchedule
 from dreamfusion.config.section import Count, Fraction, NonNegative, Section, wrong
 
 GuidanceKind = Literal["toybox", "sd", "diffusers"]
 ViewMode = Literal["nearest", "interpolated"]
 Weighting = Literal["sds", "uniform", "fantasia3d", "ism"]
-Anneal = Literal["none", "linear", "sqrt", "hifa"]
 Angle = Annotated[float, Field(ge=0, le=180)]
 
 
@@ -69,19 +69,11 @@ class GuidanceConfig(Section):
     """what is appended to the prompt for each view"""
     tell_cameras: bool = True
     """whether a prior that knows cameras, such as the embedded one, is told them in addition to the view texts"""
-    t_min: Fraction = 0.2
-    """lower end of the diffusion times drawn, as a fraction of all timesteps"""
-    t_min_start: Fraction | None = 0.8
-    """lower end at the first step, from which it moves to t_min (null: t_min)"""
-    t_max: Fraction = 0.97
-    """upper end of the diffusion times at the first step"""
-    t_max_end: Fraction = 0.5
-    """upper end of the diffusion times at the last step"""
-    anneal: Anneal = "linear"
-    """how t_max moves to t_max_end over the run, and t_min_start to t_min: none, linear, sqrt, or hifa (sqrt, and every
-    time drawn is t_max)"""
-    anneal_from: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """share of the run during which both stay where they start"""
+    t_min: ShareSchedule = Schedule(start=0.8, end=0.2, from_=0.5)
+    """lower end of the diffusion times drawn, as a fraction of all timesteps; where it equals t_max there is one time
+    for all views, as HiFA has it (paper: 3.2)"""
+    t_max: ShareSchedule = Schedule(start=0.97, end=0.5, from_=0.5)
+    """upper end of the diffusion times (paper: 3.2)"""
     weighting: Weighting | None = "ism"
     """w(t) for abar: sds 1 - abar, uniform 1, fantasia3d sqrt(abar) (1 - abar), ism sqrt((1 - abar) / abar); null: the
     loss's own, ism for ism and sds for the others"""
@@ -94,8 +86,6 @@ class GuidanceConfig(Section):
     def _check(self) -> GuidanceConfig:
         if self.kind == "diffusers" and not self.model:
             raise wrong("model", "guidance 'diffusers' needs a model: give --model FOLDER_OR_HUB_NAME")
-        if not self.t_min < min(self.t_max, self.t_max_end):
-            raise wrong("t_min", "t_min must be below t_max and t_max_end")
-        if self.t_min_start is not None and not self.t_min <= self.t_min_start < self.t_max:
-            raise wrong("t_min_start", "t_min_start must be from t_min to below t_max")
+        if any(self.t_min.at(share / 100) > self.t_max.at(share / 100) for share in range(101)):
+            raise wrong("t_min", "t_min must never be above t_max")
         return self

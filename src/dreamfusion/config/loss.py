@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from dreamfusion.config.section import Count, Fraction, NonNegative, Positive, Section, wrong
+from dreamfusion.config.schedule import PositiveSchedule, Schedule, WeightSchedule
+from dreamfusion.config.section import Count, NonNegative, Positive, Section
 
 LossKind = Literal["sds", "vsd", "ism"]
 
@@ -19,10 +20,8 @@ class LossConfig(Section):
     matching"""
     distillation: NonNegative = 1.0
     """weight of what is distilled"""
-    clip: Positive | None = None
+    clip: PositiveSchedule | None = None
     """each element of the distillation gradient is limited to +-clip (null: not at all)"""
-    clip_end: Positive | None = None
-    """limit at the last step, reached linearly (null: clip stays)"""
     vsd_rank: Count = 4
     """vsd: rank of the critic's LoRA adapters"""
     vsd_lr: Positive = 1e-4
@@ -35,16 +34,10 @@ class LossConfig(Section):
     """keeps the scene from filling space: mean sqrt(opacity^2 + 0.01)"""
     opacity_squared: NonNegative = 0.0
     """the same purpose, NVIDIA's NeMo: mean opacity^2"""
-    entropy: NonNegative = 500.0
-    """pushes opacity to 0 or 1; grows linearly to this over the first part of the run"""
-    entropy_ramp: Fraction = 1.0
-    """share of the run over which entropy grows"""
-    orientation: NonNegative = 1e-2
-    """forbids normals that face away from the camera; grows linearly to this over the first part of the run"""
-    orientation_ramp: Fraction = 0.5
-    """share of the run over which orientation grows"""
-    orientation_start: Fraction = 0.01
-    """least factor on orientation meanwhile"""
+    entropy: WeightSchedule = Schedule(start=0.0, end=500.0)
+    """pushes opacity to 0 or 1"""
+    orientation: WeightSchedule = Schedule(start=1e-4, end=1e-2, until=0.5, curve="ramp")
+    """forbids normals that face away from the camera (paper: A.2)"""
     normal_smooth_2d: NonNegative = 0.0
     """smooth pictures of normals: mean squared difference of neighbouring pixels, normals coded to [0, 1]"""
     normal_smooth_3d: NonNegative = 100.0
@@ -57,9 +50,3 @@ class LossConfig(Section):
     """meshes: neighbouring faces look the same way; mean of 1 - cos of the angle between them"""
     laplacian: NonNegative = 0.5
     """meshes: vertices lie amid their neighbours; mean squared distance in sides of the grid's cubes"""
-
-    @model_validator(mode="after")
-    def _check(self) -> LossConfig:
-        if self.clip_end is not None and self.clip is None:
-            raise wrong("clip_end", "clip_end needs clip, the limit at the first step")
-        return self

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
+from dreamfusion.config.schedule import PositiveSchedule, Schedule, ShareSchedule
 from dreamfusion.config.section import Fraction, NonNegative, Positive, Section, wrong
 
 OptimizerName = Literal["adam", "adan", "shampoo"]
@@ -33,17 +34,17 @@ class OptimConfig(Section):
     """the optimiser's small number (null: adam 1e-15, adan 1e-8, shampoo 1e-6)"""
     weight_decay: NonNegative = 0.0
     """decay of the parameters per unit of learning rate"""
-    final_lr: Positive = 0.03
-    """factor on the learning rates at the last step (cosine decay)"""
-    warmup_steps: Annotated[int, Field(ge=0)] = 10
-    """steps over which the learning rates rise linearly"""
-    warmup_start: Fraction | None = None
-    """factor on the learning rates at the first of these steps (null: 1 / (warmup_steps + 1))"""
+    warmup: ShareSchedule = Schedule(start=0.0, end=1.0, until=0.05)
+    """factor on the learning rates at the beginning of the run, linear; 0 is before the first step (paper: A.2)"""
+    decay: PositiveSchedule = Schedule(start=1.0, end=0.03, from_=0.05, curve="cosine")
+    """another factor on the learning rates (paper: A.2)"""
     max_grad_norm: Positive | None = 5.0
     """gradients are scaled down to this norm (null: never)"""
 
     @model_validator(mode="after")
     def _check(self) -> OptimConfig:
+        if self.warmup.end != 1 or self.warmup.from_ != 0 or self.warmup.curve != "linear":
+            raise wrong("warmup", "a warm-up goes linearly to 1 and begins with the run: give start and until")
         count = 3 if self.optimizer == "adan" else 2
         if self.betas is not None and (len(self.betas) != count or max(self.betas) >= 1):
             raise wrong("betas", f"{self.optimizer} takes {count} betas below 1")

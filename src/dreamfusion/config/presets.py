@@ -32,26 +32,20 @@ Preset = Literal["quick", "default", "high", "paper", "nemo", "threestudio-sd", 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 _UNTUNED: dict[str, Any] = {
-    "guidance": {
-        "t_min": 0.02,
-        "t_min_start": None,
-        "t_max": 0.98,
-        "t_max_end": 0.98,
-        "anneal": "none",
-        "anneal_from": 0.0,
-        "weighting": "sds",
-    },
+    "guidance": {"t_min": 0.02, "t_max": 0.98, "weighting": "sds"},
     "scene": {"surface_smoothing": 0.0, "nerf": {"normal_epsilon": 0.03}},
-    "loss": {"entropy": 0.0, "entropy_ramp": 0.5, "normal_smooth_3d": 0.0},
+    "loss": {"entropy": 0.0, "normal_smooth_3d": 0.0},
 }
 """What the systems below have in common: times without annealing, w = 1 - abar, and nothing that smooths."""
+
+_LATE = {"start": 0, "end": 1, "from": 0.5, "curve": "step"}
+"""The second half of a run."""
 
 _THREESTUDIO: dict[str, Any] = {
     "steps": 10000,
     "views": 1,
     "resolution": 64,
-    "resolution_end": 64,
-    "collapse_from": 0.5,
+    "collapse_check": _LATE,
     "scene": {
         "nerf": {
             "grid": {
@@ -61,9 +55,8 @@ _THREESTUDIO: dict[str, Any] = {
                 "base_resolution": 16,
                 "max_resolution": 4096,
                 "interpolation": "linear",
-                "start_level": 8,
-                "progressive_from": 0.2,  # step 2000
-                "progressive_interval": 0.05,  # 500 steps
+                # one more at step 2000 and after every 500 steps
+                "levels_used": {"start": 8, "end": 16, "from": 0.2, "until": 0.2 + 0.05 * 7, "curve": "stairs"},
             },
             "hidden_width": 64,
             "density_activation": "softplus",
@@ -78,11 +71,13 @@ _THREESTUDIO: dict[str, Any] = {
         "step_length": 0.00677,  # 512 samples on the diagonal of their cube, 2 sqrt(3) 2 / 512, halved
     },
     "shading": {
-        "albedo_until": 0.2001,  # 2001 steps
-        "albedo_probability": 0.25,
+        "albedo_probability": {"start": 1, "end": 0.25, "from": 0.2001, "curve": "step"},  # 2001 steps
         "textureless_probability": 0.375,
     },
-    "loss": {"opacity": 1.0, "orientation": 1000.0, "orientation_start": 0.01, "orientation_ramp": 0.5},
+    "loss": {
+        "opacity": 1.0,
+        "orientation": {"start": 10.0, "end": 1000.0, "from": 0, "until": 0.5, "curve": "ramp"},
+    },
     "optim": {
         "optimizer": "adam",
         "betas": (0.9, 0.99),
@@ -90,8 +85,8 @@ _THREESTUDIO: dict[str, Any] = {
         "grid_lr": 0.01,
         "network_lr": 0.01,
         "background_lr": 0.001,
-        "warmup_steps": 0,
-        "final_lr": 1.0,
+        "warmup": 1,
+        "decay": 1,
         "max_grad_norm": None,
     },
     "cameras": {
@@ -114,16 +109,19 @@ _THREESTUDIO: dict[str, Any] = {
 }
 
 _CHANGES: dict[Preset, dict[str, Any]] = {
-    "quick": {"steps": 120, "views": 2, "optim": {"grid_lr": 2e-2, "network_lr": 4e-3}},
+    "quick": {
+        "steps": 120,
+        "views": 2,
+        "optim": {"grid_lr": 2e-2, "network_lr": 4e-3, "warmup": {"until": 10 / 120}, "decay": {"from": 10 / 120}},
+    },
     "default": {},
-    "high": {"steps": 1000},
+    "high": {"steps": 1000, "optim": {"warmup": {"until": 0.01}, "decay": {"from": 0.01}}},
     # The paper (arXiv 2209.14988); "not given" is our choice.
     "paper": {
         "steps": 15000,  # section 3.2
         "views": 4,  # section 3.2: four chips, one view each
         "resolution": 64,  # section 3.2
-        "resolution_end": 64,
-        "collapse_from": 0.5,  # not given; a scene of fog fills the view at first
+        "collapse_check": _LATE,  # not given; a scene of fog fills the view at first
         "guidance": {
             "kind": "diffusers",
             "model": "DeepFloyd/IF-I-XL-v1.0",  # section 3: Imagen's 64 x 64 base model, which nobody else has
@@ -140,9 +138,7 @@ _CHANGES: dict[Preset, dict[str, Any]] = {
                 "blob_std": 0.2 / 1.4,  # A.2
                 "normal_method": "analytic",  # section 3.1
                 "frequencies": 8,  # A.2: octaves 2^0 to 2^7
-                "variance": 5e-2,  # A.2
-                "variance_end": 2e-3,
-                "variance_until": 1 / 3,  # A.2: 5000 steps
+                "variance": {"start": 5e-2, "end": 2e-3, "until": 1 / 3},  # A.2: over 5000 steps
                 "hidden_width": 128,  # A.2
                 "blocks": 5,  # A.2
             },
@@ -150,15 +146,12 @@ _CHANGES: dict[Preset, dict[str, Any]] = {
             "background": "learned",  # section 3.1; its size is not given
         },
         "shading": {
-            "albedo_until": 1 / 15,  # A.2: 1000 steps
-            "albedo_probability": 0.25,  # A.2
+            "albedo_probability": {"start": 1, "end": 0.25, "from": 1 / 15, "curve": "step"},  # A.2: 1000 steps
             "textureless_probability": 0.375,  # A.2: half of the lit views
         },
         "loss": {
             "opacity": 1e-3,  # A.2: in [1e-3, 5e-3]
-            "orientation": 1e-2,  # A.2
-            "orientation_start": 0.01,  # A.2: from 1e-4
-            "orientation_ramp": 1 / 3,  # A.2: over 5000 steps
+            "orientation": {"start": 1e-4, "end": 1e-2, "until": 1 / 3, "curve": "ramp"},  # A.2: over 5000 steps
         },
         "optim": {
             "optimizer": "shampoo",  # A.2, and all the numbers here
@@ -166,9 +159,8 @@ _CHANGES: dict[Preset, dict[str, Any]] = {
             "eps": 1e-6,
             "grid_lr": 1e-4,
             "network_lr": 1e-4,
-            "warmup_steps": 3000,
-            "warmup_start": 1e-5,  # 1e-9 / 1e-4
-            "final_lr": 1e-2,  # 1e-6 / 1e-4
+            "warmup": {"start": 1e-5, "until": 0.2},  # from 1e-9 to 1e-4 over 3000 steps
+            "decay": {"end": 1e-2, "from": 0.2},  # to 1e-6
             "max_grad_norm": None,
         },
         "cameras": {

@@ -101,7 +101,7 @@ def _kind(annotation: Any) -> str:
     if origin is dict:
         return f"table of {_kind(inside[0])}s and {_kind(inside[1])}s"
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return "section"
+        return "schedule" if annotation.is_value else "section"
     return {int: "whole number", float: "number", bool: "true or false", str: "text"}[annotation]
 
 
@@ -112,7 +112,7 @@ def _allowed(field: FieldInfo) -> str:
         return ", ".join(map(str, choices))
     bounds = [*field.metadata, *_bounds(field.annotation)]
     words = []
-    for bound in bounds:
+    for bound in (getattr(bound, "func", bound) for bound in bounds):  # those of a schedule are a function
         for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("min_length", "length >=")):
             value = getattr(bound, name, None)
             if value is not None and f"{sign} {_plain(value)}" not in words:

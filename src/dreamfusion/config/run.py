@@ -11,7 +11,8 @@ from dreamfusion.config.loss import LossConfig
 from dreamfusion.config.optim import OptimConfig
 from dreamfusion.config.pictures import PicturesConfig
 from dreamfusion.config.scene import SceneConfig
-from dreamfusion.config.section import Count, Fraction, Section, Side, wrong
+from dreamfusion.config.schedule import ShareSchedule, SideSchedule, constant
+from dreamfusion.config.section import Count, Section, wrong
 from dreamfusion.config.shading import ShadingConfig
 from dreamfusion.config.views import CameraRange, LightRange
 
@@ -31,19 +32,15 @@ class Config(Section):
     """optimisation steps"""
     views: Count = 4
     """views rendered and judged per step"""
-    resolution: Side = 32
-    """side of the rendered views in pixels, at first"""
-    resolution_end: Side = 32
-    """side of the rendered views from the share resolution_from on"""
-    resolution_from: Fraction = 0.6
-    """share of the run after which views have their final size"""
+    resolution: SideSchedule = constant(32)
+    """side of the rendered views in pixels, rounded"""
     checkpoint_every: Count = 100
     """steps between checkpoints"""
     preview_every: Count = 25
     """steps between refreshes of preview.png"""
-    collapse_from: Fraction = 0.0
-    """share of the run from which it stops if the scene has become nothing or fills the view; a scene that begins as
-    fog fills the view at first"""
+    collapse_check: ShareSchedule = constant(1)
+    """1: the run stops if the scene has become nothing or fills the view; 0: it does not, as for a scene that begins as
+    fog"""
     guidance: GuidanceConfig = GuidanceConfig()
     """the diffusion prior and how it is asked"""
     scene: SceneConfig = SceneConfig()

@@ -7,9 +7,9 @@ Each field stands with its type, its range and its default, and a string below i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -25,6 +25,8 @@ class Section(BaseModel):
     """A part of the configuration. A wrong value is a `dreamfusion.config.WrongValueError` that names its key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    is_value: ClassVar[bool] = False
+    """Whether it stands for one value, as a schedule does."""
 
     if not TYPE_CHECKING:  # type checkers derive the arguments from the fields
 
@@ -38,6 +40,21 @@ class Section(BaseModel):
 
         __init__.__pydantic_base_init__ = True  # sections inside of others are validated without it, as BaseModel's
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Let a schedule of which only some parts are given keep the other parts of its default."""
+        if not isinstance(values, dict):
+            return values
+        parts = {name: field.default.parts() for name, field in cls.model_fields.items() if _is_value(field.default)}
+        return values | {
+            name: parts[name] | value for name, value in values.items() if name in parts and isinstance(value, dict)
+        }
+
+
+def _is_value(default: Any) -> bool:
+    return isinstance(default, Section) and default.is_value
+
 
 def wrong(key: str, message: str) -> PydanticCustomError:
     """Return the error of a section's validator for its field ``key``: several fields do not go together."""
@@ -45,9 +62,9 @@ def wrong(key: str, message: str) -> PydanticCustomError:
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """Return the section that a field holds, also if it may be none; None if it holds a value."""
+    """Return the section that a field holds, also if it may be none; None if it holds a value, such as a schedule."""
     for kind in (field.annotation, *get_args(field.annotation)):
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if isinstance(kind, type) and issubclass(kind, Section) and not kind.is_value:
             return kind
     return None
 

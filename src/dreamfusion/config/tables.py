@@ -7,11 +7,14 @@ from typing import Any
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return nested tables with the values of ``changes`` in place of those of ``base``."""
+    """Return nested tables with the values of ``changes`` in place of those of ``base``; schedules are tables, too."""
     result = dict(base)
     for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if nested else value
+        before = result.get(key)
+        if isinstance(value, dict) and isinstance(before, int | float):
+            before = {"start": before, "end": before}  # a schedule that does not change is written as a number
+        nested = isinstance(value, dict) and isinstance(before, dict)
+        result[key] = merged(before, value) if nested else value
     return result
 
 

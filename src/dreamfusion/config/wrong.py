@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from pydantic import ValidationError
 
+from dreamfusion.config.schedule import PARTS, Schedule
 from dreamfusion.config.section import Section, walk
 from dreamfusion.errors import DreamFusionError
 
@@ -38,6 +39,8 @@ def explained(error: ValidationError, section: type[Section]) -> DreamFusionErro
 def nearest(key: str, section: type[Section]) -> str:
     """Return a question with the key of a section that is most like an unknown one, or nothing."""
     known = [name for name, _, _ in walk(section)]
+    schedules = [name for name, _, field in walk(section) if isinstance(field.default, Schedule)]
+    known += [f"{name}.{part}" for name in schedules for part in PARTS]
     place, _, last = key.rpartition(".")
     beside = [name for name in known if name.rpartition(".")[0] == place]
     elsewhere = [name for name in known if name.rpartition(".")[2] == last]

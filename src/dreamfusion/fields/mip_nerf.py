@@ -57,8 +57,8 @@ class MipField(Field):
     @property
     def variance(self) -> Tensor:
         """The paper's lambda at this point of the run, a number as a tensor."""
-        c = self.config
-        return c.variance + (c.variance_end - c.variance) * (self.progress / c.variance_until).clamp(max=1)
+        v = self.config.variance
+        return v.start + (v.end - v.start) * ((self.progress - v.from_) / (v.until - v.from_)).clamp(0, 1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the integrated positional encoding [N, 6 L] of the points ``x`` [N, 3]."""

@@ -8,13 +8,13 @@ empty.
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dreamfusion.config import HashGridConfig, NerfConfig
+from dreamfusion.config.schedule import constant
 from dreamfusion.fields import tinycudann
 from dreamfusion.fields.encodings import frequency_channels, frequency_encode
 from dreamfusion.fields.field import Field
@@ -36,12 +36,14 @@ def grid_layout(grid: HashGridConfig) -> HashGridLayout:
 
 def active_levels(grid: HashGridConfig, progress: Tensor) -> Tensor:
     """Return how many levels are in use when the share ``progress`` of a run is done, a number as a tensor."""
-    last = torch.full_like(progress, math.ceil(grid.max_level * grid.levels))
-    if grid.start_level is None:
+    used = grid.levels_used or constant(grid.levels)
+    last = torch.full_like(progress, used.end)
+    if not used.changes:
         return last
+    interval = (used.until - used.from_) / max(1, used.end - used.start - 1)
     # The small term keeps a share such as 0.3 from falling just below its own step.
-    joined = torch.floor((progress - grid.progressive_from) / grid.progressive_interval + 1e-4) + 1
-    return torch.minimum(grid.start_level + joined.clamp(min=0), last)
+    joined = torch.floor((progress - used.from_) / interval + 1e-4) + 1
+    return torch.minimum(used.start + joined.clamp(min=0), last)
 
 
 class FusedNetwork(nn.Sequential):
@@ -87,7 +89,7 @@ class NerfField(Field):
         """Draw the initial parameters from ``generator`` (a CPU one; PyTorch's global one if None)."""
         c = config or NerfConfig()
         hashed = c.encoding == "hashgrid"
-        super().__init__(c, annealed=hashed and c.grid.start_level is not None)
+        super().__init__(c, annealed=hashed and c.grid.levels_used is not None and c.grid.levels_used.changes)
         self.layout = grid_layout(c.grid)
         self.register_parameter("table", None)
         if hashed:
@@ -121,7 +123,7 @@ class NerfField(Field):
 
     def _masked(self, encoding: Tensor) -> Tensor:
         grid = self.config.grid
-        if grid.max_level == 1 and grid.start_level is None:
+        if grid.levels_used is None:
             return encoding
         level = torch.arange(self.layout.levels, device=encoding.device).repeat_interleave(self.layout.features)
         return encoding * (level < active_levels(grid, self.progress))

@@ -55,7 +55,7 @@ def support_table() -> str:
     for weighting in get_args(Weighting):
         add(f"`guidance.weighting: {weighting}`", PARTS)
     add("`guidance.prompt_weighting`", [kind.family for kind in _LATENT if kind.weighs_words], "no")
-    add("`shading.latent_until`", with_vae, yes="with 4 latent channels")
+    add("`shading.latent`", with_vae, yes="with 4 latent channels")
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -19,7 +19,6 @@ from dreamfusion.guidance.base import Guidance
 from dreamfusion.method.asking import Texts, ViewPrompts
 from dreamfusion.method.cameras import Cameras, sample_cameras
 from dreamfusion.method.losses import (
-    annealed_clip,
     entropy_loss,
     ism_loss,
     normal_difference_loss,
@@ -27,7 +26,6 @@ from dreamfusion.method.losses import (
     sample_timesteps,
     sds_loss,
     squared_opacity_loss,
-    timestep_range,
     vsd_loss,
 )
 from dreamfusion.method.normals import check_latent_phase, latent_picture, normal_picture, surface_change
@@ -54,12 +52,11 @@ def sample_shading(count: int, progress: float, config: Config, generator: torch
     """Draw how each view is shaded: albedo first, then a mixture (paper A.2)."""
     shading = config.shading
     draws = torch.rand(count, generator=generator).tolist()
-    if progress < shading.albedo_until:
-        return ["albedo"] * count
-    textureless_from = 1.0 - shading.textureless_probability
+    albedo_until = shading.albedo_probability.at(progress)
+    textureless_from = 1.0 - shading.textureless_probability.at(progress)
 
     def pick(draw: float) -> Shading:
-        if draw < shading.albedo_probability:
+        if draw < albedo_until:
             return "albedo"
         return "textureless" if draw >= textureless_from else "lambertian"
 
@@ -69,11 +66,10 @@ def sample_shading(count: int, progress: float, config: Config, generator: torch
 def regularize(out: RenderOutput, progress: float, config: Config) -> dict[str, Tensor]:
     """Return the weighted terms that keep a scene compact, solid and outward-facing (paper A.2), a mesh smooth."""
     loss = config.loss
-    orientation = loss.orientation * max(ramp(progress, loss.orientation_ramp), loss.orientation_start)
     terms = {
         "opacity_loss": loss.opacity * opacity_loss(out.opacity),
-        "entropy_loss": loss.entropy * ramp(progress, loss.entropy_ramp) * entropy_loss(out.opacity),
-        "orientation_loss": orientation * out.orientation.mean(),
+        "entropy_loss": loss.entropy.at(progress) * entropy_loss(out.opacity),
+        "orientation_loss": loss.orientation.at(progress) * out.orientation.mean(),
     }
     if loss.opacity_squared > 0:
         terms["opacity_squared_loss"] = loss.opacity_squared * squared_opacity_loss(out.opacity)
@@ -89,21 +85,10 @@ def regularize(out: RenderOutput, progress: float, config: Config) -> dict[str, 
     return terms
 
 
-def ramp(progress: float, share: float) -> float:
-    """Return what grows linearly from 0 to 1 over the first ``share`` of a run, at ``progress`` in [0, 1]."""
-    return min(1.0, progress / share) if share > 0 else 1.0
-
-
 def set_learning_rates(state: State, config: Config) -> None:
-    """Set each group's rate: its peak times a warm-up and a cosine decay."""
+    """Set each group's rate: its peak times a warm-up and its decay."""
     optim = config.optim
-    factor = learning_rate_factor(
-        state.step,
-        config.steps,
-        warmup_steps=optim.warmup_steps,
-        warmup_start=optim.warmup_start,
-        final=optim.final_lr,
-    )
+    factor = learning_rate_factor(state.step, config.steps, optim.warmup, optim.decay)
     peaks = state.scene.parameter_groups(optim)
     for group, peak in zip(state.optimizer.param_groups, peaks, strict=True):
         group["lr"] = peak["lr"] * factor
@@ -134,7 +119,7 @@ def distill(
         "guidance_scale": g.guidance_scale,
         "rescale": g.rescale,
         "negatives": texts.perp_neg,
-        "clip": annealed_clip(state.step / config.steps, loss.clip, loss.clip_end),
+        "clip": None if loss.clip is None else loss.clip.at(state.step / config.steps),
     }
     if g.weighting is not None:
         options["weighting"] = g.weighting
@@ -185,8 +170,8 @@ def optimize(
         )
 
         # 2. Render.
-        size = config.resolution if progress < config.resolution_from else config.resolution_end
-        in_latents = progress < config.shading.latent_until
+        size = round(config.resolution.at(progress))
+        in_latents = config.shading.latent.at(progress) > 0
         out = scene.render(
             cameras,
             lights,
@@ -198,9 +183,7 @@ def optimize(
         )
 
         # 3. Ask the prior which way the renderings should change.
-        g = config.guidance
-        start = (g.t_min if g.t_min_start is None else g.t_min_start, g.t_max)
-        t_min, t_max = timestep_range(progress, start, (g.t_min, g.t_max_end), g.anneal, g.anneal_from)
+        t_min, t_max = config.guidance.t_min.at(progress), config.guidance.t_max.at(progress)
         t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
         texts = prompts[config.prompt_at(state.step)](cameras)
@@ -225,7 +208,7 @@ def optimize(
 
         opacity = out.opacity.mean().item()
         state.opacity += 0.05 * (opacity - state.opacity)
-        if progress >= config.collapse_from:
+        if config.collapse_check.at(progress) > 0:
             refuse_collapse(state.opacity, state.step)
         metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max, **info}
         metrics |= {name: value.item() for name, value in terms.items()}

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dreamfusion.config import Config, leaves, parse_config
+from dreamfusion.config.schedule import constant
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.nemo.keys import GROUPS, MESH_STAGE, PARTS, PLAIN_PARTS, TOP, TOP_SETS, Key, LeftOut, Part
 
@@ -90,10 +91,10 @@ def fit_device(config: Config, device: torch.device, tell: Callable[[str], None]
 
 def fit_prior(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:
     """Return the configuration without its latent phase if the prior works on pixels, and tell."""
-    if guidance.latent_shape is not None or config.shading.latent_until == 0:
+    if guidance.latent_shape is not None or config.shading.latent.largest == 0:
         return config
     tell("the latent phase (latent_iter_ratio) is left out: this prior works on pixels")
-    return config.model_copy(update={"shading": config.shading.model_copy(update={"latent_until": 0.0})})
+    return config.model_copy(update={"shading": config.shading.model_copy(update={"latent": constant(0)})})
 
 
 def _load(source: Path | Any) -> DictConfig:
@@ -368,4 +369,6 @@ def _left_out(key: Key) -> str:
 def _short(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_short(part)}' for name, part in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

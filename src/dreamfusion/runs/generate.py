@@ -252,7 +252,7 @@ def _save_on_the_way(
             raise
         # The step may be half done, so nothing is saved of it; the last checkpoint stays what it was.
         raise DreamFusionError(
-            f"Not enough memory at step {state.step + 1}: lower views or resolution_end, or for a prior with a VAE "
+            f"Not enough memory at step {state.step + 1}: lower views or resolution, or for a prior with a VAE "
             "guidance.image_size, or set guidance.execution.checkpoint_vae, tiny_vae or offload."
         ) from None
 

@@ -34,7 +34,7 @@ MESH_RESOLUTION = 128
 """Samples per side at which the surface of a NeRF is found."""
 
 COMMON: dict[str, Any] = {
-    "shading": {"albedo_until": 0.0, "latent_until": 0.0},
+    "shading": {"albedo_probability": {"from": 0.0}, "latent": 0},
     "loss": {
         "opacity": 0.0,
         "entropy": 0.0,
@@ -50,10 +50,7 @@ EMBEDDED: dict[str, Any] = {
     "guidance": {
         "guidance_scale": 2.0,
         "t_min": 0.6,
-        "t_min_start": None,
         "t_max": 0.9,
-        "t_max_end": 0.9,
-        "anneal": "none",
         "weighting": "ism",
     },
     "scene": {"tetrahedra": {"bulge_resolution": 16}},
@@ -69,7 +66,7 @@ drift: a pale stem took on the green of its cap.
 """
 
 OTHERS: dict[str, Any] = {
-    "guidance": {"t_min": 0.02, "t_min_start": None, "t_max": 0.5, "t_max_end": 0.5, "anneal": "none"},
+    "guidance": {"t_min": 0.02, "t_max": 0.5},
 }
 """And for any other prior: less noise than for a run, as in Magic3D's second stage (in threestudio)."""
 
@@ -81,10 +78,22 @@ WITHOUT_RUN: dict[str, Any] = {
 
 RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
 
+
+def _sizes(steps: int, resolution: int, tetrahedra: int) -> dict[str, Any]:
+    """Return the settings in which our presets differ, with a warm-up of 10 steps."""
+    share = 10 / steps
+    return {
+        "steps": steps,
+        "resolution": resolution,
+        "scene": {"tetrahedra": {"resolution": tetrahedra}},
+        "optim": {"warmup": {"until": share}, "decay": {"from": share}},
+    }
+
+
 REFINE_PRESETS: dict[str, dict[str, Any]] = {
-    "quick": COMMON | {"steps": 60, "resolution": 96, "scene": {"tetrahedra": {"resolution": 32}}},
-    "default": COMMON | {"steps": 150, "resolution": 128, "scene": {"tetrahedra": {"resolution": 48}}},
-    "high": COMMON | {"steps": 1000, "resolution": 256, "scene": {"tetrahedra": {"resolution": 64}}},
+    "quick": COMMON | _sizes(60, 96, 32),
+    "default": COMMON | _sizes(150, 128, 48),
+    "high": COMMON | _sizes(1000, 256, 64),
 }
 """What each preset of our own changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
 
@@ -153,7 +162,6 @@ def _configuration(
         values = merged(values, EMBEDDED if kind == "toybox" else OTHERS)
     if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":
         values["resolution"] = GPU_RESOLUTION
-    values["resolution_end"] = asked.get("resolution", values["resolution"])
     return changed_config(values, asked)
 
 
@@ -187,7 +195,6 @@ def _nemo_configuration(
     if source is not None:
         tell("the colours go on in the networks of the run, not in those of the nerf group")
     asked = _asked(config_file, changes)
-    values["resolution_end"] = asked.get("resolution", values["resolution"])
     return changed_config(values, asked)
 
 
