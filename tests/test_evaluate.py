@@ -375,7 +375,7 @@ def test_reports_come_from_the_json_alone(tmp_path: Path):
 
 # Whole evaluations, with real processes
 
-TINY = {"steps": 2, "views": 1, "resolution": 16, "resolution_end": 16, "device": "cpu"}
+TINY = {"steps": 2, "views": 1, "resolution": 16, "device": "cpu"}
 
 
 @pytest.mark.slow

@@ -545,7 +545,7 @@ LATENT_RUN = SHORT | {
     "prompt": "a red mushroom",
     "steps": 6,
     "guidance": {"guidance_scale": 7.0},
-    "shading": {"latent_until": 0.5, "albedo_until": 0.0},
+    "shading": {"latent": {"start": 1, "end": 0, "from": 0.5, "curve": "step"}, "albedo_probability": 0.7},
 }
 
 

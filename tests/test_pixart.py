@@ -99,7 +99,6 @@ def test_the_losses_run_on_it(prior, kind):
             "steps": 2,
             "views": 2,
             "resolution": 8,
-            "resolution_end": 8,
             "cameras": STILL,
             "guidance": {"perp_neg": True},
             "loss": {"kind": kind},

@@ -99,7 +99,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("optimizer", ["adam", "adan"])
 def test_a_scene_that_prunes_and_adds_is_killed_and_resumed_bit_equal(example, tmp_path: Path, optimizer: str):
     scene = {"background": "static", "background_color": BACKDROP}
-    tiny = {"steps": 12, "views": 2, "resolution": 16, "resolution_end": 16, "checkpoint_every": 5}
+    tiny = {"steps": 12, "views": 2, "resolution": 16, "checkpoint_every": 5}
     config = toy_config(**tiny, scene=scene, preview_every=1000, optim={"optimizer": optimizer, "grid_lr": 0.05})
     prior = toy_prior("mushroom", views=8, size=16)
     counts: list[int] = []

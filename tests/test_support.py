@@ -35,8 +35,8 @@ def test_a_few_cells_by_hand():
     assert table["`loss.kind: ism`"]["`PixArtSigmaPipeline`"] == "yes"
     assert table["`guidance.weighting: fantasia3d`"]["`IFPipeline`"] == "yes"
     assert table["`guidance.prompt_weighting`"]["`StableDiffusion3Pipeline`"] == "no"
-    assert table["`shading.latent_until`"]["`StableDiffusionPipeline`"] == "with 4 latent channels"
-    assert table["`shading.latent_until`"]["`IFPipeline`"] == "no"
+    assert table["`shading.latent`"]["`StableDiffusionPipeline`"] == "with 4 latent channels"
+    assert table["`shading.latent`"]["`IFPipeline`"] == "no"
     assert table["`.nemo`, or original names with their YAML"]["`StableDiffusionXLPipeline`"] == "no"
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dreamfusion.method.optimize import Step
     from dreamfusion.pictures.compose import Placement
     from dreamfusion.pictures.render import PictureShading
-    from dreamfusion.presets import Preset
+    from dreamfusion.config import Preset
     from dreamfusion.runs.refine import RefinePreset
     from dreamfusion.runs.results import Result
 

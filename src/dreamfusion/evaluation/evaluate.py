@@ -27,13 +27,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamfusion.config import build_config
+from dreamfusion.config.presets import Preset
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.judge import Judge, open_judge
 from dreamfusion.evaluation.judging import NAMED, judge_views, true_views
 from dreamfusion.evaluation.prompts import PromptList
 from dreamfusion.evaluation.statistics import Estimate, bootstrap, lowest_tenth, share
 from dreamfusion.io.files import prepare_output_dir, slugify, write_text
-from dreamfusion.presets import Preset
 from dreamfusion.toybox.world import Toy, is_held_out
 
 

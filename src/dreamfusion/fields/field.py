@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dreamfusion.errors import DreamFusionError
-
-NormalMethod = Literal["forward", "backward", "central", "analytic"]
-
-
-@dataclass(frozen=True)
-class FieldConfig:
-    """Density and normals of a field.
-
-    The density is activation(network + bias + blob). The blob makes a fresh scene a soft ball, so that there is
-    something to carve: "gaussian" is the paper's, density * exp(-|x|^2 / (2 std^2)) (appendix A.2), "linear"
-    Magic3D's, density * (1 - |x| / std). The paper adds 5 with std 0.2 in a scene of half our size and no bias,
-    which after exp is opaque in the middle (e^5) and fog everywhere else (e^0). Here a bias removes the fog, so that
-    empty space is skipped from the first step on, and a wider blob leaves a ball of opacity 0.9 in the middle and
-    0.2 at radius 0.5, through which gradients reach all of its inside.
-
-    Normals are differences over ``normal_epsilon`` world units, "forward" or "backward" (three more evaluations) or
-    "central" (six, NeMo's with 0.01), or "analytic": the exact derivative, at the price of a second backward pass.
-    """
-
-    density_activation: Literal["exp", "softplus"] = "exp"
-    density_bias: float = -6.5
-    blob: Literal["gaussian", "linear"] = "gaussian"
-    blob_density: float = 8.0
-    blob_std: float = 0.55
-    normal_method: NormalMethod = "forward"
-    normal_epsilon: float = 0.03
-
-    def __post_init__(self) -> None:
-        if self.blob_std <= 0 or self.normal_epsilon <= 0:
-            raise DreamFusionError("Scene: give a blob_std and a normal_epsilon above 0.")
+from dreamfusion.config import FieldConfig, NormalMethod
 
 
 class _TruncatedExp(torch.autograd.Function):

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.config import CameraRange
 from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 
@@ -82,55 +82,6 @@ class Cameras:
         x, y, z = ((points - self.position[:, None]) @ rotation).unbind(-1)
         zoom = 2 * self.focal[:, None]
         return torch.stack([zoom * x, zoom * aspect * y, (z - near) * (far / (far - near)), z], dim=-1)
-
-
-@dataclass(frozen=True)
-class CameraRange:
-    """What random cameras are drawn from (paper section 3.2, A.2; lengths in units of the scene).
-
-    The paper's scene has half of our size, so its radius of 1 to 1.5 is 2 to 3 here. The default is a narrow part of
-    it, in which an object of radius 0.8 fills the picture: the small prior is trained with these cameras, and every
-    size that an object may have in the picture takes a share of what it can learn. Position and look-at point are
-    jittered less than in the paper for the same reason.
-
-    ``position_noise`` is the half width of a uniform draw along each axis, ``look_at_noise`` and ``up_noise`` are
-    standard deviations. With ``fov_min_deg`` and ``fov_max_deg`` the field of view is drawn, uniform in angle, and
-    takes the place of the focal length.
-    """
-
-    radius_min: float = 2.4
-    radius_max: float = 2.6
-    elevation_min_deg: float = -10.0
-    elevation_max_deg: float = 90.0
-    azimuth_min_deg: float = -180.0
-    azimuth_max_deg: float = 180.0
-    focal_min: float = 1.35
-    focal_max: float = 1.5
-    uniform_angle_probability: float = 0.5
-    position_noise: float = 0.05
-    look_at_noise: float = 0.02
-    up_noise: float = 0.02
-    fov_min_deg: float | None = None
-    fov_max_deg: float | None = None
-
-    def __post_init__(self) -> None:
-        low, high = self.fov_min_deg, self.fov_max_deg
-        if (low is None) != (high is None):
-            raise DreamFusionError("cameras: give both fov_min_deg and fov_max_deg, or neither.")
-        if low is not None and high is not None and not 0 < low <= high < 180:
-            raise DreamFusionError("cameras: give 0 < fov_min_deg <= fov_max_deg < 180.")
-        if not 0 < self.radius_min <= self.radius_max:
-            raise DreamFusionError("cameras: give 0 < radius_min <= radius_max.")
-        if not -90 <= self.elevation_min_deg <= self.elevation_max_deg <= 90:
-            raise DreamFusionError("cameras: give -90 <= elevation_min_deg <= elevation_max_deg <= 90.")
-        if not self.azimuth_min_deg <= self.azimuth_max_deg:
-            raise DreamFusionError("cameras: give azimuth_min_deg <= azimuth_max_deg.")
-        if not 0 < self.focal_min <= self.focal_max:
-            raise DreamFusionError("cameras: give 0 < focal_min <= focal_max.")
-        if not 0 <= self.uniform_angle_probability <= 1:
-            raise DreamFusionError("cameras: give a uniform_angle_probability from 0 to 1.")
-        if min(self.position_noise, self.look_at_noise, self.up_noise) < 0:
-            raise DreamFusionError("cameras: give position_noise, look_at_noise and up_noise of at least 0.")
 
 
 def look_at(

@@ -9,16 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.config import Backdrops, LightRange, Material, Shading
 from dreamfusion.method.cameras import Cameras
-
-Shading = Literal["albedo", "lambertian", "textureless"]
 
 GAMMA = 2.2
 """Pictures multiply display-referred values; with a power law that is the same as multiplying linear light."""
@@ -45,53 +42,6 @@ class Lights:
         return Lights(self.position[index], self.diffuse[index], self.ambient[index], self.environment)
 
 
-@dataclass(frozen=True)
-class Material:
-    """What light does at the surface beside being scattered: a Phong highlight on Lambertian views, off by default.
-
-    ``specular`` is its weight (0.2 to 0.5 looks like plastic), ``shininess`` its exponent: 10 is dull, 100 polished.
-    """
-
-    specular: float = 0.0
-    shininess: float = 32.0
-
-    def __post_init__(self) -> None:
-        if self.specular < 0 or self.shininess < 1:
-            raise DreamFusionError("Material: give specular of at least 0 and shininess of at least 1.")
-
-
-@dataclass(frozen=True)
-class LightRange:
-    """What random lights are drawn from (paper section 3.2 and A.2; lengths twice the paper's, as the scene is).
-
-    The paper's lights scatter twice as far around the camera (direction_noise 1) and leave 0.1 of ambient light. Many
-    views are then nearly black, and tell a small prior nothing.
-
-    With ``ambient_max`` each light draws its ambient part between ``ambient`` and that, and its diffuse part is the
-    rest of 1 (NVIDIA's NeMo draws the first in the same way, but leaves the second at 1, so that its pictures clip).
-    With ``position_noise``, in world units, a light's direction is that of a point drawn around the camera's position,
-    as in the paper, in place of one drawn around the camera's direction.
-    """
-
-    distance_min: float = 1.6
-    distance_max: float = 3.0
-    direction_noise: float = 0.5
-    ambient: float = 0.3
-    diffuse: float = 0.7
-    ambient_max: float | None = None
-    position_noise: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.distance_min <= self.distance_max:
-            raise DreamFusionError("lights: give 0 < distance_min <= distance_max.")
-        if self.direction_noise < 0 or (self.position_noise is not None and self.position_noise < 0):
-            raise DreamFusionError("lights: give direction_noise and position_noise of at least 0.")
-        if not 0 <= self.ambient <= 1 or self.diffuse < 0:
-            raise DreamFusionError("lights: give ambient from 0 to 1 and diffuse of at least 0.")
-        if self.ambient_max is not None and not self.ambient <= self.ambient_max <= 1:
-            raise DreamFusionError("lights: give ambient_max from ambient to 1.")
-
-
 def sample_lights(cameras: Cameras, light_range: LightRange, generator: torch.Generator) -> Lights:
     """Draw one point light per camera: direction from a normal around the camera's, distance uniform (A.2)."""
     count = len(cameras)
@@ -108,9 +58,6 @@ def sample_lights(cameras: Cameras, light_range: LightRange, generator: torch.Ge
         count, generator=generator
     )
     return Lights(position, 1 - ambient, ambient)
-
-
-Backdrops = Literal["grey", "any"]
 
 
 def sample_backdrops(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
+from dreamfusion.config.presets import Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
@@ -26,7 +27,6 @@ from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
 from dreamfusion.nemo import fit_device, fit_prior, read_stage
-from dreamfusion.presets import Preset
 from dreamfusion.runs.control import Requests
 from dreamfusion.runs.results import Result, open_state, save_preview, save_validation, write_assets
 
@@ -256,7 +256,7 @@ def _save_on_the_way(
             raise
         # The step may be half done, so nothing is saved of it; the last checkpoint stays what it was.
         raise DreamFusionError(
-            f"Not enough memory at step {state.step + 1}: lower views or resolution_end, or for a prior with a VAE "
+            f"Not enough memory at step {state.step + 1}: lower views or resolution, or for a prior with a VAE "
             "guidance.image_size, or set guidance.execution.checkpoint_vae, tiny_vae or offload."
         ) from None
 
