@@ -26,7 +26,7 @@ from dreamfusion.assets.images import save_png
 from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.io.files import prepare_output_dir, write_atomically
+from dreamfusion.io.files import prepare_output_dir, refuse_foreign_files, write_atomically
 from dreamfusion.method.cameras import Cameras, look_at, spherical_position
 from dreamfusion.pictures.environment import load_environment
 
@@ -105,6 +105,7 @@ def compose(
     cameras, reach = _cameras(scene, azimuths_deg, elevation_deg, size)
     merged = merge([*zip(files, matrices, strict=True), (_ground(reach, ground_color), np.eye(4))])
     folder = prepare_output_dir(output)
+    refuse_foreign_files(*(folder / name for name in ("scene.png", "scene.glb", "viewer.html")))
 
     image = _picture(scene, cameras, reach, size, light, environment, ground_color, samples, pick_device(device))
     picture = folder / "scene.png"

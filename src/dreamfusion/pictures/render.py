@@ -16,7 +16,7 @@ from torch import Tensor
 from dreamfusion.assets.images import save_png
 from dreamfusion.assets.video import save_video
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.io.files import replace_folder
+from dreamfusion.io.files import refuse_foreign_files, refuse_foreign_folder, replace_folder
 from dreamfusion.method.cameras import Cameras, fixed_cameras, spherical_position
 from dreamfusion.method.shading import GAMMA, Lights, Shading, headlights
 from dreamfusion.pictures.environment import irradiance_coefficients, load_environment, load_picture, look_up
@@ -97,6 +97,7 @@ def render_run(
         name = "render" if background == "transparent" else "render.mp4"
     path = output or Path(folder) / name
     _check_format(path, background)
+    refuse_foreign_files(path) if path.suffix else refuse_foreign_folder(path)
 
     environment = load_environment(light.environment) if light.environment else None
     behind = _background(background, environment, (width, height))

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.io.files import write_text
+from dreamfusion.io.files import write_atomically
 
 _HERE = Path(__file__).parent
 
@@ -32,4 +32,5 @@ def save_viewer(glb: Path | str, path: Path | str, title: str) -> None:
         model=base64.b64encode(model).decode("ascii"),
         script=(_HERE / "viewer.min.js").read_text(encoding="utf-8"),
     )
-    write_text(path, page)
+    with write_atomically(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
