@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 from tyro.conf import Positional
 
+from dreamfusion.app.terminal import run, say
 from dreamfusion.errors import DreamFusionError
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def _prior(guidance: str | None, model: str | None, **options: Any) -> dict[str,
 
 
 def _note(line: str) -> None:
-    console.print(f"note: {line}", highlight=False, soft_wrap=True)
+    say(console, f"note: {line}")
 
 
 def _print_assets(result: Result) -> None:
@@ -486,7 +488,7 @@ def guidance_compile(
     from dreamfusion.guidance.prepare import set_precision
 
     chosen = pick_device(device)
-    with console.status(f"Compiling {model}, which takes minutes"):
+    with console.status(Text(f"Compiling {model}, which takes minutes")):
         folder = compile_prior(
             model, output, image_size=image_size, dtype=set_precision(precision, chosen), device=chosen
         )
@@ -614,7 +616,7 @@ def _prompt_list(file: Path | None) -> PromptList:
 
     chosen = read_prompts(file) if file else default_prompts()
     for note in chosen.notes:
-        console.print(f"{file}: {note}; left out", highlight=False)
+        say(console, f"{file}: {note}; left out")
     return chosen
 
 
@@ -691,16 +693,9 @@ def build_app() -> tyro.extras.SubcommandApp:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; problems that the user can put right end with one line and exit code 1."""
+    """Run the command line; `terminal.run` says how it ends."""
     _quiet_libraries()
-    try:
-        build_app().cli(prog="dreamfusion", description=__doc__, args=arguments)
-    except DreamFusionError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        console.print("Stopped. Continue with --resume and the folder of the run.", highlight=False)
-        raise SystemExit(130) from None
+    run(lambda: build_app().cli(prog="dreamfusion", description=__doc__, args=arguments), console)
 
 
 def _quiet_libraries() -> None:

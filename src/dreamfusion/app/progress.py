@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typing_extensions import Self
 
+from dreamfusion.app.terminal import say
+
 if TYPE_CHECKING:
     from dreamfusion.config import Config
     from dreamfusion.method.optimize import Step
@@ -27,7 +29,7 @@ class _Bar:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=console,
         )
 
@@ -51,9 +53,7 @@ class RunProgress(_Bar):
 
     def start(self, folder: Path, config: Config, first_step: int) -> None:
         """Begin with the folder of the run, its configuration and the step it starts from."""
-        self.bar.console.print(
-            f"{config.prompt!r} in {folder}, {config.steps} steps; watch preview.png", highlight=False
-        )
+        say(self.bar.console, f"{config.prompt!r} in {folder}, {config.steps} steps; watch preview.png")
         self.task = self.bar.add_task("optimising", total=config.steps, completed=first_step, figures="")
 
     def step(self, step: Step) -> None:

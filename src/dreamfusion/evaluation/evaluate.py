@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -31,13 +32,15 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.judge import Judge
 from dreamfusion.evaluation.prompts import PromptList, distinct_shapes, shape
 from dreamfusion.evaluation.statistics import Estimate, bootstrap, share
-from dreamfusion.evaluation.worker import AZIMUTHS_DEG, ELEVATION_DEG, VIEW_SIZE
-from dreamfusion.io.files import prepare_output_dir, slugify, write_text
+from dreamfusion.evaluation.worker import AZIMUTHS_DEG, ELEVATION_DEG, SUPERVISED, VIEW_SIZE
+from dreamfusion.io.claims import claim
+from dreamfusion.io.files import slugify, write_text
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.method.shading import headlights
 from dreamfusion.presets import Preset
 from dreamfusion.runs.results import SHADINGS
 from dreamfusion.scenes.volume import PICTURE_BACKDROP
+from dreamfusion.stopping import stop_at_once
 from dreamfusion.toybox.captions import caption
 from dreamfusion.toybox.render import render_toy
 from dreamfusion.toybox.world import Toy, is_held_out
@@ -106,6 +109,7 @@ def load_views(folder: Path) -> dict[str, Tensor] | None:
     return {name: images.float() for name, images in load_file(path).items()} if path.exists() else None
 
 
+@stop_at_once("call again with the same --output to go on")
 def evaluate(
     output: Path,
     prompts: PromptList,
@@ -121,7 +125,8 @@ def evaluate(
 
     ``changes`` are configuration keys as in `dreamfusion.generate`. ``jobs`` runs go side by side (default: one per two
     CPU cores, or one on a GPU). ``on_progress(done, all, what)`` is called as runs end.
-    Raises DreamFusionError for wrong settings; a run that fails is recorded instead.
+    Raises DreamFusionError for wrong settings; a run that fails is recorded instead. A signal raises `Stopped`, after
+    all runs have written a checkpoint.
     """
     if seeds < 1 or (jobs is not None and jobs < 1):
         raise DreamFusionError("--seeds and --jobs must be at least 1.")
@@ -129,19 +134,19 @@ def evaluate(
     judge = judge or Judge()  # before the runs: a missing judge should not show after hours
     for prompt in prompts.toys:
         build_config(preset, changes | {"prompt": prompt})
-    output = prepare_output_dir(output)
     tasks = [
         Task(prompt, toy, seed, run_folder(output, prompt, seed))
         for prompt, toy in prompts.toys.items()
         for seed in range(seeds)
     ]
-    run_tasks(tasks, preset, changes, jobs or default_jobs(), on_progress)
-    truth = [judge_truth(prompt, toy, judge, prompts) for prompt, toy in prompts.toys.items()]
-    records = without_unclear_backs([judge_task(task, judge, prompts) for task in tasks], truth)
-    settings = {"preset": preset, "seeds": seeds, "changes": changes, "judge": judge.name, "prompts": len(prompts.toys)}
-    evaluation = Evaluation(settings, records, truth)
-    write_text(output / "evaluation.json", to_json(evaluation))
-    return evaluation
+    with claim(output, evidence=("evaluation.json",)):
+        run_tasks(tasks, preset, changes, jobs or default_jobs(), on_progress)
+        truth = [judge_truth(prompt, toy, judge, prompts) for prompt, toy in prompts.toys.items()]
+        records = without_unclear_backs([judge_task(task, judge, prompts) for task in tasks], truth)
+        settings: dict[str, Any] = {"preset": preset, "seeds": seeds, "changes": changes, "judge": judge.name}
+        evaluation = Evaluation(settings | {"prompts": len(prompts.toys)}, records, truth)
+        write_text(output / "evaluation.json", to_json(evaluation))
+        return evaluation
 
 
 def default_jobs() -> int:
@@ -159,8 +164,9 @@ def run_tasks(
     """Run the tasks that are not finished yet, ``jobs`` at a time; what went wrong stands in each error.txt."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     done = 0
+    workers = Workers()
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(_run_task, task, preset, changes, threads): task for task in tasks}
+        running = {pool.submit(_run_task, task, preset, changes, threads, workers): task for task in tasks}
         try:
             for future in as_completed(running):
                 future.result()
@@ -169,10 +175,54 @@ def run_tasks(
                     on_progress(done, len(tasks), running[future].prompt)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            workers.stop()
             raise
 
 
-def _run_task(task: Task, preset: Preset, changes: Mapping[str, Any], threads: int) -> None:
+class Workers:
+    """The processes of an evaluation; each ends, with a checkpoint, when its standard input does.
+
+    So it ends with this process however that ends, for the system closes what a dead process had open.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self.stopping = False
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+        """Run one process to its end and return its code and what it said on its standard error."""
+        pipe = subprocess.PIPE
+        with self._lock:
+            if self.stopping:
+                return -1, ""
+            process = subprocess.Popen(
+                command,
+                stdin=pipe,
+                stdout=subprocess.DEVNULL,
+                stderr=pipe,
+                text=True,
+                errors="replace",
+                env=environment,
+            )
+            self._running.add(process)
+        with process:
+            assert process.stderr is not None
+            said = process.stderr.read()
+            process.wait()
+        self._running.discard(process)
+        return process.returncode, said
+
+    def stop(self) -> None:
+        """Ask all processes to end; `run` returns when they have."""
+        with self._lock:
+            self.stopping = True
+        for process in list(self._running):
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def _run_task(task: Task, preset: Preset, changes: Mapping[str, Any], threads: int, workers: Workers) -> None:
     """Run one task in a process of its own, unless its score is there already."""
     asked = {"prompt": task.prompt, "seed": task.seed, "preset": preset, "changes": dict(changes)}
     file = task.folder / "task.json"
@@ -188,12 +238,11 @@ def _run_task(task: Task, preset: Preset, changes: Mapping[str, Any], threads: i
     task.folder.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(asked | {"threads": threads}))
     (task.folder / "error.txt").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "dreamfusion.evaluation.worker", str(task.folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    process = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
-    if process.returncode != 0:
-        lines = process.stderr.strip().splitlines()
-        write_text(task.folder / "error.txt", lines[-1] if lines else f"ended with code {process.returncode}")
+    command = [sys.executable, "-m", "dreamfusion.evaluation.worker", str(task.folder), SUPERVISED]
+    code, said = workers.run(command, os.environ | {"OMP_NUM_THREADS": str(threads)})
+    if code != 0 and not workers.stopping:
+        lines = said.strip().splitlines()
+        write_text(task.folder / "error.txt", lines[-1] if lines else f"ended with code {code}")
 
 
 def judge_task(task: Task, judge: Judge, prompts: PromptList) -> Record:

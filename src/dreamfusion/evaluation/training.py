@@ -12,6 +12,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,32 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.errors import DreamFusionError, refuse_small
 from dreamfusion.evaluation.judge import preprocess
-from dreamfusion.io.files import replace_folder, write_text
+from dreamfusion.io.checkpoints import (
+    latest_checkpoint,
+    load_checkpoint,
+    pack,
+    refuse_other_settings,
+    same_threads,
+    save_checkpoint,
+    unpack,
+)
+from dreamfusion.io.claims import claim
+from dreamfusion.io.files import (
+    MARKER,
+    prepare_output_dir,
+    refuse_foreign_folder,
+    remove_folder,
+    replace_folder,
+    write_text,
+)
 from dreamfusion.method.cameras import CameraRange, sample_cameras
 from dreamfusion.method.prompts import VIEWS, view_weights
 from dreamfusion.method.shading import Lights, Shading, headlights
 from dreamfusion.runs.results import SHADINGS
 from dreamfusion.scenes.volume import PICTURE_BACKDROP
+from dreamfusion.stopping import stop_at_once, stop_between_steps, stopped
 from dreamfusion.toybox.captions import ATTRIBUTES, PHRASINGS, attributes, caption
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer, name_for_older_transformers
@@ -198,6 +217,59 @@ class _Training:
         config: Any = self.model.config
         self.image_heads = AttributeHeads(config.vision_config.hidden_size)
         self.text_heads = AttributeHeads(config.text_config.hidden_size)
+        self.step, self.seconds = 0, 0.0
+        self.optimizer = torch.optim.AdamW(self.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.05)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            settings.lr,
+            total_steps=settings.steps,
+            pct_start=min(0.3, settings.warmup_steps / settings.steps),
+        )
+
+    def train_step(self) -> tuple[float, float]:
+        """Take one step and return its loss and the share of pictures for which a true caption came first."""
+        begun = time.monotonic()
+        loss, first = self.loss(self.step)
+        if not torch.isfinite(loss):
+            raise DreamFusionError(
+                f"The judge's loss is not finite at step {self.step}: train again with a lower --lr and another "
+                "--output."
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        self.seconds += time.monotonic() - begun
+        return loss.item(), first
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint that resumes exactly: weights are deterministic, and so is the data of every step."""
+        schedule = {key: value for key, value in self.schedule.state_dict().items() if not callable(value)}
+        tree = {
+            "parameters": [p.detach() for p in self.parameters()],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": schedule,
+            "settings": asdict(self.settings),
+            "seconds": self.seconds,
+            "generator": torch.get_rng_state(),
+        }
+        tensors, state = pack(tree, "judge")
+        save_checkpoint(folder / "checkpoints", self.step, tensors, {"judge": state})
+
+    def restore(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint; DreamFusionError if it was made with other settings."""
+        loaded = load_checkpoint(checkpoint)
+        tree = unpack(loaded.state["judge"], loaded.tensors)
+        refuse_other_settings(tree["settings"], asdict(self.settings))
+        with torch.no_grad():
+            for p, saved in zip(self.parameters(), tree["parameters"], strict=True):
+                p.copy_(saved)
+        self.optimizer.load_state_dict(tree["optimizer"])
+        self.schedule.load_state_dict(tree["schedule"])
+        self.step, self.seconds = loaded.step, tree["seconds"]
+        torch.set_rng_state(tree["generator"])
 
     def parameters(self) -> list[nn.Parameter]:
         """Return everything that is trained."""
@@ -223,34 +295,64 @@ class _Training:
         return loss, true[torch.arange(len(true)), logits.argmax(dim=1)].float().mean().item()
 
 
+SAVE_EVERY = 100
+"""Steps between checkpoints of a judge's training."""
+
+
+@stop_at_once("run it again to continue")
 def train_judge(
     folder: Path, settings: JudgeSettings, on_progress: Callable[[int, float, float], None] | None = None
 ) -> Path:
-    """Train a judge and write it, whole, to ``folder``; ``on_progress(step, loss, share of captions ranked first)``."""
-    training = _Training(settings)
-    optimizer = torch.optim.AdamW(training.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=settings.steps, pct_start=min(0.3, settings.warmup_steps / settings.steps)
-    )
-    begun, rows = time.monotonic(), []
-    for step in range(settings.steps):
-        loss, first = training.loss(step)
-        if not torch.isfinite(loss):
-            raise DreamFusionError(f"The judge's loss is not finite at step {step}: lower --lr.")
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(training.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        rows.append((loss.item(), first))
-        if on_progress is not None and (step + 1) % 10 == 0:
-            recent = rows[-50:]
-            on_progress(step + 1, *(sum(column) / len(recent) for column in zip(*recent, strict=True)))
+    """Train a judge and write it, whole, to ``folder``; ``on_progress(step, loss, share of captions ranked first)``.
+
+    Until it is finished the training has a folder of its own, ``folder`` with -training behind it, from which it goes
+    on exactly when it is called again. Raises DreamFusionError for a folder that holds other things or a training with
+    other settings, and `Stopped` if a signal ends it, after a checkpoint.
+    """
+    refuse_small({"steps": settings.steps, "batch_size": settings.batch_size})
+    refuse_small({"lr": settings.lr}, above_zero=True)
+    folder = Path(folder).absolute()  # "." has no name to which anything could be added
+    refuse_foreign_folder(folder)
+    working = folder.with_name(f"{folder.name}-training")
+    with claim(working, evidence=("checkpoints",)):
+        newest = latest_checkpoint(working / "checkpoints")
+        with same_threads(newest):
+            training = _Training(settings)
+            if newest is not None:
+                training.restore(newest)
+            _train(training, working, on_progress)
+        prepare_output_dir(folder.parent)
+        _finish(training, folder)
+        for name in ("checkpoints", MARKER):
+            path = working / name
+            remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
+    with suppress(OSError):  # what else is in it stays
+        working.rmdir()
+    return folder
+
+
+def _train(training: _Training, working: Path, on_progress: Callable[[int, float, float], None] | None) -> None:
+    """Take all steps that are left, saving the training on the way."""
+    rows: list[tuple[float, float]] = []
+    with stop_between_steps() as stop:
+        while training.step < training.settings.steps:
+            rows.append(training.train_step())
+            if on_progress is not None and training.step % 10 == 0:
+                recent = rows[-50:]
+                on_progress(training.step, *(sum(column) / len(recent) for column in zip(*recent, strict=True)))
+            if training.step % SAVE_EVERY == 0 or training.step == training.settings.steps or stop.number:
+                training.save(working)
+            if stop.number:
+                raise stopped(stop.number, "run it again to continue exactly")
+
+
+def _finish(training: _Training, folder: Path) -> None:
+    """Write the judge in half precision, all of it or nothing."""
     training.model.to(torch.float16)
+    settings = training.settings
     with replace_folder(folder) as aside:
         training.model.save_pretrained(aside, safe_serialization=True)
         training.tokenizer.save_pretrained(aside)
         name_for_older_transformers(aside / "tokenizer_config.json")
         record = asdict(settings) | {"images": settings.steps * settings.batch_size}
-        write_text(aside / "training.json", json.dumps(record | {"seconds": round(time.monotonic() - begun)}, indent=2))
-    return folder
+        write_text(aside / "training.json", json.dumps(record | {"seconds": round(training.seconds)}, indent=2))

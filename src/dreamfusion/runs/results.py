@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dreamfusion.assets.formats import FORMATS, TEXTURED, format_of, require_usd, save_glb, save_mesh
+from dreamfusion.assets.formats import FORMATS, TEXTURED, files_of, format_of, require_usd, save_glb, save_mesh
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.assets.mesh import Mesh
 from dreamfusion.assets.texture import can_unwrap, check_texture_size, require_unwrapping, texture_mesh
@@ -31,7 +31,7 @@ from dreamfusion.config import Config, PicturesConfig, load_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint
-from dreamfusion.io.files import prepare_output_dir
+from dreamfusion.io.files import prepare_output_dir, refuse_foreign_files
 from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.method.shading import Shading
 from dreamfusion.method.state import State
@@ -75,6 +75,11 @@ class Result:
     def contact_sheet(self) -> Path:
         """The picture of albedo, shaded and textureless views all around."""
         return self.folder / "contact_sheet.png"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that is written at the end, the mesh first."""
+        return self.mesh, self.viewer, self.contact_sheet, self.turntable
 
 
 def open_state(folder: Path, config: Config, device: torch.device) -> State:
@@ -178,6 +183,7 @@ def export_run(
         raise DreamFusionError(f"--size-mm must be from 1 to 100,000 (given: {size_mm:g}).")
     check_texture_size(texture_size)
     paths = _export_paths(Path(folder), formats, output)
+    refuse_foreign_files(*(file for path in paths for file in files_of(path)))
     kinds = {format_of(path) for path in paths}
     if "usdz" in kinds:
         require_usd()
