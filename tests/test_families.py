@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from dreamfusion.guidance.compiling import compile_prior
+from dreamfusion.guidance.compiled.compiling import compile_prior
 from dreamfusion.guidance.execution import VAE_SWITCHES
 from dreamfusion.runs.generate import generate
 from support.families import SIZE, save_flux, save_if, save_sd, save_sd3, save_sdxl, save_single_file

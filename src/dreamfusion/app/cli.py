@@ -447,11 +447,11 @@ def prior_sample(
     """
     from dreamfusion.assets.images import save_png
     from dreamfusion.device import pick_device
+    from dreamfusion.guidance.names import model_named
     from dreamfusion.guidance.pixel import PixelGuidance
-    from dreamfusion.toybox import EMBEDDED_PRIOR
     from dreamfusion.toybox.samples import sample_grid
 
-    guidance = PixelGuidance(model or EMBEDDED_PRIOR, device=pick_device(device))
+    guidance = PixelGuidance(model_named(model or "toybox"), device=pick_device(device))
     grid = sample_grid(
         guidance,
         prompts,
@@ -484,13 +484,14 @@ def guidance_compile(
 
     """
     from dreamfusion.device import pick_device
-    from dreamfusion.guidance.compiling import compile_prior
-    from dreamfusion.guidance.prepare import set_precision
+    from dreamfusion.guidance.compiled.compiling import compile_prior
+    from dreamfusion.guidance.names import model_named
+    from dreamfusion.guidance.reading.prepare import set_precision
 
     chosen = pick_device(device)
     with console.status(Text(f"Compiling {model}, which takes minutes")):
         folder = compile_prior(
-            model, output, image_size=image_size, dtype=set_precision(precision, chosen), device=chosen
+            model_named(model), output, image_size=image_size, dtype=set_precision(precision, chosen), device=chosen
         )
     print(folder)
 
@@ -657,9 +658,10 @@ def doctor(
         precision: number format of the model's weights (guidance.precision) for which the need of memory is told
 
     """
-    from dreamfusion.app.doctor import model_of, print_report
+    from dreamfusion.app.doctor import print_report
+    from dreamfusion.guidance.names import model_named
 
-    chosen = model or (model_of(guidance) if guidance else None)
+    chosen = model or (model_named(guidance) if guidance else None)
     if not print_report(chosen, output, precision=precision):
         raise SystemExit(1)
 

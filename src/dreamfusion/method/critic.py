@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,8 +91,8 @@ class Critic:
 
     def _predict(self, z_t: Tensor, t: Tensor, embeddings: Embeddings, cameras: Cameras) -> Tensor:
         camera = cameras.camera_to_world.flatten(1).to(z_t) @ self.parameters["camera"].T
-        tokens = embeddings.tokens + camera[:, None]
-        return self.guidance.predict_noise_with_graph(z_t, t, Embeddings(tokens, embeddings.pooled))
+        told = replace(embeddings, tokens=embeddings.tokens + camera[:, None])
+        return self.guidance.predict_noise_with_graph(z_t, t, told)
 
     @contextmanager
     def _awake(self) -> Iterator[None]:

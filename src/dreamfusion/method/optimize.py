@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +15,18 @@ from torch import Tensor, nn
 from dreamfusion.config import Config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.method.asking import Texts, ViewPrompts
-from dreamfusion.method.cameras import Cameras, sample_cameras
+from dreamfusion.method.asking import Question
+from dreamfusion.method.cameras import sample_cameras
+from dreamfusion.method.distillation import clipped, distill, distillation_figures, loss_with_gradient
 from dreamfusion.method.losses import (
     annealed_clip,
     entropy_loss,
-    ism_loss,
     normal_difference_loss,
     opacity_loss,
     sample_timesteps,
-    sds_loss,
     squared_opacity_loss,
     timestep_range,
-    vsd_loss,
+    timestep_weight,
 )
 from dreamfusion.method.normals import check_latent_phase, latent_picture, normal_picture, surface_change
 from dreamfusion.method.optimizers import learning_rate_factor
@@ -123,35 +121,6 @@ def refuse_collapse(opacity: float, step: int) -> None:
         )
 
 
-def distill(
-    config: Config, guidance: Guidance, state: State, texts: Texts, cameras: Cameras, z: Tensor, t: Tensor
-) -> tuple[Tensor, dict[str, float]]:
-    """Return the configured loss of renderings z [B, ...] at timesteps t [B], and figures to log."""
-    g, loss = config.guidance, config.loss
-    noise = torch.randn(z.shape, generator=state.generators["noise"]).to(z)
-    positive, negative = texts.positive, texts.negative
-    options: dict[str, Any] = {
-        "guidance_scale": g.guidance_scale,
-        "rescale": g.rescale,
-        "negatives": texts.perp_neg,
-        "clip": annealed_clip(state.step / config.steps, loss.clip, loss.clip_end),
-    }
-    if g.weighting is not None:
-        options["weighting"] = g.weighting
-    match loss.kind:
-        case "sds":
-            return sds_loss(guidance, z, positive, negative, t, noise, **options)
-        case "vsd":
-            critic = state.open_critic(config, guidance, positive.tokens.shape[-1])
-            value, info = vsd_loss(guidance, critic, z, positive, negative, cameras, t, noise, **options)
-            return value, info | {"critic_loss": critic.learn(z, positive, cameras)}
-        case "ism":
-            steps = len(guidance.alphas_cumprod)
-            options["delta_t"] = max(1, round(loss.ism_delta_t * steps))
-            options["delta_s"] = max(1, round(loss.ism_delta_s * steps))
-            return ism_loss(guidance, z, positive, negative, t, noise, **options)
-
-
 def optimize(
     config: Config, guidance: Guidance, state: State, *, release_text_encoders: bool = False
 ) -> Iterator[Step]:
@@ -163,7 +132,7 @@ def optimize(
     """
     check_latent_phase(config, guidance)
     scene, optimizer, random = state.scene, state.optimizer, state.generators
-    prompts = {prompt: ViewPrompts(guidance, config, prompt) for prompt in config.prompts.values()}
+    questions = {prompt: Question(guidance, config, prompt) for prompt in config.prompts.values()}
     if release_text_encoders:
         guidance.release_text_encoders()
 
@@ -197,14 +166,19 @@ def optimize(
             with_normals=in_latents or config.loss.normal_smooth_2d > 0,
         )
 
-        # 3. Ask the prior which way the renderings should change.
+        # 3. Ask the prior which way the renderings should change: g = w(t) (eps_hat - eps), paper equation 3.
         g = config.guidance
         start = (g.t_min if g.t_min_start is None else g.t_min_start, g.t_max)
         t_min, t_max = timestep_range(progress, start, (g.t_min, g.t_max_end), g.anneal, g.anneal_from)
         t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+        t = t.to(guidance.device)
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
-        texts = prompts[config.prompt_at(state.step)](cameras)
-        distillation, info = distill(config, guidance, state, texts, cameras, z, t)
+        noise = torch.randn(z.shape, generator=random["noise"]).to(z)
+        asked = questions[config.prompt_at(state.step)].about(cameras)
+        said = distill(config, state, asked, z, t, noise)
+        w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)
+        gradient = clipped(w * said.difference, annealed_clip(progress, config.loss.clip, config.loss.clip_end))
+        distillation = loss_with_gradient(z, gradient)
 
         # 4. Regularise and step.
         terms = regularize(out, progress, config)
@@ -227,6 +201,7 @@ def optimize(
         state.opacity += 0.05 * (opacity - state.opacity)
         if progress >= config.collapse_from:
             refuse_collapse(state.opacity, state.step)
-        metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max, **info}
+        metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max}
+        metrics |= distillation_figures(said.difference, gradient) | said.figures
         metrics |= {name: value.item() for name, value in terms.items()}
         yield Step(state.step, metrics, out.rgb.detach())

@@ -17,9 +17,9 @@ from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.loading import STABLE_DIFFUSION, is_out_of_memory
-from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.guidance.prepare import set_precision
+from dreamfusion.guidance.names import model_named
+from dreamfusion.guidance.reading.prepare import set_precision
+from dreamfusion.guidance.reading.problems import is_out_of_memory
 from dreamfusion.io.checkpoints import latest_checkpoint, same_threads, save_checkpoint
 from dreamfusion.io.claims import InUseError, NotEmptyError, claim
 from dreamfusion.io.files import explain, read_rows, refuse_foreign_files, slugify, write_text
@@ -33,7 +33,6 @@ from dreamfusion.presets import Preset
 from dreamfusion.runs.control import Requests
 from dreamfusion.runs.results import Result, open_state, preview, save_validation, write_assets
 from dreamfusion.stopping import Stop, stop_at_once, stop_between_steps, stopped
-from dreamfusion.toybox import EMBEDDED_PRIOR
 
 RUNS = Path("runs")
 _RESUMABLE_CHANGES = {"steps", "device"}
@@ -151,15 +150,8 @@ def carry_out(
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:
     """Load the configured prior; DreamFusionError if it cannot be loaded or does not know the prompt's words."""
-    match config.guidance.kind:
-        case "toybox":
-            model: Path | str = EMBEDDED_PRIOR
-        case "sd":
-            model = config.guidance.model or STABLE_DIFFUSION
-        case "diffusers":
-            model = str(config.guidance.model)
     guidance = open_prior(
-        model,
+        model_named(config.guidance.kind, config.guidance.model),
         device=device,
         dtype=set_precision(config.guidance.precision, device),
         image_size=config.guidance.image_size,
@@ -173,9 +165,9 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
 def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[str], None]) -> None:
     """Tell of the presets for large models where one that was tuned to the embedded prior is left as it is."""
     tuned = build_config(preset, {"prompt": config.prompt}).guidance.guidance_scale
-    embedded_kind = isinstance(guidance, PixelGuidance) and guidance.knows_cameras  # trained as the embedded one is
-    if config.guidance.guidance_scale == tuned and not embedded_kind:
-        better = "threestudio-if" if isinstance(guidance, PixelGuidance) else "threestudio-sd"
+    # A prior that knows cameras was trained as the embedded one is.
+    if config.guidance.guidance_scale == tuned and not guidance.knows_cameras:
+        better = "threestudio-if" if guidance.latent_shape is None else "threestudio-sd"
         tell(f"the preset {preset} is tuned to the embedded prior; --preset {better} has settings for such a model")
 
 
@@ -188,9 +180,8 @@ def check_suits(guidance: Guidance, config: Config) -> None:
 
 def _check_words(guidance: Guidance, config: Config) -> None:
     """Raise DreamFusionError if the prior does not know a word of any prompt."""
-    if isinstance(guidance, PixelGuidance):
-        for prompt in [*config.prompts.values(), config.guidance.negative_prompt]:
-            guidance.check_vocabulary(prompt)
+    for prompt in [*config.prompts.values(), config.guidance.negative_prompt]:
+        guidance.check_vocabulary(prompt)
 
 
 def _change_prompt(

@@ -1,4 +1,4 @@
-"""From the prior's answers to several texts to the one prediction that the losses use: guidance by words.
+"""From the prior's answers to several texts to the one prediction that the losses use.
 
 Symbols: eps_uncond, eps_text and eps_i are the predictions for the empty (or the negative) prompt, for the prompt, and
 for the i-th text that is pushed away from; e_i = eps_i - eps_uncond and e_pos = eps_text - eps_uncond are directions.
@@ -6,54 +6,18 @@ for the i-th text that is pushed away from; e_i = eps_i - eps_uncond and e_pos =
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor
 
-from dreamfusion.guidance.base import Embeddings, Guidance, classifier_free_guidance, per_image
+from dreamfusion.guidance.base import per_image
 
 
-@dataclass(frozen=True)
-class Negatives:
-    """Texts that B views are pushed away from by Perp-Neg: each of ``texts`` holds B embeddings.
+def classifier_free_guidance(eps_uncond: Tensor, eps_text: Tensor, scale: float) -> Tensor:
+    """Return eps_uncond + scale * (eps_text - eps_uncond).
 
-    ``weights`` [B, len(texts)] are at most 0; `dreamfusion.method.prompts.perp_neg_weights` gives them.
+    The paper writes (1 + omega) eps_text - omega eps_uncond (section 2), so its omega is ``scale - 1``: the paper's
+    omega of 100 is a scale of 101 here. Scale 1 is the plain conditional prediction.
     """
-
-    texts: tuple[Embeddings, ...]
-    weights: Tensor
-
-
-def guided_noise(
-    guidance: Guidance,
-    z_t: Tensor,
-    t: Tensor,
-    text_embeddings: Embeddings,
-    uncond_embeddings: Embeddings,
-    *,
-    guidance_scale: float,
-    rescale: float = 0.0,
-    negatives: Negatives | None = None,
-) -> Tensor:
-    """Return eps_hat [B, ...] of the prior under guidance, with one call for all texts and no gradient.
-
-    That is classifier-free guidance; with ``negatives`` it is `perp_neg_guidance`; ``rescale`` in [0, 1] is the
-    strength of `rescale_guidance`.
-    """
-    texts = (uncond_embeddings, text_embeddings, *(negatives.texts if negatives else ()))
-    batch = texts[0]
-    for other in texts[1:]:
-        batch = batch.followed_by(other)
-    n = len(texts)
-    eps_uncond, eps_text, *eps_negative = guidance.predict_noise(torch.cat([z_t] * n), torch.cat([t] * n), batch).chunk(
-        n
-    )
-    if negatives is None:
-        eps_hat = classifier_free_guidance(eps_uncond, eps_text, guidance_scale)
-    else:
-        eps_hat = perp_neg_guidance(eps_uncond, eps_text, eps_negative, negatives.weights, guidance_scale)
-    return rescale_guidance(eps_hat, eps_text, rescale) if rescale > 0 else eps_hat
+    return eps_uncond + scale * (eps_text - eps_uncond)
 
 
 def perp_neg_guidance(
