@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -59,7 +60,8 @@ class RunProgress(_Bar):
     def step(self, step: Step) -> None:
         """Show a finished step; after the last, that the assets are being written."""
         m = step.metrics
-        figures = f"opacity {m['opacity']:.2f}  noise error {m['noise_error']:.2f}  t<{m['t_max']:.2f}"
+        error = m.get("noise_error", math.nan)  # of a step that was left out
+        figures = f"opacity {m['opacity']:.2f}  noise error {error:.2f}  t<{m['t_max']:.2f}"
         self.bar.update(self.task, completed=step.number, figures=figures)
         if step.number == self.bar.tasks[0].total:
             self.bar.update(self.task, description="writing assets")

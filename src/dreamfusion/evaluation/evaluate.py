@@ -18,12 +18,13 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -227,13 +228,16 @@ def _run_task(task: Task, preset: Preset, changes: Mapping[str, Any], threads: i
     asked = {"prompt": task.prompt, "seed": task.seed, "preset": preset, "changes": dict(changes)}
     file = task.folder / "task.json"
     if file.exists():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            earlier = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
+            raise DreamFusionError(f"{file} is damaged: delete its folder, and the run is done again.") from None
         if {key: earlier.get(key) for key in asked} != asked:
             raise DreamFusionError(
                 f"{task.folder} was run with other settings ({earlier.get('preset')}, {earlier.get('changes')}): "
                 "give another --output."
             )
-    if (task.folder / "score.json").exists():
+    if _score_of(task.folder) is not None:
         return
     task.folder.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(asked | {"threads": threads}))
@@ -248,13 +252,30 @@ def _run_task(task: Task, preset: Preset, changes: Mapping[str, Any], threads: i
 def judge_task(task: Task, judge: Judge, prompts: PromptList) -> Record:
     """Return the record of a run, its views judged against all captions of the evaluation."""
     base: dict[str, Any] = {"prompt": task.prompt, "seed": task.seed, "held_out": is_held_out(task.toy)}
-    if not (task.folder / "score.json").exists():
+    found = _score_of(task.folder)
+    if found is None:
         error = task.folder / "error.txt"
-        return Record(**base, error=error.read_text(encoding="utf-8") if error.exists() else "not run")
-    score = json.loads((task.folder / "score.json").read_text(encoding="utf-8"))
-    views = load_views(task.folder)
-    assert views is not None, "written before the score"
+        said = error.read_text(encoding="utf-8", errors="replace") if error.exists() else "not run"
+        return Record(**base, error=said)
+    score, views = found
     return Record(**base, **score, **judge_views(views, task.prompt, task.toy, judge, prompts))
+
+
+def _score_of(folder: Path) -> tuple[dict[str, float], dict[str, Tensor]] | None:
+    """Return the scores of a finished run and its renderings; None if it is not finished or they cannot be read."""
+    try:
+        score = json.loads((folder / "score.json").read_text(encoding="utf-8"))
+        views = load_views(folder)
+    except (OSError, ValueError, RecursionError, SafetensorError):
+        return None
+    measured = {entry.name for entry in fields(Record)}
+    numbers = isinstance(score, dict) and all(isinstance(value, int | float) for value in score.values())
+    if not numbers or not {"iou", "seconds", "opacity"} <= set(score) <= measured:
+        return None
+    shape = (len(AZIMUTHS_DEG), 3, VIEW_SIZE, VIEW_SIZE)
+    if views is None or any(shading not in views or views[shading].shape != shape for shading in SHADINGS):
+        return None
+    return score, views
 
 
 def judge_truth(prompt: str, toy: Toy, judge: Judge, prompts: PromptList) -> Record:

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.reading.problems import ONE_AT_A_TIME
 
 TOYBOX_JUDGE = Path(__file__).parent / "judge"
 """Folder of the judge that ships with the package."""
@@ -40,8 +41,9 @@ class Judge:
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()
         try:
-            self._model: Any = AutoModel.from_pretrained(str(model), torch_dtype=torch.float32)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model))
+            with ONE_AT_A_TIME:
+                self._model: Any = AutoModel.from_pretrained(str(model), torch_dtype=torch.float32)
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model))
         except Exception as error:  # a hub's HTTP library raises what it likes
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise DreamFusionError(

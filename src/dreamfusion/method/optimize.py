@@ -1,12 +1,13 @@
 """The loop: a random scene becomes one whose renderings the diffusion prior finds likely (paper Figure 3).
 
-Read `optimize` from top to bottom: sample cameras and lights, render, distil, regularise, step.
+Read `take_step` from top to bottom: sample cameras and lights, render, distil, regularise, step.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from dreamfusion.config import Config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.reading.problems import is_out_of_memory
+from dreamfusion.io.checkpoints import NotFiniteError, generator_states, restore_generators
 from dreamfusion.method.asking import Question
 from dreamfusion.method.cameras import sample_cameras
 from dreamfusion.method.distillation import clipped, distill, distillation_figures, loss_with_gradient
@@ -35,8 +38,13 @@ from dreamfusion.method.state import State
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.scenes.volume import Scene
 
+_logger = logging.getLogger(__name__)
+
 EMPTY_OPACITY, FULL_OPACITY = 0.01, 0.9
 """Running means of the opacity of all views beyond which there is no object any more."""
+
+MOST_LEFT_OUT = 10
+"""Steps in a row without a finite gradient after which the run does not go on as it is."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def ramp(progress: float, share: float) -> float:
 
 
 def set_learning_rates(state: State, config: Config) -> None:
-    """Set each group's rate: its peak times a warm-up and a cosine decay."""
+    """Set each group's rate: its peak times a warm-up and a cosine decay, less after the scene was not finite."""
     optim = config.optim
     factor = learning_rate_factor(
         state.step,
@@ -104,7 +112,7 @@ def set_learning_rates(state: State, config: Config) -> None:
     )
     peaks = state.scene.parameter_groups(optim)
     for group, peak in zip(state.optimizer.param_groups, peaks, strict=True):
-        group["lr"] = peak["lr"] * factor
+        group["lr"] = peak["lr"] * factor * state.rate
 
 
 def refuse_collapse(opacity: float, step: int) -> None:
@@ -121,37 +129,114 @@ def refuse_collapse(opacity: float, step: int) -> None:
         )
 
 
+def leave_out(state: State, metrics: dict[str, float], image: Tensor) -> None:
+    """Count a step whose gradient is not finite, drop from its figures what JSON cannot hold, and say whose it is.
+
+    Raises NotFiniteError if the scene's own rendering is not finite, or the scene's gradient again and again; and
+    DreamFusionError if the prior's answer is not, again and again.
+    """
+    state.left_out += 1
+    if not torch.isfinite(image).all():
+        raise NotFiniteError(f"The scene is not finite at step {state.step + 1}.")
+    of_prior = not math.isfinite(metrics["noise_error"])
+    if state.left_out > MOST_LEFT_OUT:
+        if not of_prior:
+            raise NotFiniteError(f"The scene's gradient is not finite at step {state.step + 1}.")
+        raise DreamFusionError(
+            f"What the prior answers is no longer finite since step {state.step + 2 - state.left_out}: half precision "
+            "may overflow, so start again with guidance.precision fp32 or bf16 in a --config file, or check the model "
+            "with dreamfusion doctor --model."
+        )
+    whose = "prior's answer" if of_prior else "scene's gradient"
+    _logger.warning("The %s is not finite at step %d, which is left out.", whose, state.step + 1)
+    for name in [name for name, value in metrics.items() if not math.isfinite(value)]:
+        del metrics[name]
+    metrics["left_out"] = 1.0
+
+
+def portions(count: int, parts: int) -> Iterator[slice]:
+    """Return ``count`` views in ``parts`` portions, as equal as can be."""
+    for part in range(parts):
+        yield slice(count * part // parts, count * (part + 1) // parts)
+
+
+def release_memory(state: State) -> None:
+    """Give back what a step that failed for want of memory still holds."""
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.scene.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def optimize(
-    config: Config, guidance: Guidance, state: State, *, release_text_encoders: bool = False
+    config: Config,
+    guidance: Guidance,
+    state: State,
+    *,
+    release_text_encoders: bool = False,
+    go_back: Callable[[], None] | None = None,
 ) -> Iterator[Step]:
     """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
 
     With ``release_text_encoders`` the prior's text encoders leave memory once the prompts are embedded, and it serves
-    no other prompts after this.
-    Raises DreamFusionError if a loss or gradient is no longer finite, or the scene collapses to empty or full.
+    no other prompts after this. A step whose gradient is not finite is left out; ``go_back()`` is called to bring an
+    earlier state back where the scene itself is not finite any more. A step that does not fit into memory is taken
+    again in smaller portions.
+    Raises DreamFusionError if that does not help, or the scene collapses to empty or full.
     """
     check_latent_phase(config, guidance)
-    scene, optimizer, random = state.scene, state.optimizer, state.generators
     questions = {prompt: Question(guidance, config, prompt) for prompt in config.prompts.values()}
     if release_text_encoders:
         guidance.release_text_encoders()
 
     while state.step < config.steps:
-        progress = state.step / config.steps
-        set_learning_rates(state, config)
-        scene.prepare(state.step, progress, random["occupancy"])
+        draws = generator_states(state.generators)
+        try:
+            step = take_step(config, guidance, state, questions)
+        except NotFiniteError:
+            if go_back is None:
+                raise
+            go_back()
+            continue
+        except Exception as error:
+            if not is_out_of_memory(error) or state.portions == config.views:
+                raise
+            restore_generators(state.generators, draws)
+            state.portions = min(2 * state.portions, config.views)
+            release_memory(state)
+            _logger.warning(
+                "Not enough memory at step %d: goes on with the views of a step in %d portions.",
+                state.step + 1,
+                state.portions,
+            )
+            continue
+        yield step
 
-        # 1. A random camera and light for each view.
-        cameras = sample_cameras(config.views, config.cameras, random["camera"])
-        lights = sample_lights(cameras, config.lights, random["light"])
-        shading = sample_shading(config.views, progress, config, random["shading"])
-        backdrop = sample_backdrops(
-            config.views,
-            random["background"],
-            config.scene.background_random_colors,
-            ratio=config.scene.background_random_ratio,
-            base=config.scene.background_color,
-        )
+
+def take_step(config: Config, guidance: Guidance, state: State, questions: Mapping[str, Question]) -> Step:
+    """Take one step: cameras and lights, rendering, distillation, regularisation, optimiser."""
+    scene, optimizer, random = state.scene, state.optimizer, state.generators
+    progress = state.step / config.steps
+    set_learning_rates(state, config)
+    scene.prepare(state.step, progress, random["occupancy"])
+
+    # 1. A random camera and light for each view.
+    all_cameras = sample_cameras(config.views, config.cameras, random["camera"])
+    all_lights = sample_lights(all_cameras, config.lights, random["light"])
+    all_shading = sample_shading(config.views, progress, config, random["shading"])
+    backdrops = sample_backdrops(
+        config.views,
+        random["background"],
+        config.scene.background_random_colors,
+        ratio=config.scene.background_random_ratio,
+        base=config.scene.background_color,
+    )
+
+    optimizer.zero_grad(set_to_none=True)
+    told: list[tuple[float, dict[str, float]]] = []  # of each portion: its share of the views, and its figures
+    images = []
+    for part in portions(config.views, state.portions):  # a single one, unless memory is short
+        cameras, lights, shading = all_cameras[part], all_lights[part], all_shading[part]
+        share = len(shading) / config.views
 
         # 2. Render.
         size = config.resolution if progress < config.resolution_from else config.resolution_end
@@ -159,10 +244,10 @@ def optimize(
         out = scene.render(
             cameras,
             lights,
-            ["albedo"] * config.views if in_latents else shading,
+            ["albedo"] * len(shading) if in_latents else shading,
             size,
             generator=random["jitter"],
-            random_backdrop=backdrop,
+            random_backdrop=backdrops[part],
             with_normals=in_latents or config.loss.normal_smooth_2d > 0,
         )
 
@@ -170,7 +255,7 @@ def optimize(
         g = config.guidance
         start = (g.t_min if g.t_min_start is None else g.t_min_start, g.t_max)
         t_min, t_max = timestep_range(progress, start, (g.t_min, g.t_max_end), g.anneal, g.anneal_from)
-        t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+        t = sample_timesteps(len(shading), t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         t = t.to(guidance.device)
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
         noise = torch.randn(z.shape, generator=random["noise"]).to(z)
@@ -180,28 +265,29 @@ def optimize(
         gradient = clipped(w * said.difference, annealed_clip(progress, config.loss.clip, config.loss.clip_end))
         distillation = loss_with_gradient(z, gradient)
 
-        # 4. Regularise and step.
+        # 4. Regularise.
         terms = regularize(out, progress, config)
         if config.loss.normal_smooth_3d > 0 and isinstance(scene, Scene):  # a mesh has normal_consistency
             change = surface_change(scene.field, cameras.to(scene.device).rays(size, size), out, random["jitter"])
             terms["normal_smooth_3d_loss"] = config.loss.normal_smooth_3d * change
-        loss = config.loss.distillation * distillation + sum(terms.values())
-        optimizer.zero_grad(set_to_none=True)
+        loss = share * (config.loss.distillation * distillation + sum(terms.values()))
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm or math.inf)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise DreamFusionError(
-                f"The optimisation is no longer finite at step {state.step}: resume from the last checkpoint with "
-                "another --seed, a lower --guidance-scale, or lower learning rates."
-            )
-        optimizer.step()
-        state.step += 1
+        figures = {"opacity": out.opacity.mean().item(), "t_max": t_max}
+        figures |= distillation_figures(said.difference, gradient) | said.figures
+        told.append((share, figures | {name: value.item() for name, value in terms.items()} | {"loss": loss.item()}))
+        images.append(out.rgb.detach())
 
-        opacity = out.opacity.mean().item()
-        state.opacity += 0.05 * (opacity - state.opacity)
-        if progress >= config.collapse_from:
-            refuse_collapse(state.opacity, state.step)
-        metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max}
-        metrics |= distillation_figures(said.difference, gradient) | said.figures
-        metrics |= {name: value.item() for name, value in terms.items()}
-        yield Step(state.step, metrics, out.rgb.detach())
+    # 5. Step.
+    norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm or math.inf).item()
+    metrics = {name: sum(share * figures[name] for share, figures in told) for name in told[0][1]}
+    image = torch.cat(images)
+    if math.isfinite(norm) and math.isfinite(metrics.pop("loss")):
+        optimizer.step()
+        state.left_out = 0
+    else:
+        leave_out(state, metrics, image)
+    state.step += 1
+    state.opacity += 0.05 * (metrics["opacity"] - state.opacity)
+    if progress >= config.collapse_from:
+        refuse_collapse(state.opacity, state.step)
+    return Step(state.step, {"step": state.step, "grad_norm": norm, **metrics}, image)

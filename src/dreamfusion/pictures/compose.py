@@ -94,7 +94,7 @@ def compose(
     Raises DreamFusionError for objects that cannot be read and values out of range.
     """
     light = light or SunAndSky()
-    _check(size, samples, elevation_deg, light, ground_color)
+    _check(size, azimuths_deg, samples, elevation_deg, light, ground_color)
     if not placements:
         raise DreamFusionError("Nothing to compose: name at least one run.")
     environment = load_environment(light.environment) if light.environment else None
@@ -255,11 +255,17 @@ def _linear(color: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _check(
-    size: Sequence[int], samples: int, elevation_deg: float, light: SunAndSky, ground_color: Sequence[float]
+    size: Sequence[int],
+    azimuths_deg: Sequence[float],
+    samples: int,
+    elevation_deg: float,
+    light: SunAndSky,
+    ground_color: Sequence[float],
 ) -> None:
     """Raise DreamFusionError for the first value out of range."""
     allowed: dict[str, tuple[Any, bool]] = {
         "--size must be two numbers from 16 to 4096": (size, len(size) == 2 and all(16 <= s <= 4096 for s in size)),
+        "--azimuth needs at least one number of degrees": (tuple(azimuths_deg), len(azimuths_deg) > 0),
         "--samples must be from 1 to 4096": (samples, 1 <= samples <= 4096),
         "--elevation must be from 1 to 89 degrees": (elevation_deg, 1 <= elevation_deg <= 89),
         "--light-elevation must be from 5 to 90 degrees": (light.elevation_deg, 5 <= light.elevation_deg <= 90),

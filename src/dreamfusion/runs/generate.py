@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,14 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.names import model_named
 from dreamfusion.guidance.reading.prepare import set_precision
 from dreamfusion.guidance.reading.problems import is_out_of_memory
-from dreamfusion.io.checkpoints import latest_checkpoint, same_threads, save_checkpoint
+from dreamfusion.io.checkpoints import (
+    Checkpoint,
+    NotFiniteError,
+    latest_checkpoint,
+    load_checkpoint,
+    same_threads,
+    save_checkpoint,
+)
 from dreamfusion.io.claims import InUseError, NotEmptyError, claim
 from dreamfusion.io.files import explain, read_rows, refuse_foreign_files, slugify, write_text
 from dreamfusion.method.critic import check_adaptable
@@ -35,6 +44,10 @@ from dreamfusion.runs.results import Result, open_state, preview, save_validatio
 from dreamfusion.stopping import Stop, stop_at_once, stop_between_steps, stopped
 
 RUNS = Path("runs")
+LEAST_RATE = 1 / 16
+"""The smallest factor on the learning rates with which a run whose scene was not finite is tried again."""
+
+_logger = logging.getLogger(__name__)
 _RESUMABLE_CHANGES = {"steps", "device"}
 
 
@@ -98,6 +111,7 @@ def generate(
         config = fit_prior(config, guidance, tell)
     elif config.guidance.kind != "toybox" and preset in ("quick", "default", "high"):
         _advise(config, guidance, preset, tell)
+    config = rooted(config)
     check_suits(guidance, config)
     state = State.fresh(config, device)
     own = guidance_model is None
@@ -131,7 +145,8 @@ def carry_out(
         on_start(folder, config, state.step)
     with Requests(folder) as requests, stop_between_steps() as stop:
         while True:
-            steps = optimize(config, guidance, state, release_text_encoders=own_prior)
+            back = partial(_go_back, config, state, folder)
+            steps = optimize(config, guidance, state, release_text_encoders=own_prior, go_back=back)
             prompt = _save_on_the_way(config, steps, state, folder, requests, stop, on_step)
             if prompt is None:
                 break
@@ -169,6 +184,15 @@ def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[
     if config.guidance.guidance_scale == tuned and not guidance.knows_cameras:
         better = "threestudio-if" if guidance.latent_shape is None else "threestudio-sd"
         tell(f"the preset {preset} is tuned to the embedded prior; --preset {better} has settings for such a model")
+
+
+def rooted(config: Config) -> Config:
+    """Return the configuration with a model in a folder or file by its whole path: it may be resumed from elsewhere."""
+    model = config.guidance.model
+    if model is None or not Path(model).exists():
+        return config
+    guidance = config.guidance.model_copy(update={"model": str(Path(model).absolute())})
+    return config.model_copy(update={"guidance": guidance})
 
 
 def check_suits(guidance: Guidance, config: Config) -> None:
@@ -224,7 +248,10 @@ def _save_on_the_way(
     def save() -> None:
         nonlocal saved
         tensors, values = state.to_checkpoint()
-        save_checkpoint(folder / "checkpoints", state.step, tensors, values)
+        try:
+            save_checkpoint(folder / "checkpoints", state.step, tensors, values)
+        except NotFiniteError:
+            _go_back(config, state, folder)
         saved = state.step
 
     try:
@@ -255,9 +282,34 @@ def _save_on_the_way(
             raise
         # The step may be half done, so nothing is saved of it; the last checkpoint stays what it was.
         raise DreamFusionError(
-            f"Not enough memory at step {state.step + 1}: lower views or resolution_end, or for a prior with a VAE "
-            "guidance.image_size, or set guidance.execution.checkpoint_vae, tiny_vae or offload."
+            f"Not enough memory at step {state.step + 1}, even for one view at a time: lower resolution_end, or for a "
+            "prior with a VAE guidance.image_size, or set guidance.execution.checkpoint_vae, tiny_vae or offload."
         ) from None
+
+
+def _go_back(config: Config, state: State, folder: Path) -> None:
+    """Bring the last checkpoint back, or the beginning, and go on from there with half the learning rates.
+
+    Raises DreamFusionError when that has been done often enough.
+    """
+    failed, rate = state.step + 1, state.rate / 2
+    if rate < LEAST_RATE:
+        raise DreamFusionError(
+            f"The scene is not finite at step {failed}, even with {2 * rate:g} of the learning rates: start again with "
+            "lower optim.grid_lr and optim.network_lr in a --config file."
+        )
+    newest = latest_checkpoint(folder / "checkpoints")
+    if newest is None:
+        fresh = Checkpoint(0, *State.fresh(config, state.scene.device).to_checkpoint())
+    state.restore(fresh if newest is None else load_checkpoint(newest, state.scene.device))
+    state.rate = rate
+    _truncate_metrics(folder / "metrics.jsonl", state.step)
+    _logger.warning(
+        "The scene is not finite at step %d: goes on from step %d with %g of the learning rates.",
+        failed,
+        state.step,
+        rate,
+    )
 
 
 def _append(metrics: Path, row: dict[str, float]) -> None:

@@ -27,7 +27,7 @@ from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
 from dreamfusion.nemo import fit_device, read_stage
 from dreamfusion.presets import PRESETS
-from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder
+from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder, rooted
 from dreamfusion.runs.results import Result, open_run
 from dreamfusion.scenes.mesh import MeshScene
 from dreamfusion.stopping import stop_at_once
@@ -146,6 +146,7 @@ def refine(
         raise DreamFusionError("A refinement is of a mesh: leave scene.tetrahedra to it.")
     state.scene.start_from(shape, colors)
     guidance = guidance_model or load_guidance(config, device)
+    config = rooted(config)
     check_suits(guidance, config)
     default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
     own = guidance_model is None

@@ -14,6 +14,7 @@ runs/<slug-of-prompt>/
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ from dreamfusion.method.state import State
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.scenes.mesh import AnyScene, finished_views
 from dreamfusion.scenes.volume import PICTURE_BACKDROP
+
+_logger = logging.getLogger(__name__)
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
 SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
@@ -104,20 +107,41 @@ def open_run(folder: Path | str, device: str = "auto") -> Result:
 
 
 def write_assets(result: Result) -> None:
-    """Write contact sheet, video (if configured), mesh and viewer; DreamFusionError if there is nothing to write."""
-    scene = result.scene
-    scene.refresh_occupancy()
+    """Write mesh and viewer, and then the pictures; DreamFusionError if there is no mesh to write.
+
+    What a run of hours is for comes first, and pictures that fail, for want of memory, disk or ffmpeg, cost neither.
+    """
+    result.scene.refresh_occupancy()
+    try:
+        mesh = result.scene.mesh(MESH_RESOLUTION, MESH_FACES)
+        # A run of hours must not end without its mesh for want of a library.
+        save_glb(_textured(result.scene, mesh, TEXTURE_SIZE), result.mesh)
+        save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
+    finally:  # the contact sheet shows why there is no mesh
+        _or_warn(_save_sheet, result, result.contact_sheet)
+        if result.config.pictures.video:
+            _or_warn(_save_turntable, result, result.turntable)
+
+
+def _or_warn(save: Callable[[Result], None], result: Result, path: Path) -> None:
+    try:
+        save(result)
+    except (DreamFusionError, OSError, RuntimeError, MemoryError) as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        _logger.warning("%s could not be written (%s); write the results again with --resume.", path, reason[0])
+
+
+def _save_sheet(result: Result) -> None:
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
-    sheet = {str(shading): images for shading, images in finished_views(scene, cameras, SHADINGS, SHEET_SIZE).items()}
+    views = finished_views(result.scene, cameras, SHADINGS, SHEET_SIZE)
+    sheet = {str(shading): images for shading, images in views.items()}
     save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
+
+
+def _save_turntable(result: Result) -> None:
     pictures = result.config.pictures
-    if pictures.video:
-        frames = _around(scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
-        save_video((frame.rgb[0] for frame in frames), result.turntable, fps=pictures.video_fps)
-    mesh = scene.mesh(MESH_RESOLUTION, MESH_FACES)
-    # A run of hours must not end without its mesh for want of a library.
-    save_glb(_textured(scene, mesh, TEXTURE_SIZE), result.mesh)
-    save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
+    frames = _around(result.scene, pictures, pictures.video_frames or TURNTABLE_FRAMES, pictures.video_resolution)
+    save_video((frame.rgb[0] for frame in frames), result.turntable, fps=pictures.video_fps)
 
 
 def _around(scene: AnyScene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
@@ -219,6 +243,8 @@ def _export_paths(folder: Path, formats: Sequence[str], output: Path | None) -> 
     if not formats:
         format_of(output)
         return [output]
-    if output.suffix and format_of(output) not in formats:
+    named = output.suffix.lower().removeprefix(".")
+    if named in FORMATS and named not in formats:
         raise DreamFusionError(f"--output {output} is no {' or '.join(formats)}: change its suffix or --format.")
-    return [output.with_suffix(f".{name}") for name in dict.fromkeys(formats)]
+    stem = output.stem if named in FORMATS else output.name  # a dot may just be part of a name
+    return [output.with_name(f"{stem}.{name}") for name in dict.fromkeys(formats)]
