@@ -224,7 +224,7 @@ def render(
         light_intensity: factor on all light
         light_color: name such as "orange", or "#rrggbb"
         ambient: share of the light that comes from everywhere (0.3, or 0 with an environment, if not given)
-        environment: picture of the light all around, equirectangular, .hdr, .exr or an ordinary one
+        environment: studio, sunset, overcast, or a picture of the light all around: equirectangular, .hdr, .exr, .png
         background: colour name or "#rrggbb", a picture, "environment" or "transparent"
         turntable: make a video of this many frames, once around, in place of pictures
         cameras: JSON list of cameras for the frames of a video, see docs/pictures.md
@@ -262,6 +262,12 @@ def export(
     faces: int = 20_000,
     texture_size: int = 1024,
     size_mm: float | None = None,
+    height: float | None = None,
+    pivot: Literal["base", "center"] | None = None,
+    lod: int = 0,
+    normal_map: bool = False,
+    compress: bool = False,
+    license: str = "",
     device: str = "auto",
 ) -> None:
     """Write the mesh of a finished run for other programs: GLB, OBJ, PLY, STL or USDZ.
@@ -274,6 +280,12 @@ def export(
         faces: the mesh has at most about this many triangles
         texture_size: side of the texture in texels (glb, obj, usdz)
         size_mm: longest side of the object in millimetres (stl: 100 if not given; others: 1 unit of the scene is 1 m)
+        height: height of the object in metres, in place of --size-mm
+        pivot: put the origin at the middle of the base or of the box (where the scene has it if not given)
+        lod: also write this many levels of detail, mesh_lod1 and so on, each with a quarter of the faces
+        normal_map: bake what the faces leave out into a normal map (glb)
+        compress: make the GLB small: Draco and WebP, in RUN/mesh_compressed.glb; needs dreamfusion[compress]
+        license: licence or copyright line to write into the file (glb, usdz)
         device: auto, cpu, cuda, cuda:N or mps
 
     """
@@ -287,10 +299,30 @@ def export(
         max_faces=faces,
         texture_size=texture_size,
         size_mm=size_mm,
+        height_m=height,
+        pivot=pivot,
+        lod=lod,
+        normal_map=normal_map,
+        compress=compress,
+        licence=license,
         device=device,
         on_note=_note,
     )
     print(*paths, sep="\n")
+
+
+def compare(first: Positional[Path], second: Positional[Path], *, output: Path | None = None) -> None:
+    """Put two results side by side into one page, to turn together: before and after refine, or two seeds.
+
+    Args:
+        first: folder of a run, or a .glb file
+        second: folder of another, or a .glb file
+        output: page to write (compare.html in the folder of the second if not given)
+
+    """
+    from dreamfusion.pictures.compare import compare as run
+
+    print(run(first, second, output))
 
 
 def compose(
@@ -680,6 +712,7 @@ def build_app() -> tyro.extras.SubcommandApp:
     app.command(refine)
     app.command(render)
     app.command(export)
+    app.command(compare)
     app.command(compose)
     app.command(view)
     app.command(prior, name="prior", help="Train the small prior, or draw what a prior believes words look like.")

@@ -22,6 +22,7 @@ from dreamfusion.assets.gltf import to_linear
 from dreamfusion.assets.video import find_ffmpeg
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.method.shading import harmonics
+from dreamfusion.pictures.skies import SKIES, directions, made_sky
 
 MOST_PIXELS = 2**26
 """Of a picture that is read: 8192 x 8192, which as floats take 0.8 GB."""
@@ -30,10 +31,13 @@ _HIGH_RANGE = (".hdr", ".exr")
 
 
 def load_environment(path: Path | str) -> Tensor:
-    """Return the linear light [H, W, 3] of an .hdr or .exr file, or of an ordinary (sRGB) picture.
+    """Return the linear light [H, W, 3] of an .hdr or .exr file, of an ordinary (sRGB) picture, or one that ships.
 
+    Those are called as in `dreamfusion.pictures.skies`: studio, sunset or overcast.
     Raises DreamFusionError if it cannot be read.
     """
+    if str(path) in SKIES:
+        return made_sky(str(path))
     path = Path(path)
     if path.suffix.lower() in _HIGH_RANGE:
         return torch.from_numpy(_decode(path))
@@ -73,14 +77,6 @@ def _decode(path: Path) -> np.ndarray:
     except ValueError:
         raise DreamFusionError(f"Cannot read the picture {path}: it is damaged or of an unknown format.") from None
     return np.nan_to_num(pixels.astype(np.float32)).clip(0.0, 1e6)
-
-
-def directions(height: int, width: int) -> Tensor:
-    """Return the unit vectors [H, W, 3] towards the pixels of an equirectangular picture."""
-    azimuth = math.pi - (torch.arange(width) + 0.5) * (2 * math.pi / width)
-    polar = (torch.arange(height) + 0.5) * (math.pi / height)
-    across = polar.sin()[:, None]
-    return torch.stack([across * azimuth.cos(), across * azimuth.sin(), polar.cos()[:, None].expand(-1, width)], dim=-1)
 
 
 def look_up(environment: Tensor, toward: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from dreamfusion.assets.images import save_png
 from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
@@ -26,6 +25,7 @@ from dreamfusion.io.checkpoints import (
     Checkpoint,
     NotFiniteError,
     latest_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     same_threads,
     save_checkpoint,
@@ -33,6 +33,7 @@ from dreamfusion.io.checkpoints import (
 from dreamfusion.io.claims import InUseError, NotEmptyError, claim
 from dreamfusion.io.files import explain, read_rows, refuse_foreign_files, slugify, write_text
 from dreamfusion.method.critic import check_adaptable
+from dreamfusion.method.distillation import Loss
 from dreamfusion.method.normals import check_latent_phase
 from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
@@ -40,7 +41,7 @@ from dreamfusion.method.state import State
 from dreamfusion.nemo import fit_device, fit_prior, read_stage
 from dreamfusion.presets import Preset
 from dreamfusion.runs.control import Requests
-from dreamfusion.runs.results import Result, open_state, preview, save_validation, write_assets
+from dreamfusion.runs.results import Result, open_state, save_preview, save_validation, write_assets
 from dreamfusion.stopping import Stop, stop_at_once, stop_between_steps, stopped
 
 RUNS = Path("runs")
@@ -61,6 +62,7 @@ def generate(
     output: Path | str | None = None,
     resume: Path | str | None = None,
     guidance_model: Guidance | None = None,
+    loss_function: Loss | None = None,
     assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -73,7 +75,8 @@ def generate(
     ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as ``steps=300`` or
     ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
     run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
-    the configured one is. Without ``assets``, contact sheet, turntable and mesh are left out.
+    the configured one is. ``loss_function`` takes the place of the configured loss. Without ``assets``, contact sheet,
+    turntable and mesh are left out.
     ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
     what is done differently from NeMo's configuration, and with advice on presets.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right, and `Stopped` if a
@@ -96,7 +99,15 @@ def generate(
             own = guidance_model is None
             with same_threads(latest_checkpoint(folder / "checkpoints")):
                 return carry_out(
-                    config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step
+                    config,
+                    guidance,
+                    state,
+                    folder,
+                    own_prior=own,
+                    loss_function=loss_function,
+                    assets=assets,
+                    on_start=on_start,
+                    on_step=on_step,
                 )
     given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
     tell = on_note or (lambda line: None)
@@ -117,7 +128,15 @@ def generate(
     own = guidance_model is None
     with new_folder(RUNS / slugify(config.prompt), output) as folder:
         return carry_out(
-            config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step
+            config,
+            guidance,
+            state,
+            folder,
+            own_prior=own,
+            loss_function=loss_function,
+            assets=assets,
+            on_start=on_start,
+            on_step=on_step,
         )
 
 
@@ -128,6 +147,7 @@ def carry_out(
     folder: Path,
     *,
     own_prior: bool,
+    loss_function: Loss | None = None,
     assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -141,13 +161,20 @@ def carry_out(
     result = Result(folder, config, state.scene)
     refuse_foreign_files(folder / "preview.png", *result.files)
     save_config(config, folder / "config.yaml")
+    beginning = None if list_checkpoints(folder / "checkpoints") else _snapshot(state)
     if on_start is not None:
         on_start(folder, config, state.step)
     with Requests(folder) as requests, stop_between_steps() as stop:
         while True:
-            back = partial(_go_back, config, state, folder)
-            steps = optimize(config, guidance, state, release_text_encoders=own_prior, go_back=back)
-            prompt = _save_on_the_way(config, steps, state, folder, requests, stop, on_step)
+            steps = optimize(
+                config,
+                guidance,
+                state,
+                loss_function=loss_function,
+                release_text_encoders=own_prior,
+                go_back=partial(_go_back, state, folder, beginning),
+            )
+            prompt = _save_on_the_way(config, steps, state, folder, beginning, requests, stop, on_step)
             if prompt is None:
                 break
             kept = None if own_prior else guidance
@@ -234,6 +261,7 @@ def _save_on_the_way(
     steps: Iterator[Step],
     state: State,
     folder: Path,
+    beginning: Checkpoint | None,
     requests: Requests,
     stop: Stop,
     on_step: Callable[[Step], None] | None,
@@ -251,7 +279,7 @@ def _save_on_the_way(
         try:
             save_checkpoint(folder / "checkpoints", state.step, tensors, values)
         except NotFiniteError:
-            _go_back(config, state, folder)
+            _go_back(state, folder, beginning)
         saved = state.step
 
     try:
@@ -260,7 +288,7 @@ def _save_on_the_way(
             if step.number % config.checkpoint_every == 0 or step.number == config.steps:
                 save()
             if step.number % config.preview_every == 0:
-                save_png(preview(state.scene), folder / "preview.png")
+                save_preview(state.scene, step.number, folder)
             every = config.pictures.val_every
             if every is not None and step.number % every == 0:
                 save_validation(state.scene, config.pictures, step.number, folder)
@@ -287,8 +315,14 @@ def _save_on_the_way(
         ) from None
 
 
-def _go_back(config: Config, state: State, folder: Path) -> None:
-    """Bring the last checkpoint back, or the beginning, and go on from there with half the learning rates.
+def _snapshot(state: State) -> Checkpoint:
+    """Return a copy of the state, to which a run may go back until it has a checkpoint."""
+    tensors, values = state.to_checkpoint()
+    return Checkpoint(state.step, {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, values)
+
+
+def _go_back(state: State, folder: Path, beginning: Checkpoint | None) -> None:
+    """Bring the last checkpoint back, or without one the beginning, and go on from there with half the learning rates.
 
     Raises DreamFusionError when that has been done often enough.
     """
@@ -299,9 +333,9 @@ def _go_back(config: Config, state: State, folder: Path) -> None:
             "lower optim.grid_lr and optim.network_lr in a --config file."
         )
     newest = latest_checkpoint(folder / "checkpoints")
-    if newest is None:
-        fresh = Checkpoint(0, *State.fresh(config, state.scene.device).to_checkpoint())
-    state.restore(fresh if newest is None else load_checkpoint(newest, state.scene.device))
+    earlier = beginning if newest is None else load_checkpoint(newest, state.scene.device)
+    assert earlier is not None, "kept for as long as there is no checkpoint"
+    state.restore(earlier)
     state.rate = rate
     _truncate_metrics(folder / "metrics.jsonl", state.step)
     _logger.warning(

@@ -320,23 +320,27 @@ def compose(
 
     ``background`` [B, 3] is the colour of the plain backdrop.
     """
-    hit = (buffers.material != NOTHING)[..., None]
-    index = torch.where(hit[..., 0], buffers.material, 0).long()
-    images = torch.arange(len(index), device=index.device)[:, None, None]
-    point = rays.origins + rays.directions * buffers.depth[..., None]
+    hit = buffers.material != NOTHING
+    image = hit.nonzero()[:, 0]
+    material = buffers.material[hit].long()
+    point = rays.origins[hit] + rays.directions[hit] * buffers.depth[hit][:, None]
     if paint.pattern.any():
-        marks = pattern_marks(point / paint.scale[:, None, None, :], paint.pattern)
-        index = torch.where(marks & (index == list(MATERIALS).index(BODY)), list(MATERIALS).index(ACCENT), index)
+        marks = pattern_marks(point / paint.scale[image], paint.pattern[image])
+        body, accent = (list(MATERIALS).index(name) for name in (BODY, ACCENT))
+        material = torch.where(marks & (material == body), accent, material)
+    # Only what the toy covers is shaded, a quarter of most pictures.
     color = shade(
-        paint.palette[images, index],
-        buffers.normal,
+        paint.palette[image, material],
+        buffers.normal[hit],
         point,
-        lights.position[:, None, None, :],
-        lights.diffuse[:, None, None, None],
-        lights.ambient[:, None, None, None],
+        lights.position[image],
+        lights.diffuse[image, None],
+        lights.ambient[image, None],
     )
-    image = torch.where(hit, color, background[:, None, None, :]).permute(0, 3, 1, 2).clamp(0, 1)
-    return torch.nn.functional.avg_pool2d(image, supersample) if supersample > 1 else image
+    canvas = background[:, None, None, :].repeat(1, *hit.shape[1:], 1)
+    canvas[hit] = color
+    pictures = canvas.permute(0, 3, 1, 2).clamp(0, 1)
+    return torch.nn.functional.avg_pool2d(pictures, supersample) if supersample > 1 else pictures
 
 
 def render_toy(
