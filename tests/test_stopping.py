@@ -28,7 +28,7 @@ def test_where_there_are_no_steps_a_signal_is_an_exception_of_the_packages_own(n
             signal.raise_signal(number)
         pytest.fail("the work went on")
 
-    with pytest.raises(Stopped, match=f"Stopped by {number.name}: come back.") as caught, stop_at_once("come back"):
+    with pytest.raises(Stopped, match=f"^Stopped by {number.name}: come back$") as caught, stop_at_once("come back"):
         work_in_a_library()
     assert caught.value.number == number
     assert isinstance(caught.value, DreamFusionError)

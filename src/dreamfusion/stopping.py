@@ -63,7 +63,7 @@ def stop_at_once(advice: str = "") -> Iterator[None]:
 
 def stopped(number: int, advice: str = "") -> Stopped:
     """Return the exception that names the signal and says what to do next."""
-    return Stopped(f"Stopped by {signal.Signals(number).name}{f': {advice}' if advice else ''}.", number)
+    return Stopped(f"Stopped by {signal.Signals(number).name}{f': {advice}' if advice else ''}", number)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
@@ -27,9 +28,8 @@ def run(command: Callable[[], object], console: Console) -> None:
     others.
     """
     _write_any_text()
-    logging.getLogger("dreamfusion").addHandler(_Lines(console))
     try:
-        with stop_at_once():
+        with stop_at_once(), _lines(console):
             command()
             sys.stdout.flush()
     except Stopped as stop:
@@ -62,6 +62,17 @@ def _write_any_text() -> None:
         reconfigure = getattr(stream, "reconfigure", None)  # not of those that tests put there
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _lines(console: Console) -> Iterator[None]:
+    """Print the package's warnings while the block lasts."""
+    logger, handler = logging.getLogger("dreamfusion"), _Lines(console)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class _Lines(logging.Handler):

@@ -12,6 +12,8 @@ import errno
 import json
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,9 @@ from dreamfusion.io.files import MARKER, TEMPORARY_PREFIX, explain, prepare_outp
 
 _NOT_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What systems say that have no locks, as some disks of clusters: there only the folder's own rules protect it."""
+
+
+_YOUNG_SECONDS = 600
 
 
 class InUseError(DreamFusionError):
@@ -45,6 +50,7 @@ def claim(folder: Path | str, *, new: bool = False, evidence: tuple[str, ...] = 
     made = not folder.exists()
     prepare_output_dir(folder)
     handle = _locked(folder)
+    _clear_unfinished(folder)
     try:
         _refuse_foreign(folder, new, evidence)  # again: another process may have begun there a moment before
         yield _identity(handle, folder)
@@ -82,6 +88,14 @@ def _entries(folder: Path) -> list[str]:
     except OSError as error:
         raise explain(error, folder) from error
     return [name for name in names if name != MARKER and not name.startswith(TEMPORARY_PREFIX)]
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Remove what a kill has left under temporary names; not what is young, which another command may be writing."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _YOUNG_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _refuse_foreign(folder: Path, new: bool, evidence: tuple[str, ...]) -> None:
