@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from dreamfusion.config import PicturesConfig, SceneConfig, load_config
 from dreamfusion.errors import DreamFusionError, Stopped
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
+from dreamfusion.guidance.families import open_prior
 from dreamfusion.io.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.runs import results
@@ -27,6 +29,7 @@ from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import refine
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
+from dreamfusion.toybox import EMBEDDED_PRIOR
 from support.worlds import SHORT, toy_prior
 
 # A run in another process, with the analytic prior, that can be killed.
@@ -479,3 +482,21 @@ def test_depth_of_a_volume_is_that_of_what_can_be_seen():
         samples=0,
     )
     assert results._nearness(view, 2.5).flatten().tolist() == [0.75, 0.375, 0]
+
+
+def test_two_runs_in_threads_both_succeed(in_tmp: Path, finished: dreamfusion.Result):
+    with ThreadPoolExecutor(2) as pool:
+        priors = [toy_prior("mushroom", views=8, size=16) for _ in range(2)]
+        few = SHORT | {"steps": 2}
+        started = [pool.submit(generate, "a toy", guidance_model=p, assets=False, **few) for p in priors]
+        one, other = (future.result() for future in started)
+    assert {one.folder, other.folder} == {Path("runs/a-toy"), Path("runs/a-toy-2")}
+    assert (one.folder / "metrics.jsonl").read_text() == (other.folder / "metrics.jsonl").read_text()
+
+
+def test_two_threads_may_load_a_prior_at_once():
+    with ThreadPoolExecutor(2) as pool:
+        one, other = (future.result() for future in [pool.submit(open_prior, EMBEDDED_PRIOR) for _ in range(2)])
+    z, t = torch.zeros(1, 3, 32, 32), torch.tensor([500])
+    answers = [prior.predict_noise(z, t, prior.embed(["a red mushroom"])) for prior in (one, other)]
+    assert torch.equal(*answers)
