@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -401,3 +403,15 @@ def test_large_memory_is_ordinary_memory():
 def test_other_devices_take_the_twins():
     assert backend.uses_warp(torch.device("cpu"))
     assert not backend.uses_warp(torch.device("mps"))
+
+
+def test_without_a_home_kernels_are_kept_where_nobody_else_can_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend.tempfile, "tempdir", str(tmp_path))
+    own = backend._own_folder()
+    assert os.path.dirname(own) == str(tmp_path)
+    assert os.stat(own).st_mode & 0o077 == 0
+    assert backend._own_folder() == own
+    assert backend._can_write(Path(own))
+    assert not backend._can_write(Path(own) / "absent")
+    os.chmod(own, 0o777)  # as somebody else may have put it there first
+    assert backend._own_folder() != own

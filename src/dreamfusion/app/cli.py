@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 from tyro.conf import Positional
 
 from dreamfusion import __version__
+from dreamfusion.app.terminal import run, say
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS, TEXTURE_SIZE
 
@@ -106,7 +108,7 @@ def _prior(guidance: str | None, model: str | None, **options: Any) -> dict[str,
 
 
 def _note(line: str) -> None:
-    console.print(f"note: {line}", highlight=False, soft_wrap=True)
+    say(console, f"note: {line}")
 
 
 def _print_assets(result: Result) -> None:
@@ -559,7 +561,7 @@ def guidance_compile(
     from dreamfusion.guidance.reading.prepare import set_precision
 
     chosen = pick_device(device)
-    with console.status(f"Compiling {model}, which takes minutes"):
+    with console.status(Text(f"Compiling {model}, which takes minutes")):
         folder = compile_prior(
             model_named(model), output, image_size=image_size, dtype=set_precision(precision, chosen), device=chosen
         )
@@ -687,7 +689,7 @@ def _prompt_list(asked: str | None) -> PromptList:
 
     chosen = chosen_prompts(asked)
     for note in chosen.notes:
-        console.print(f"{asked}: {note}; left out", highlight=False)
+        say(console, f"{asked}: {note}; left out")
     return chosen
 
 
@@ -799,20 +801,13 @@ def build_app() -> tyro.extras.SubcommandApp:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; problems that the user can put right end with one line and exit code 1."""
+    """Run the command line; `terminal.run` says how it ends."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         print(f"dreamfusion {__version__}")
         return
     _quiet_libraries()
-    try:
-        build_app().cli(prog="dreamfusion", description=__doc__, args=arguments)
-    except DreamFusionError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        console.print("Stopped. Continue with --resume and the folder of the run.", highlight=False)
-        raise SystemExit(130) from None
+    run(lambda: build_app().cli(prog="dreamfusion", description=__doc__, args=arguments), console)
 
 
 def _quiet_libraries() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,10 +16,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.errors import DreamFusionError, refuse_small
 from dreamfusion.evaluation.lessons import Lesson, Lessons
 from dreamfusion.evaluation.network import Reader, load_reader, save_reader
 from dreamfusion.evaluation.reading import WORDS, shown
+from dreamfusion.io.checkpoints import (
+    latest_checkpoint,
+    load_checkpoint,
+    pack,
+    refuse_other_settings,
+    same_threads,
+    save_checkpoint,
+    unpack,
+)
+from dreamfusion.io.claims import claim
+from dreamfusion.io.files import MARKER, refuse_foreign_folder, remove_folder
+from dreamfusion.stopping import stop_at_once, stop_between_steps, stopped
 from dreamfusion.toybox.muon import Muon
 from dreamfusion.toybox.world import Toy
 
@@ -77,6 +90,70 @@ def places_loss(where: Tensor, lesson: Lesson) -> Tensor:
     return materials + (where[:, count:] - lesson.normals).square().sum(dim=1).mean()
 
 
+class _Training:
+    """Weights and optimisers of a judge, and how they are saved and restored."""
+
+    def __init__(self, settings: JudgeSettings, start_from: Path | None) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.step, self.seconds = settings, 0, 0.0
+        self.reader = Reader(WORDS) if start_from is None else load_reader(start_from)
+        if self.reader.words != WORDS:
+            raise DreamFusionError(f"{start_from} judges another world: train without --start-from.")
+        self.reader.train()
+        named = list(self.reader.named_parameters())
+        outer = ("stem", "where", "heads")
+        hidden = [p for name, p in named if p.ndim > 1 and not name.startswith(outer)]
+        others = [p for name, p in named if p.ndim == 1 or name.startswith(outer)]
+        self.optimizers = (
+            (Muon(hidden, lr=settings.muon_lr), settings.muon_lr),
+            (torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0), settings.lr),
+        )
+        self.lessons = Lessons(settings.seed, settings.batch_size)
+
+    def train_step(self) -> dict[str, float]:
+        """Take one step and return its figures; DreamFusionError if the loss is not finite."""
+        begun = time.monotonic()
+        lesson = self.lessons.batch(self.step)
+        read, where = self.reader.words_and_places(lesson.images)
+        right = targets(lesson.toys, lesson.views)
+        loss = reading_loss(read, right) + _PLACES_WEIGHT * places_loss(where, lesson)
+        if not torch.isfinite(loss):
+            raise DreamFusionError(
+                f"The judge's loss is not finite at step {self.step}: train again with lower --lr and --muon-lr in "
+                "another --output."
+            )
+        loss.backward()
+        for optimizer, peak in self.optimizers:
+            optimizer.param_groups[0]["lr"] = peak * self.settings.lr_factor(self.step)
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        self.seconds += time.monotonic() - begun
+        return {"loss": loss.item(), **_shares(read, right)}
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint that resumes exactly: the pictures of a step follow from the seed."""
+        tree = {
+            "weights": dict(self.reader.state_dict()),
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
+            "settings": asdict(self.settings),
+            "seconds": self.seconds,
+        }
+        tensors, state = pack(tree, "judge")
+        save_checkpoint(folder / "checkpoints", self.step, tensors, {"judge": state})
+
+    def restore(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint; DreamFusionError if it was made with other settings."""
+        loaded = load_checkpoint(checkpoint)
+        tree = unpack(loaded.state["judge"], loaded.tensors)
+        refuse_other_settings(tree["settings"], asdict(self.settings))
+        self.reader.load_state_dict(tree["weights"])
+        for (optimizer, _), saved in zip(self.optimizers, tree["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds = loaded.step, tree["seconds"]
+
+
+@stop_at_once("run it again to continue")
 def train_judge(
     folder: Path,
     settings: JudgeSettings,
@@ -87,44 +164,62 @@ def train_judge(
 ) -> Path:
     """Train a judge, from random weights or from those of a finished judge, and write it, whole, to ``folder``.
 
-    It is written every ``save_every`` steps as well. Raises DreamFusionError if the loss is not finite or
-    ``start_from`` is a judge of another world.
+    It is written every ``save_every`` steps as well. Until it is finished the training has a folder of its own,
+    ``folder`` with -training behind it, from which it goes on exactly when it is called again. Raises DreamFusionError
+    if the loss is not finite, ``start_from`` is a judge of another world, or a folder holds other things or a training
+    with other settings, and `Stopped` if a signal ends it, after a checkpoint.
     """
-    torch.manual_seed(settings.seed)
-    reader = Reader(WORDS) if start_from is None else load_reader(start_from)
-    if reader.words != WORDS:
-        raise DreamFusionError(f"{start_from} judges another world: train without --start-from.")
-    reader.train()
-    outer = ("stem", "where", "heads")
-    named = list(reader.named_parameters())
-    hidden = [p for name, p in named if p.ndim > 1 and not name.startswith(outer)]
-    others = [p for name, p in named if p.ndim == 1 or name.startswith(outer)]
-    muon = Muon(hidden, lr=settings.muon_lr)
-    adam = torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
-    lessons = Lessons(settings.seed, settings.batch_size)
-    begun, rows = time.monotonic(), []
-    for step in range(settings.steps):
-        lesson = lessons.batch(step)
-        read, where = reader.words_and_places(lesson.images)
-        right = targets(lesson.toys, lesson.views)
-        loss = reading_loss(read, right) + _PLACES_WEIGHT * places_loss(where, lesson)
-        if not torch.isfinite(loss):
-            raise DreamFusionError(f"The judge's loss is not finite at step {step}: lower --lr and --muon-lr.")
-        loss.backward()
-        for optimizer, peak in ((muon, settings.muon_lr), (adam, settings.lr)):
-            optimizer.param_groups[0]["lr"] = peak * settings.lr_factor(step)
-            optimizer.step()
-            optimizer.zero_grad()
-        rows = [*rows[1 - _RECENT :], {"loss": loss.item(), **_shares(read, right)}]
-        done = step + 1
-        if on_progress is not None and done % 10 == 0:
-            means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-            on_progress(JudgeStep(done, means.pop("loss"), means))
-        if done % save_every == 0 or done == settings.steps:
-            record = asdict(settings) | {"images": done * settings.batch_size}
-            record |= {"seconds": round(time.monotonic() - begun), "started_from": start_from and start_from.name}
-            save_reader(reader, folder, record)
+    refuse_small({"steps": settings.steps, "batch_size": settings.batch_size, "save_every": save_every})
+    refuse_small({"lr": settings.lr, "muon_lr": settings.muon_lr}, above_zero=True)
+    folder = Path(folder).absolute()  # "." has no name to which anything could be added
+    refuse_foreign_folder(folder)
+    working = folder.with_name(f"{folder.name}-training")
+    with claim(working, evidence=("checkpoints",)):
+        newest = latest_checkpoint(working / "checkpoints")
+        with same_threads(newest):
+            training = _Training(settings, start_from)
+            if newest is not None:
+                training.restore(newest)
+            _train(training, folder, working, start_from, save_every, on_progress)
+        for path in (working / "checkpoints", working / MARKER):
+            remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
+    with suppress(OSError):  # what else is in it stays
+        working.rmdir()
     return folder
+
+
+def _train(
+    training: _Training,
+    folder: Path,
+    working: Path,
+    start_from: Path | None,
+    save_every: int,
+    on_progress: Callable[[JudgeStep], None] | None,
+) -> None:
+    """Take all steps that are left, saving the training and the judge on the way."""
+    rows: list[dict[str, float]] = []
+    settings = training.settings
+
+    def finish() -> None:
+        record = asdict(settings) | {"images": training.step * settings.batch_size}
+        record |= {"seconds": round(training.seconds), "started_from": start_from and start_from.name}
+        save_reader(training.reader, folder, record)
+
+    if training.step == settings.steps:  # killed between its last checkpoint and the judge
+        finish()
+    with stop_between_steps() as stop:
+        while training.step < settings.steps:
+            rows = [*rows[1 - _RECENT :], training.train_step()]
+            if on_progress is not None and training.step % 10 == 0:
+                means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+                on_progress(JudgeStep(training.step, means.pop("loss"), means))
+            due = training.step % save_every == 0 or training.step == settings.steps
+            if due or stop.number:
+                training.save(working)
+            if stop.number:
+                raise stopped(stop.number, "run it again to continue exactly")
+            if due:
+                finish()
 
 
 def _shares(read: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> dict[str, float]:

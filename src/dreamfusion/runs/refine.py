@@ -18,15 +18,17 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.field import Field
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.io.checkpoints import save_checkpoint
+from dreamfusion.io.claims import refuse_busy
 from dreamfusion.io.files import slugify
 from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
 from dreamfusion.nemo import fit_device, read_stage, stock_values
-from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder
+from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder, rooted
 from dreamfusion.runs.results import Result, open_run
 from dreamfusion.scenes.mesh import MeshScene
 from dreamfusion.standard import MESH_RESOLUTION
+from dreamfusion.stopping import stop_at_once
 
 GPU_RESOLUTION = 512
 """Side of the rendered views on a GPU, in pixels; on a CPU the preset's."""
@@ -97,6 +99,7 @@ REFINE_PRESETS: dict[str, dict[str, Any]] = {
 """What each preset of our own changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
 
 
+@stop_at_once()
 def refine(
     run: Path | str | None = None,
     *,
@@ -120,6 +123,8 @@ def refine(
     random. The other arguments are those of `run.generate`, by which a stopped refinement is resumed too.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
     """
+    if run is not None:
+        refuse_busy(Path(run))
     source = None if run is None else open_run(run, changes.get("device", "auto"))
     shape, colors = _beginning(source, mesh)
     tell = on_note or (lambda line: None)
@@ -136,14 +141,17 @@ def refine(
     scene.start_from(shape, colors)
     state = State.fresh(config, device, scene)
     guidance = guidance_model or load_guidance(config, device)
+    config = rooted(config)
     check_suits(guidance, config)
     default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
-    folder = new_folder(default.with_name(f"{default.name}-refined"), output)
-    save_config(config, folder / "config.yaml")
-    # What it began from, so that it can be resumed whatever becomes of the first run.
-    save_checkpoint(folder / "checkpoints", 0, *state.to_checkpoint())
     own = guidance_model is None
-    return carry_out(config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step)
+    with new_folder(default.with_name(f"{default.name}-refined"), output) as folder:
+        save_config(config, folder / "config.yaml")
+        # What it began from, so that it can be resumed whatever becomes of the first run.
+        save_checkpoint(folder / "checkpoints", 0, *state.to_checkpoint())
+        return carry_out(
+            config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step
+        )
 
 
 def _configuration(

@@ -17,8 +17,10 @@ runs/<slug-of-prompt>/
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +28,16 @@ from torch import Tensor
 
 from dreamfusion.assets.compressed import require_draco
 from dreamfusion.assets.finish import About, Pivot, faces_at, placed, surface_of, texels_at
-from dreamfusion.assets.formats import FORMATS, TEXTURED, Format, format_of, require_usd, save_glb, save_mesh
+from dreamfusion.assets.formats import (
+    FORMATS,
+    TEXTURED,
+    Format,
+    files_of,
+    format_of,
+    require_usd,
+    save_glb,
+    save_mesh,
+)
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.assets.mesh import Mesh, reduced
 from dreamfusion.assets.normal_map import with_normal_map
@@ -43,7 +54,7 @@ from dreamfusion.config import Config, PicturesConfig, load_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint
-from dreamfusion.io.files import prepare_output_dir
+from dreamfusion.io.files import prepare_output_dir, refuse_foreign_files
 from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.method.shading import Shading
 from dreamfusion.method.state import State
@@ -51,6 +62,8 @@ from dreamfusion.pictures.film import growth_frames, mesh_pictures
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.scenes.scene import PICTURE_BACKDROP, Scene, finished_views
 from dreamfusion.standard import AZIMUTHS_DEG, MESH_FACES, MESH_RESOLUTION, ORBIT_ELEVATION_DEG, TEXTURE_SIZE
+
+_logger = logging.getLogger(__name__)
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
 _PREVIEW_SIZE = 72
@@ -101,6 +114,11 @@ class Result:
         """The picture of albedo, shaded and textureless views all around."""
         return self.folder / "contact_sheet.png"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that is written at the end, the mesh first."""
+        return self.mesh, self.viewer, self.thumbnail, self.contact_sheet, self.turntable, self.growth
+
 
 def open_state(folder: Path, config: Config, device: torch.device, scene: Scene | None = None) -> State:
     """Return the newest state of a run, or a fresh one if it has no checkpoint yet; ``scene`` as for `State.fresh`."""
@@ -126,29 +144,41 @@ def open_run(folder: Path | str, device: str = "auto") -> Result:
 def write_assets(result: Result) -> None:
     """Write mesh, viewer, pictures and films; DreamFusionError if there is nothing to make a mesh of.
 
-    The mesh comes first: what fails after it costs neither the mesh nor its page. The contact sheet is written even
-    without a mesh, for it shows why there is none.
+    The mesh comes first: what fails after it, for want of memory, disk or ffmpeg, costs neither the mesh nor its page.
+    The contact sheet is written even without a mesh, for it shows why there is none.
     """
     result.scene.refresh()
     try:
         mesh = _save_object(result)
     finally:
-        _save_sheet(result)
+        _or_warn(partial(_save_sheet, result), result.contact_sheet)
+    _or_warn(partial(_save_thumbnail, result, mesh), result.thumbnail)
     if result.config.pictures.video:
-        _save_films(result, mesh)
+        _or_warn(partial(_save_films, result, mesh), result.turntable)
+
+
+def _or_warn(save: Callable[[], None], path: Path) -> None:
+    try:
+        save()
+    except (DreamFusionError, OSError, RuntimeError, MemoryError) as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        _logger.warning("%s could not be written (%s); write the results again with --resume.", path, reason[0])
 
 
 def _save_object(result: Result) -> Mesh:
-    """Write the mesh, its page and its thumbnail, and return it."""
-    scene, pictures = result.scene, result.config.pictures
-    mesh = scene.mesh(MESH_RESOLUTION, MESH_FACES)
+    """Write the mesh and its page, and return it."""
+    mesh = result.scene.mesh(MESH_RESOLUTION, MESH_FACES)
     # A run of hours must not end without its mesh for want of a library.
-    save_glb(_textured(scene, mesh, TEXTURE_SIZE), result.mesh, _about(result))
+    save_glb(_textured(result.scene, mesh, TEXTURE_SIZE), result.mesh, _about(result))
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
-    side = pictures.thumbnail_resolution or THUMBNAIL_SIZE
-    (thumbnail,) = mesh_pictures(scene, mesh, fixed_cameras(30.0, ORBIT_ELEVATION_DEG), pictures.shading, side)
-    save_png(thumbnail, result.thumbnail)
     return mesh
+
+
+def _save_thumbnail(result: Result, mesh: Mesh) -> None:
+    pictures = result.config.pictures
+    side = pictures.thumbnail_resolution or THUMBNAIL_SIZE
+    (thumbnail,) = mesh_pictures(result.scene, mesh, fixed_cameras(30.0, ORBIT_ELEVATION_DEG), pictures.shading, side)
+    save_png(thumbnail, result.thumbnail)
 
 
 def _save_sheet(result: Result) -> None:
@@ -251,6 +281,8 @@ def export_run(
     _check_export(resolution, max_faces, size_mm, height_m, lod)
     check_texture_size(texture_size)
     paths = _export_paths(Path(folder), formats, output, compress)
+    places = [_at_level(path, level) for path in paths for level in range(lod + 1)]
+    refuse_foreign_files(*(file for place in places for file in files_of(place)))
     kinds = {format_of(path) for path in paths}
     _check_libraries(kinds, compress, normal_map, tell)
     result = open_run(folder, device)
@@ -271,9 +303,13 @@ def export_run(
             textured = with_normal_map(textured, dense, texels)
         for path in paths:
             chosen = placed(textured if format_of(path) in TEXTURED else mesh, pivot, height_m)
-            place = path.with_name(f"{path.stem}_lod{level}{path.suffix}") if level else path
-            written += save_mesh(chosen, place, size_mm=size_mm, about=about, compress=compress)
+            written += save_mesh(chosen, _at_level(path, level), size_mm=size_mm, about=about, compress=compress)
     return written
+
+
+def _at_level(path: Path, level: int) -> Path:
+    """Return where a level of detail is written."""
+    return path.with_name(f"{path.stem}_lod{level}{path.suffix}") if level else path
 
 
 def _check_export(
@@ -334,6 +370,8 @@ def _export_paths(folder: Path, formats: Sequence[str], output: Path | None, com
     if not formats:
         format_of(output)
         return [output]
-    if output.suffix and format_of(output) not in formats:
+    named = output.suffix.lower().removeprefix(".")
+    if named in FORMATS and named not in formats:
         raise DreamFusionError(f"--output {output} is no {' or '.join(formats)}: change its suffix or --format.")
-    return [output.with_suffix(f".{name}") for name in dict.fromkeys(formats)]
+    stem = output.stem if named in FORMATS else output.name  # a dot may just be part of a name
+    return [output.with_name(f"{stem}.{name}") for name in dict.fromkeys(formats)]

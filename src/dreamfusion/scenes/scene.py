@@ -7,7 +7,7 @@ outside of this folder asks which kind it has. docs/extending.md lists the files
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -39,6 +39,15 @@ class Views:
     size: int
     backdrop: Tensor
     with_normals: bool = False
+
+    def __getitem__(self, part: slice) -> Views:
+        return replace(
+            self,
+            cameras=self.cameras[part],
+            lights=self.lights[part],
+            shading=self.shading[part],
+            backdrop=self.backdrop[part],
+        )
 
 
 class Scene(Protocol):

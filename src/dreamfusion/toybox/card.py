@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from dreamfusion.assets.images import save_png
-from dreamfusion.io.files import TABLE_BEGIN, TABLE_END, write_text
+from dreamfusion.io.files import TABLE_BEGIN, TABLE_END, read_rows, write_text
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.world import COLORS, held_out, part_held_out
 
@@ -21,9 +20,7 @@ _WIDTH, _HEIGHT, _MARGIN = 560, 260, 40
 
 def read_log(path: Path) -> list[dict[str, float]]:
     """Return the rows of a training's log.jsonl: step, loss, seconds; none if there is no log yet."""
-    if not path.exists():
-        return []
-    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+    return read_rows(path)
 
 
 def loss_curve(rows: list[dict[str, float]]) -> torch.Tensor:

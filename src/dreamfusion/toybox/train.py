@@ -18,11 +18,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.errors import DreamFusionError, refuse_small
 from dreamfusion.guidance.camera_token import with_camera
 from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
-from dreamfusion.io.files import replace_folder, write_text
+from dreamfusion.io.checkpoints import (
+    latest_checkpoint,
+    load_checkpoint,
+    pack,
+    refuse_other_settings,
+    same_threads,
+    save_checkpoint,
+    unpack,
+)
+from dreamfusion.io.claims import claim
+from dreamfusion.io.files import refuse_foreign_folder, replace_folder, write_atomically, write_text
+from dreamfusion.stopping import stop_at_once, stop_between_steps, stopped
 from dreamfusion.toybox.card import read_log, write_card
 from dreamfusion.toybox.data import Batch, ToyboxData
 from dreamfusion.toybox.model import build_pipeline, name_for_older_transformers
@@ -170,7 +180,10 @@ class Trainer:
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             loss = self.prior.loss(batch, generator).mean()
         if not torch.isfinite(loss):
-            raise DreamFusionError(f"The loss is not finite at step {self.step}: lower --lr and --muon-lr, and resume.")
+            raise DreamFusionError(
+                f"The loss is not finite at step {self.step}: train again with lower --lr and --muon-lr in another "
+                "--output."
+            )
         loss.backward()
         factor = self.settings.lr_factor(self.step)
         for optimizer, peak in zip(self.optimizers, (self.settings.muon_lr, self.settings.lr), strict=True):
@@ -196,9 +209,10 @@ class Trainer:
         save_checkpoint(folder / "checkpoints", self.step, tensors, {"prior": state}, keep=2)
 
     def restore(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint; DreamFusionError if it was made with settings that decide its course."""
         loaded = load_checkpoint(checkpoint, self.device)
         tree = unpack(loaded.state["prior"], loaded.tensors)
+        refuse_other_settings(tree["settings"], asdict(self.settings), may_differ=("steps", "decay_steps"))
         self.step, self.seconds = loaded.step, tree["seconds"]
         with torch.no_grad():
             for name, p in self.parameters.items():
@@ -208,19 +222,19 @@ class Trainer:
             optimizer.load_state_dict(saved)
 
     def export(self, folder: Path) -> None:
-        """Write the averaged weights as a diffusers pipeline folder, in half precision."""
+        """Write the averaged weights as a diffusers pipeline into a folder, in half precision."""
         pipe = build_pipeline(self.settings.image_size)
         for module, prefix in ((pipe.text_encoder, "text_encoder."), (pipe.unet, "unet.")):
             weights = {n.removeprefix(prefix): e for n, e in self.ema.items() if n.startswith(prefix)}
             missing = module.load_state_dict(weights, strict=False).missing_keys
             assert all("embed_tokens" in key for key in missing), missing  # tied to the shared embedding
         pipe.to(torch.float16)
-        with replace_folder(folder) as aside:
-            pipe.save_pretrained(aside, safe_serialization=True)
-            for file in (aside / "model_index.json", aside / "tokenizer" / "tokenizer_config.json"):
-                name_for_older_transformers(file)
+        pipe.save_pretrained(folder, safe_serialization=True)
+        for file in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
+            name_for_older_transformers(file)
 
 
+@stop_at_once("run it again to continue")
 def train(
     folder: Path,
     settings: TrainSettings,
@@ -234,43 +248,82 @@ def train(
     """Train in ``folder``, going on from its newest checkpoint if there is one, else from the prior ``start_from``.
 
     Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds), ``prior/``, the pipeline with averaged weights, and
-    ``samples/``, pictures drawn by it.
+    ``samples/``, pictures drawn by it. What a kill has left undone is done at the next start.
+    Raises DreamFusionError for a folder that holds other things or a training with other settings, and `Stopped` if a
+    signal ends it, after a checkpoint.
     """
+    check_settings(settings, save_every, sample_every)
+    with claim(folder, evidence=("checkpoints",)):
+        refuse_foreign_folder(folder / "prior")
+        with same_threads(latest_checkpoint(folder / "checkpoints")):
+            return _train(folder, settings, device, start_from, save_every, sample_every, on_progress)
+
+
+def _train(
+    folder: Path,
+    settings: TrainSettings,
+    device: str,
+    start_from: Path | None,
+    save_every: int,
+    sample_every: int,
+    on_progress: Callable[[TrainStep], None] | None,
+) -> Trainer:
+    """Train in a folder that is claimed; see `train`."""
     trainer = Trainer(settings, device)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     newest = latest_checkpoint(folder / "checkpoints")
     if newest is not None:
         trainer.restore(newest)
         _drop_later_rows(folder / "log.jsonl", trainer.step)
+        due = trainer.step % sample_every == 0 or trainer.step == settings.steps
+        if due and not _samples(folder, trainer.step).exists():
+            finish_prior(trainer, folder, start_from)
     elif start_from is not None:
         trainer.start_from(start_from)
     else:
         trainer.begin()
     begun, first_step, mean = time.monotonic(), trainer.step, 0.0
     earlier, losses = trainer.seconds, []
-    while trainer.step < settings.steps:
-        loss = trainer.train_step()
-        losses.append(loss)
-        trainer.seconds = earlier + time.monotonic() - begun
-        if trainer.step % 50 == 0:
-            mean, losses = sum(losses) / len(losses), []
-            _log(folder, {"step": trainer.step, "loss": round(mean, 5), "seconds": round(trainer.seconds, 1)})
-        if on_progress is not None:
-            rate = (trainer.step - first_step) * settings.batch_size / (time.monotonic() - begun)
-            on_progress(TrainStep(trainer.step, mean or loss, rate))
-        last = trainer.step == settings.steps
-        if trainer.step % save_every == 0 or last:
-            trainer.save(folder)
-        if trainer.step % sample_every == 0 or last:
-            finish_prior(trainer, folder, start_from)
+    with stop_between_steps() as stop:
+        while trainer.step < settings.steps:
+            loss = trainer.train_step()
+            losses.append(loss)
+            trainer.seconds = earlier + time.monotonic() - begun
+            if trainer.step % 50 == 0:
+                mean, losses = sum(losses) / len(losses), []
+                _log(folder, {"step": trainer.step, "loss": round(mean, 5), "seconds": round(trainer.seconds, 1)})
+            if on_progress is not None:
+                rate = (trainer.step - first_step) * settings.batch_size / (time.monotonic() - begun)
+                on_progress(TrainStep(trainer.step, mean or loss, rate))
+            last = trainer.step == settings.steps
+            if trainer.step % save_every == 0 or last or stop.number:
+                trainer.save(folder)
+            if stop.number:
+                raise stopped(stop.number, "run it again to continue exactly")
+            if trainer.step % sample_every == 0 or last:
+                with stop_at_once("run it again to finish"):  # all that is needed for it is saved
+                    finish_prior(trainer, folder, start_from)
     return trainer
 
 
+def _samples(folder: Path, step: int) -> Path:
+    """Return the grid of samples of a step, which is the last that is written when a prior is finished."""
+    return folder / "samples" / f"step_{step:06d}.png"
+
+
 def finish_prior(trainer: Trainer, folder: Path, start_from: Path | None = None) -> None:
-    """Write the prior as it is now, with its samples and its model card, to ``folder / "prior"``."""
-    prior = folder / "prior"
-    trainer.export(prior)
-    save_samples(PixelGuidance(prior, device=trainer.device), folder / "samples" / f"step_{trainer.step:06d}.png")
-    shutil.copyfile(folder / "samples" / f"step_{trainer.step:06d}.png", prior / "samples.png")
-    settings = asdict(trainer.settings)
-    write_card(prior, settings, trainer.seconds, folder / "log.jsonl", start_from.name if start_from else None)
+    """Write the prior as it is now, with its samples and its model card, to ``folder / "prior"``: all of it or none."""
+    with replace_folder(folder / "prior") as prior:
+        trainer.export(prior)
+        save_samples(PixelGuidance(prior, device=trainer.device), prior / "samples.png")
+        settings = asdict(trainer.settings)
+        write_card(prior, settings, trainer.seconds, folder / "log.jsonl", start_from.name if start_from else None)
+    with write_atomically(_samples(folder, trainer.step), ours=True) as copy:
+        shutil.copyfile(folder / "prior" / "samples.png", copy)
+
+
+def check_settings(settings: TrainSettings, save_every: int = 1, sample_every: int = 1) -> None:
+    """Raise DreamFusionError for numbers with which nothing can be trained."""
+    counts = {"steps": settings.steps, "batch_size": settings.batch_size, "decay_steps": settings.decay_steps}
+    refuse_small({**counts, "image_size": settings.image_size, "save_every": save_every, "sample_every": sample_every})
+    refuse_small({"lr": settings.lr, "muon_lr": settings.muon_lr}, above_zero=True)
