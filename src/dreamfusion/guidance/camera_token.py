@@ -39,11 +39,17 @@ def camera_features(cameras: Cameras) -> Tensor:
     return torch.cat([turns.sin(), turns.cos(), tilts.sin(), tilts.cos(), zoom[:, None]], dim=1)
 
 
-def with_camera(words: Tensor, features: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+def with_camera(
+    words: Tensor,
+    features: Tensor | None = None,
+    known: Tensor | None = None,
+    textureless: Tensor | None = None,
+) -> Tensor:
     """Return the tokens [B, L, D] of words followed by one for their cameras, [B, L + 1, D].
 
     That one is 1, the `camera_features` [B, FEATURES], then zeros. Without ``features``, and where ``known`` [B] is 0,
-    it is all zeros, which means that the camera is not known.
+    it is all zeros, which means that the camera is not known. Where ``textureless`` [B] is 1, the first of the zeros
+    is 1: the picture shows the shape alone, white under its light.
     """
     token = words.new_zeros(len(words), 1, words.shape[-1])
     if features is not None:
@@ -51,4 +57,6 @@ def with_camera(words: Tensor, features: Tensor | None = None, known: Tensor | N
         token[:, 0, 1 : 1 + FEATURES] = features
     if known is not None:
         token *= known[:, None, None]
+    if textureless is not None:
+        token[:, 0, 1 + FEATURES] = textureless
     return torch.cat([words, token], dim=1)

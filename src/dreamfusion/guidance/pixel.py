@@ -21,6 +21,7 @@ from dreamfusion.guidance.camera_token import CAMERA_WORD, camera_features, with
 from dreamfusion.guidance.engine import Engine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.loading import load_pipeline
+from dreamfusion.guidance.patched_unet import PatchedUNet
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.prepare import attention_kernel, prepare, release_text_encoders, trainable
@@ -175,7 +176,7 @@ class PixelGuidance(Guidance):
 def _pixel_unet_size(unet: Any, model: str | Path) -> int:
     """Return the UNet's sample size; DreamFusionError unless it turns noisy RGB images into predictions for them."""
     config = unet.config
-    if not isinstance(unet, (UNet2DConditionModel, Engine)):
+    if not isinstance(unet, (UNet2DConditionModel, PatchedUNet, Engine)):
         raise DreamFusionError(f"{model} has a {type(unet).__name__}; only UNet2DConditionModel is supported.")
     if config.in_channels != 3 or config.out_channels not in (3, 6) or not isinstance(config.sample_size, int):
         raise DreamFusionError(

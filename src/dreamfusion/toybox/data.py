@@ -18,14 +18,15 @@ from dreamfusion.shading import LightRange, Lights, sample_backdrops, sample_lig
 from dreamfusion.toybox.captions import PHRASINGS, caption
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.render import GeometryBuffers, compose, paint_toys, trace
-from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, part_held_out
+from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, as_shown, held_out, part_held_out
 
 _SUPERSAMPLE = 2
 _UNSAID = 0.06  # share of captions that name no colour though the toy has one
-_SIZED, _PATTERNED, _PARTED = 0.2, 0.3, 0.45  # shares of toys with a size, a pattern, a part of another colour
+_SIZED, _PATTERNED, _PARTED = 0.2, 0.36, 0.45  # shares of toys with a size, a pattern, a part of another colour
 _PLAINEST = 0.5  # share of captions in the plainest of all phrasings
 _CAMERA_UNSAID = 0.12  # share of captions without the camera; of empty captions, half
 _FLAT = 0.3  # share of images in plain albedo, as the first phase of distillation renders them
+_TEXTURELESS = 0.12  # share of images that show the shape alone, white under a light; the camera's token says so
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Batch:
     """``images`` [B, 3, S, S] in [0, 1]; ``captions``: 4 B strings, one per view; ``weights`` [B, 4] of the views.
 
     ``cameras`` [B, FEATURES] are `camera_features`, and ``camera_known`` [B] is 0 where they must not be told, else 1.
+    ``textureless`` [B] is 1 where a picture shows the shape alone, white under a light.
     """
 
     images: Tensor
@@ -40,6 +42,7 @@ class Batch:
     weights: Tensor
     cameras: Tensor
     camera_known: Tensor
+    textureless: Tensor
 
 
 @dataclass
@@ -87,7 +90,8 @@ class ToyboxData:
         toys = [self._dress(pool.toys[i], choose) for i in picks.tolist()]
 
         cameras = Cameras(**{name: value[picks] for name, value in vars(pool.cameras).items()})
-        images = self._paint(pool, picks, cameras, toys, generator)
+        white = torch.rand(count, generator=generator) < _TEXTURELESS
+        images = self._paint(pool, picks, cameras, toys, white, generator)
         mode_nearest = torch.rand(count, generator=generator) < 0.5
         weights = torch.where(
             mode_nearest[:, None],
@@ -97,9 +101,8 @@ class ToyboxData:
         captions = [text for toy in toys for text in self._captions(toy, choose)]
         unsaid = torch.tensor([_CAMERA_UNSAID if text else 0.5 for text in captions[::4]])
         known = (torch.rand(count, generator=generator) >= unsaid).float()
-        return Batch(
-            images, captions, weights.to(self.device), camera_features(cameras).to(self.device), known.to(self.device)
-        )
+        told = (weights, camera_features(cameras), known, white.float())
+        return Batch(images, captions, *(values.to(self.device) for values in told))
 
     def _dress(self, toy: Toy, choose: random.Random) -> Toy:
         """Return the toy with colours and pattern, without the pairs that are held out."""
@@ -122,12 +125,19 @@ class ToyboxData:
         return view_prompts(phrase(toy), ViewTexts())
 
     def _paint(
-        self, pool: _Pool, picks: Tensor, cameras: Cameras, toys: list[Toy], generator: torch.Generator
+        self,
+        pool: _Pool,
+        picks: Tensor,
+        cameras: Cameras,
+        toys: list[Toy],
+        white: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
         count = len(picks)
         lights = sample_lights(cameras, LightRange(), generator)
         ambient = 0.2 + 0.3 * torch.rand(count, generator=generator)
-        ambient = torch.where(torch.rand(count, generator=generator) < _FLAT, 1.0, ambient)
+        flat = (torch.rand(count, generator=generator) < _FLAT) & ~white
+        ambient = torch.where(flat, 1.0, ambient)
         lights = Lights(lights.position, 1.0 - ambient, ambient)
         body = torch.tensor([COLORS[str(toy.color)] for toy in toys])
         body = (body + 0.03 * torch.randn(count, 3, generator=generator)).clamp(0, 1)
@@ -137,7 +147,8 @@ class ToyboxData:
         cameras, lights = cameras.to(self.device), lights.to(self.device)
         picks = picks.to(self.device)
         buffers = GeometryBuffers(pool.material[picks], pool.normal[picks].float() / 127, pool.depth[picks].float())
-        paint = paint_toys(toys, self.device, body.tolist())
+        paint = paint_toys([as_shown(toy) for toy in toys], self.device, body.tolist())
+        paint.palette[white.to(self.device)] = 1.0
         rays = cameras.rays(size, size)
         return compose(buffers, rays, paint, lights, background.to(self.device), supersample=_SUPERSAMPLE)
 
@@ -156,7 +167,7 @@ class ToyboxData:
         material, normal, depth = [], [], []
         for start in range(0, self.pool_size, chunk):
             part = slice(start, start + chunk)
-            buffers = trace(toys[part], cameras[part].to(self.device).rays(size, size))
+            buffers = trace([as_shown(toy) for toy in toys[part]], cameras[part].to(self.device).rays(size, size))
             material.append(buffers.material)
             normal.append((buffers.normal * 127).round().to(torch.int8))
             depth.append(buffers.depth.half())

@@ -24,20 +24,24 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.files import replace_folder, write_text
 from dreamfusion.guidance.camera_token import with_camera
 from dreamfusion.guidance.loading import load_pipeline
+from dreamfusion.guidance.patched_unet import PatchedUNet
 from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.kernels.allocation import keep_memory
 from dreamfusion.toybox.card import read_log, write_card
 from dreamfusion.toybox.data import Batch, ToyboxData
-from dreamfusion.toybox.model import build_pipeline, name_for_older_transformers
+from dreamfusion.toybox.model import build_pipeline, build_unet, grow, name_for_older_transformers
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
 from dreamfusion.toybox.samples import save_samples
 from dreamfusion.toybox.text import hidden_states, train_text
 
-_HIGH, _HIGH_FROM = 0.6, 0.75
+_HIGH, _HIGH_FROM = 0.45, 0.75
 """Share of images that are shown at high noise, and the timestep from which on that is, as a fraction of all.
 
-Distillation finds shape and colours there, where the picture hardly shows them and words and camera must tell; what is
-left to learn at low noise comes easily.
+Distillation finds shape and colours there, where the picture hardly shows them and words and camera must tell.
 """
+_LOW_POWER = 1.5
+"""The timesteps below are drawn as a uniform number to this power: pictures of 64 pixels show their edges and small parts
+at the least noise only."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,11 @@ class Prior(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """Return what the UNet is told, [B, L + 1, D]: captions mixed by view weights, then the camera's token."""
-        hidden = hidden_states(self.pipe.tokenizer, self.text_encoder, batch.captions)
+        told = [text if weight else "" for text, weight in zip(batch.captions, batch.weights.flatten(), strict=True)]
+        texts = list(dict.fromkeys(told))
+        hidden = hidden_states(self.pipe.tokenizer, self.text_encoder, texts)[[texts.index(text) for text in told]]
         words = torch.einsum("bv,bvld->bld", batch.weights, hidden.unflatten(0, (-1, 4)))
-        return with_camera(words, batch.cameras, batch.camera_known)
+        return with_camera(words, batch.cameras, batch.camera_known, batch.textureless)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the v-prediction loss of a batch, per image [B]."""
@@ -111,7 +117,7 @@ def training_times(count: int, generator: torch.Generator) -> Tensor:
     They are spread evenly with one random offset, which makes the loss less noisy than independent draws.
     """
     u = (torch.arange(count) / count + torch.rand(1, generator=generator)) % 1.0
-    low = _HIGH_FROM * u / (1 - _HIGH)
+    low = _HIGH_FROM * (u / (1 - _HIGH)) ** _LOW_POWER
     high = 1 - (1 - _HIGH_FROM) * (1 - u) / _HIGH
     return torch.where(u < 1 - _HIGH, low, high).clamp(max=1 - 1e-6)
 
@@ -147,8 +153,12 @@ class Trainer:
         self.data = ToyboxData(settings.seed, settings.batch_size, image_size=settings.image_size, device=device)
 
     def start_from(self, prior: Path) -> None:
-        """Take the weights of a finished prior instead of random ones; DreamFusionError if it is of another shape."""
+        """Take the weights of a finished prior instead of random ones, of one for half the side too.
+
+        Raises DreamFusionError if it is of another shape.
+        """
         pipe: Any = load_pipeline(prior)
+        pipe.unet = self._grown(pipe.unet)
         modules = {"text_encoder": pipe.text_encoder, "unet": pipe.unet}
         weights = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
         if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in self.parameters.items()}:
@@ -157,6 +167,14 @@ class Trainer:
             for name, p in self.parameters.items():
                 p.copy_(weights[name])
                 self.ema[name].copy_(weights[name])
+
+    def _grown(self, unet: Any) -> Any:
+        """Return the UNet of a finished prior, in the bands of this one if that is of twice its side."""
+        if not isinstance(self.prior.unet, PatchedUNet) or unet.config.sample_size * 2 != self.settings.image_size:
+            return unet
+        grown = build_unet(self.settings.image_size)
+        grow(unet, grown)
+        return grown
 
     def begin(self) -> None:
         """Train the text encoder, with which a training from random weights begins."""
@@ -238,6 +256,7 @@ def train(
     Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds), ``prior/``, the pipeline with averaged weights, and
     ``samples/``, pictures drawn by it.
     """
+    keep_memory()
     trainer = Trainer(settings, device)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     newest = latest_checkpoint(folder / "checkpoints")

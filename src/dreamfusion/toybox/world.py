@@ -6,7 +6,7 @@ A `Toy` is what a caption can say: kind, colour, pattern, size and the colour of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dreamfusion.toybox.kinds import BODY, KINDS, MATERIALS
 
@@ -70,6 +70,11 @@ class Toy:
             COLORS[self.part_color] if self.part_color else usual,
             MATERIALS["dark" if name in _WITH_DARK else "paper"],
         ]
+
+
+def as_shown(toy: Toy) -> Toy:
+    """Return the toy as the prior is shown it: a small one as from nearer by, at full size, so that none costs detail."""
+    return replace(toy, size=None) if toy.size == "small" else toy
 
 
 def held_out(kind: str, color: str) -> bool:
