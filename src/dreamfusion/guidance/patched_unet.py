@@ -17,6 +17,7 @@ inside and its schedule shifted (`shifted_cosine_betas`), and no step changes it
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,6 +64,23 @@ def from_bands(bands: Tensor) -> Tensor:
     return torch.nn.functional.pixel_shuffle(patches, 2)
 
 
+def enlarged(picture: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the 3 x 3 convolution of a picture [B, C, H, W] enlarged twice by repeating pixels, [B, D, 2 H, 2 W].
+
+    Of the nine weights [D, C, 3, 3] that a pixel meets, those on copies of the same pixel add up. As one transposed
+    convolution with these sums it takes less than half the time.
+    """
+    padded = torch.nn.functional.pad(weight, (1, 1, 1, 1))
+    rows = padded[..., :-1, :] + padded[..., 1:, :]
+    sums = (rows[..., :-1] + rows[..., 1:]).transpose(0, 1).flip(2, 3)
+    return torch.nn.functional.conv_transpose2d(picture, sums, bias, stride=2, padding=1)
+
+
+def _enlarge(layer: Any, hidden_states: Tensor, *_sizes: Any, **_options: Any) -> Tensor:
+    """Stand in for the forward pass of a diffusers Upsample2D with a convolution."""
+    return enlarged(hidden_states, layer.conv.weight, layer.conv.bias)
+
+
 class PatchedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """A UNet2DConditionModel on Haar bands that is called, saved and loaded like one on pixels, and predicts v.
 
@@ -84,6 +102,9 @@ class PatchedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         options = {name: value for name, value in dict(inner).items() if not name.startswith("_")}
         self.network = UNet2DConditionModel(**options)
+        for block in self.network.up_blocks:
+            for upsampler in block.upsamplers or ():
+                upsampler.forward = partial(_enlarge, upsampler)
 
     @property
     def add_embedding(self) -> Any:

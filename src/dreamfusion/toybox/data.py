@@ -17,10 +17,10 @@ from dreamfusion.prompts import ViewTexts, view_prompts, view_weights
 from dreamfusion.shading import LightRange, Lights, sample_backdrops, sample_lights
 from dreamfusion.toybox.captions import PHRASINGS, caption
 from dreamfusion.toybox.kinds import KINDS
-from dreamfusion.toybox.render import GeometryBuffers, compose, paint_toys, trace
+from dreamfusion.toybox.paint import SUPERSAMPLE, TracedViews, paint_views
+from dreamfusion.toybox.render import paint_toys, trace
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, as_shown, held_out, part_held_out
 
-_SUPERSAMPLE = 2
 _UNSAID = 0.06  # share of captions that name no colour though the toy has one
 _SIZED, _PATTERNED, _PARTED = 0.2, 0.36, 0.45  # shares of toys with a size, a pattern, a part of another colour
 _PLAINEST = 0.5  # share of captions in the plainest of all phrasings
@@ -52,9 +52,7 @@ class _Pool:
     index: int
     toys: list[Toy]  # kind and size; batches choose the rest
     cameras: Cameras
-    material: Tensor
-    normal: Tensor  # int8, 127 = 1
-    depth: Tensor  # float16
+    traced: TracedViews
 
 
 class ToyboxData:
@@ -71,7 +69,7 @@ class ToyboxData:
         *,
         image_size: int = 64,
         pool_size: int = 2048,
-        pool_steps: int = 512,
+        pool_steps: int = 1024,
         caption_dropout: float = 0.1,
         device: str = "cpu",
     ) -> None:
@@ -143,14 +141,10 @@ class ToyboxData:
         body = (body + 0.03 * torch.randn(count, 3, generator=generator)).clamp(0, 1)
         background = sample_backdrops(count, generator)
 
-        size = self.image_size * _SUPERSAMPLE
-        cameras, lights = cameras.to(self.device), lights.to(self.device)
-        picks = picks.to(self.device)
-        buffers = GeometryBuffers(pool.material[picks], pool.normal[picks].float() / 127, pool.depth[picks].float())
         paint = paint_toys([as_shown(toy) for toy in toys], self.device, body.tolist())
         paint.palette[white.to(self.device)] = 1.0
-        rays = cameras.rays(size, size)
-        return compose(buffers, rays, paint, lights, background.to(self.device), supersample=_SUPERSAMPLE)
+        cameras, lights, picks, background = (part.to(self.device) for part in (cameras, lights, picks, background))
+        return paint_views(pool.traced, picks, cameras, paint, lights, background)
 
     def _pool_of(self, index: int) -> _Pool:
         if self._pool is None or self._pool.index != index:
@@ -163,12 +157,10 @@ class ToyboxData:
         kinds = [choose.choice(list(KINDS)) for _ in range(self.pool_size)]
         toys = [Toy(kind, size=choose.choice(list(SIZES)) if choose.random() < _SIZED else None) for kind in kinds]
         cameras = sample_cameras(self.pool_size, CameraRange(), generator)
-        size, chunk = self.image_size * _SUPERSAMPLE, 64
-        material, normal, depth = [], [], []
+        size, chunk = self.image_size * SUPERSAMPLE, 64
+        buffers = []
         for start in range(0, self.pool_size, chunk):
             part = slice(start, start + chunk)
-            buffers = trace([as_shown(toy) for toy in toys[part]], cameras[part].to(self.device).rays(size, size))
-            material.append(buffers.material)
-            normal.append((buffers.normal * 127).round().to(torch.int8))
-            depth.append(buffers.depth.half())
-        return _Pool(index, toys, cameras, torch.cat(material), torch.cat(normal), torch.cat(depth))
+            shown = [as_shown(toy) for toy in toys[part]]
+            buffers.append(trace(shown, cameras[part].to(self.device).rays(size, size)))
+        return _Pool(index, toys, cameras, TracedViews.of(buffers))
