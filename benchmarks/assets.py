@@ -18,7 +18,7 @@ from dreamfusion.assets.texture import bake, texture_mesh, unwrap
 from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.presets import PRESETS
-from dreamfusion.results import MESH_FACES, MESH_RESOLUTION, TEXTURE_SIZE
+from dreamfusion.runs.results import MESH_FACES, MESH_RESOLUTION, TEXTURE_SIZE
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
 

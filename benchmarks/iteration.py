@@ -16,19 +16,20 @@ from typing import Any
 import torch
 
 from benchmarks import Row
-from dreamfusion.cameras import sample_cameras
 from dreamfusion.config import Config, build_config
 from dreamfusion.fields.field import Field
 from dreamfusion.fields.mip_nerf import MipField
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.optimize import State, optimize
+from dreamfusion.method.cameras import sample_cameras
+from dreamfusion.method.optimize import optimize
+from dreamfusion.method.shading import Shading, sample_lights
+from dreamfusion.method.state import State
 from dreamfusion.presets import Preset
 from dreamfusion.renderers import volume
 from dreamfusion.renderers.proposal import ProposalNetwork
-from dreamfusion.run import load_guidance
-from dreamfusion.scene import Scene
-from dreamfusion.shading import Shading, sample_lights
+from dreamfusion.runs.generate import load_guidance
+from dreamfusion.scenes.volume import Scene
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "sampling": [(volume, "_visible_samples"), (ProposalNetwork, "propose")],

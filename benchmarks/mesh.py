@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import Row
-from dreamfusion.cameras import fixed_cameras
 from dreamfusion.fields.tetrahedra import Surface, marching_tetrahedra, tetrahedral_grid
 from dreamfusion.kernels import antialias as antialias_module
 from dreamfusion.kernels import rasterize as rasterize_module
 from dreamfusion.kernels.antialias import antialias
 from dreamfusion.kernels.rasterize import interpolate, rasterize
+from dreamfusion.method.cameras import fixed_cameras
 
 
 def _ball(resolution: int, device: torch.device) -> Surface:

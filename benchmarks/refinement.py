@@ -1,7 +1,7 @@
 """``python -m benchmarks.refinement RUN [RUN ...]``: what ``dreamfusion refine`` makes of finished runs.
 
 Each run is refined into OUTPUT/<prompt>, and both are compared with the toy that the prompt names: how much outlines
-overlap, and how far normals are off (`dreamfusion.evaluate.outlines`). What is finished is not made again.
+overlap, and how far normals are off (`dreamfusion.evaluation.outlines`). What is finished is not made again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dreamfusion.evaluate.outlines import score_outlines
-from dreamfusion.files import slugify
-from dreamfusion.refine import refine
-from dreamfusion.results import open_run
-from dreamfusion.run import generate
+from dreamfusion.evaluation.outlines import score_outlines
+from dreamfusion.io.files import slugify
+from dreamfusion.runs.generate import generate
+from dreamfusion.runs.refine import refine
+from dreamfusion.runs.results import open_run
 from dreamfusion.toybox.captions import parse_toy
 
 

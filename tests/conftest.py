@@ -9,7 +9,7 @@ import pytest
 import torch
 from playwright.sync_api import sync_playwright
 
-from worlds import shrink_pictures
+from support.worlds import shrink_pictures
 
 
 @pytest.fixture(autouse=True)

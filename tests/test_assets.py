@@ -14,7 +14,7 @@ from dreamfusion.assets.images import contact_sheet, save_png, to_uint8
 from dreamfusion.assets.mesh import decimate, extract_mesh, surface_level, vertex_normals
 from dreamfusion.assets.video import save_video
 from dreamfusion.errors import DreamFusionError
-from solids import Analytic, Gaussian, ball, body_of, box
+from support.solids import Analytic, Gaussian, ball, body_of, box
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -3,9 +3,16 @@ import math
 import pytest
 import torch
 
-from dreamfusion.cameras import CameraRange, fixed_cameras, look_at, orbit_cameras, sample_cameras, spherical_position
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.shading import (
+from dreamfusion.method.cameras import (
+    CameraRange,
+    fixed_cameras,
+    look_at,
+    orbit_cameras,
+    sample_cameras,
+    spherical_position,
+)
+from dreamfusion.method.shading import (
     LightRange,
     Lights,
     Material,

@@ -10,8 +10,9 @@ import time
 import pytest
 import torch
 
-from dreamfusion import files
-from dreamfusion.checkpoints import (
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.io import files
+from dreamfusion.io.checkpoints import (
     generator_states,
     latest_checkpoint,
     list_checkpoints,
@@ -21,7 +22,6 @@ from dreamfusion.checkpoints import (
     save_checkpoint,
     unpack,
 )
-from dreamfusion.errors import DreamFusionError
 
 TENSORS = {
     "grid": torch.arange(6.0).reshape(2, 3),
@@ -161,7 +161,7 @@ def test_full_disk_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
 
 SAVE_FOREVER = """
 import itertools, sys, torch
-from dreamfusion.checkpoints import save_checkpoint
+from dreamfusion.io.checkpoints import save_checkpoint
 for step in itertools.count(1):
     save_checkpoint(sys.argv[1], step, {"x": torch.full((200_000,), float(step))}, {"step": step}, keep=2)
 """

@@ -13,14 +13,14 @@ from typing import get_args
 
 import pytest
 
-from dreamfusion import cli
-from dreamfusion.cli import PresetName, build_app
+from dreamfusion.app import cli
+from dreamfusion.app.cli import PresetName, build_app
 from dreamfusion.config import build_config, load_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.evaluate.training import JudgeSettings
+from dreamfusion.evaluation.training import JudgeSettings
 from dreamfusion.presets import PRESETS, Preset
 from dreamfusion.toybox.train import TrainSettings
-from families import save_sd
+from support.families import save_sd
 
 # Few and small views: what is tested is that all parts work together.
 TINY = """
@@ -198,7 +198,7 @@ def test_render_and_export_take_a_device(command: str, monkeypatch: pytest.Monke
         asked.append(device)
         raise DreamFusionError("enough")
 
-    monkeypatch.setattr(f"dreamfusion.{'render' if command == 'render' else 'results'}.open_run", record)
+    monkeypatch.setattr(f"dreamfusion.{'pictures.render' if command == 'render' else 'runs.results'}.open_run", record)
     with pytest.raises(DreamFusionError, match="enough"):
         build_app().cli(args=[command, "runs/a", "--device", "cuda:1"])
     assert asked == ["cuda:1"]
@@ -217,7 +217,7 @@ def test_the_options_of_the_losses_reach_the_configuration(monkeypatch: pytest.M
         asked.update(options)
         raise DreamFusionError("enough")
 
-    monkeypatch.setattr("dreamfusion.run.generate", record)
+    monkeypatch.setattr("dreamfusion.runs.generate.generate", record)
     with pytest.raises(DreamFusionError, match="enough"):
         build_app().cli(args=["generate", "a red car", "--loss", "ism", "--perp-neg"])
     config = build_config("default", {"prompt": "a", "loss": asked["loss"], "guidance": asked["guidance"]})
@@ -233,7 +233,7 @@ def test_a_configuration_of_nemo_and_what_overrides_it_reach_the_run(monkeypatch
         asked.update(options, prompt=prompt)
         raise DreamFusionError("enough")
 
-    monkeypatch.setattr("dreamfusion.run.generate", record)
+    monkeypatch.setattr("dreamfusion.runs.generate.generate", record)
     with pytest.raises(DreamFusionError, match="enough"):
         build_app().cli(args=["generate", "a red car", "--nemo-config", "theirs.yaml", "--guidance", "toybox"])
     assert (asked["prompt"], asked["nemo_config"]) == ("a red car", Path("theirs.yaml"))

@@ -17,10 +17,10 @@ from PIL import Image
 from dreamfusion.assets.formats import save_glb
 from dreamfusion.assets.gltf import Glb, Triangles, merge, parse_glb, read_glb, triangles
 from dreamfusion.assets.mesh import Mesh
-from dreamfusion.cameras import Cameras, fixed_cameras
-from dreamfusion.compose import Placement, SunAndSky, compose, parse_placement, to_display
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.pathtrace import Ground, Sun, Textures, trace
+from dreamfusion.method.cameras import Cameras, fixed_cameras
+from dreamfusion.pictures.compose import Placement, SunAndSky, compose, parse_placement, to_display
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 BLACK = (0.0, 0.0, 0.0)

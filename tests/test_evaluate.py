@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.evaluate import ablation
-from dreamfusion.evaluate.evaluation import (
+from dreamfusion.evaluation import ablation
+from dreamfusion.evaluation.evaluate import (
     Evaluation,
     Record,
     evaluate,
@@ -22,14 +22,14 @@ from dreamfusion.evaluate.evaluation import (
     to_json,
     without_unclear_backs,
 )
-from dreamfusion.evaluate.geometry import best_alignment, compare_surfaces, iou, score_geometry, toy_volume
-from dreamfusion.evaluate.judge import Judge, preprocess
-from dreamfusion.evaluate.prompts import PromptList, default_prompts, distinct_shapes, read_prompts
-from dreamfusion.evaluate.report import markdown, publish, show, web_page, write_reports
-from dreamfusion.evaluate.statistics import Estimate, bootstrap, share
-from dreamfusion.evaluate.training import JudgeSettings, build_judge_tokenizer, is_true, roughen, train_judge
-from dreamfusion.evaluate.worker import AZIMUTHS_DEG
-from dreamfusion.results import SHADINGS
+from dreamfusion.evaluation.geometry import best_alignment, compare_surfaces, iou, score_geometry, toy_volume
+from dreamfusion.evaluation.judge import Judge, preprocess
+from dreamfusion.evaluation.prompts import PromptList, default_prompts, distinct_shapes, read_prompts
+from dreamfusion.evaluation.report import markdown, publish, show, web_page, write_reports
+from dreamfusion.evaluation.statistics import Estimate, bootstrap, share
+from dreamfusion.evaluation.training import JudgeSettings, build_judge_tokenizer, is_true, roughen, train_judge
+from dreamfusion.evaluation.worker import AZIMUTHS_DEG
+from dreamfusion.runs.results import SHADINGS
 from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy, is_held_out
@@ -436,7 +436,7 @@ def test_the_guidance_sheet_has_a_row_per_scale_and_a_column_per_seed(tmp_path: 
 
 
 def test_the_command_line_refuses_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from dreamfusion.cli import main
+    from dreamfusion.app.cli import main
 
     file = tmp_path / "prompts.txt"
     file.write_text("a red zebra\n", encoding="utf-8")
@@ -464,4 +464,4 @@ def test_the_tables_in_the_documents_are_those_of_the_evaluation(tmp_path):
         (tmp_path / name).write_bytes((root / name).read_bytes())
     publish(tmp_path)
     for name in names:
-        assert (tmp_path / name).read_text() == (root / name).read_text(), "run: python -m dreamfusion.evaluate.report"
+        assert (tmp_path / name).read_text() == (root / name).read_text(), "python -m dreamfusion.evaluation.report"

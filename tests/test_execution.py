@@ -9,17 +9,17 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from dreamfusion import run
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance import loading
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.prepare import set_precision
-from dreamfusion.run import generate
+from dreamfusion.guidance.reading import hub
+from dreamfusion.guidance.reading.prepare import set_precision
+from dreamfusion.runs import generate as run
+from dreamfusion.runs.generate import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
-from families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
+from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
 from test_guidance import ReadTimeoutError
 from test_run import SHORT
 
@@ -106,7 +106,7 @@ def test_what_is_offloaded_gives_the_same(saved, name, offload, device):
 def test_what_is_offloaded_leaves_after_its_turn(saved, offload, monkeypatch):
     prior = opened(saved, "sd", offload=offload)
     moves = []
-    unet, encoder = prior._denoiser, prior._pipeline.text_encoder
+    unet, encoder = prior._denoiser, prior.pipeline.text_encoder
     for name, module in (("unet", unet), ("text_encoder", encoder)):
         monkeypatch.setattr(module, "to", lambda device, name=name: moves.append((name, str(device))))
     answers(prior)
@@ -124,7 +124,7 @@ def test_what_stays_on_a_gpu(saved, name, offload):
     answers(prior)
     where = {
         part: {weights.device.type for weights in module.parameters()}
-        for part, module in prior._pipeline.components.items()
+        for part, module in prior.pipeline.components.items()
         if isinstance(module, torch.nn.Module)
     }
     out = {"model": "cpu", "layers": "meta", "none": "cuda"}[offload]
@@ -249,7 +249,7 @@ def save_tiny(folder: Path, latents: int = 4, levels: int = 2) -> Path:
 def test_a_tiny_vae_takes_the_vaes_place(saved, tmp_path, name, latents):
     folder = save_tiny(tmp_path / "tiny", latents)
     prior = opened(saved, name, tiny_vae=str(folder))
-    assert not any(isinstance(part, AutoencoderKL) for part in prior._pipeline.components.values())
+    assert not any(isinstance(part, AutoencoderKL) for part in prior.pipeline.components.values())
     # Its latents are the denoiser's own: neither the full VAE's factor nor its shift applies.
     picture = torch.rand(2, 3, SIZE, SIZE)
     expected = AutoencoderTiny.from_pretrained(folder).encode(2 * picture - 1).latents
@@ -317,11 +317,9 @@ def test_tiny_vaes_of_the_hub(saved, tmp_path, monkeypatch):
         return str(folder / file)
 
     cached = {"config.json"}
-    monkeypatch.setattr(
-        loading, "try_to_load_from_cache", lambda _, file: str(folder / file) * (file in cached) or None
-    )
-    monkeypatch.setattr(loading, "model_info", lambda *_, **__: None)
-    monkeypatch.setattr(loading, "hf_hub_download", lost)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda _, file: str(folder / file) * (file in cached) or None)
+    monkeypatch.setattr(hub, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(hub, "hf_hub_download", lost)
     message = refusal(saved, "sd", tiny_vae="somebody/tiny")
     assert "somebody/tiny is not on this machine and cannot be had from the hub (The read operation" in message
     again = opened(saved, "sd", tiny_vae="somebody/tiny")

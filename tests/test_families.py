@@ -8,10 +8,11 @@ import pytest
 import torch
 import yaml
 
-from dreamfusion.guidance.compiling import compile_prior
+from dreamfusion.guidance.compiled.compiling import compile_prior
 from dreamfusion.guidance.execution import VAE_SWITCHES
-from dreamfusion.run import generate
-from families import SIZE, save_flux, save_if, save_sd, save_sd3, save_sdxl, save_single_file
+from dreamfusion.runs.generate import generate
+from support.families import SIZE, save_flux, save_if, save_sd, save_sd3, save_sdxl, save_single_file
+from support.worlds import STILL
 from test_execution import save_tiny
 from test_nemo_checkpoint import (
     compvis_config,
@@ -22,7 +23,6 @@ from test_nemo_checkpoint import (
     tiny_models,
     write_nemo,
 )
-from worlds import STILL
 
 STEPS = 20
 SMALL = {

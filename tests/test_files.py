@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dreamfusion import files
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import (
+from dreamfusion.io import files
+from dreamfusion.io.files import (
     free_disk_bytes,
     prepare_output_dir,
     replace_folder,

@@ -15,18 +15,18 @@ import torch
 import trimesh
 from PIL import Image
 
-from dreamfusion import files
 from dreamfusion.assets import formats, texture
 from dreamfusion.assets.formats import format_of, save_glb, save_mesh, save_obj, save_usdz
 from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.assets.texture import bake, in_texture, texture_mesh, unwrap
-from dreamfusion.cameras import orbit_cameras
-from dreamfusion.compose import Placement, compose
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.io import files
 from dreamfusion.kernels.rasterize import interpolate, rasterize
+from dreamfusion.method.cameras import orbit_cameras
+from dreamfusion.pictures.compose import Placement, compose
 from dreamfusion.renderers.texture import mip_levels, sample_texture
-from readers import is_closed, read_obj, read_ply, read_stl, volume
-from solids import Analytic, ball, figure
+from support.readers import is_closed, read_obj, read_ply, read_stl, volume
+from support.solids import Analytic, ball, figure
 
 SPACING = 2 / 63
 LOW, HIGH = np.array([-0.2, -0.3, -0.6]), np.array([0.5, 0.6, 0.7])

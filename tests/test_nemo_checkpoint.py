@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance import nemo_archive, nemo_checkpoint
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.latent import StableDiffusion
-from dreamfusion.guidance.nemo_checkpoint import PaddedCLIPTextModel, load_ldm_checkpoint, load_nemo
+from dreamfusion.guidance.reading import ldm_text, nemo_archive, nemo_checkpoint
+from dreamfusion.guidance.reading.ldm_text import PaddedCLIPTextModel
+from dreamfusion.guidance.reading.nemo_checkpoint import load_ldm_checkpoint, load_nemo
 
 Weights = dict[str, Tensor]
 
@@ -550,7 +551,7 @@ def test_sizes_of_the_published_models(tmp_path, unet, parameters):
     config["unet_config"] |= {"model_channels": 320, "channel_mult": [1, 2, 4, 4], "num_res_blocks": 2}
     config["unet_config"] |= {"num_heads": -1, "attention_resolutions": [4, 2, 1], **unet}
     config["first_stage_config"]["ddconfig"] |= {"ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
-    parsed = nemo_checkpoint._parse(config, tmp_path)
+    parsed = nemo_checkpoint.parse_sections(config, tmp_path)
     with init_empty_weights():
         modules = nemo_checkpoint._build_unet(parsed), nemo_checkpoint._build_vae(parsed, None)
     assert [sum(p.numel() for p in module.parameters()) for module in modules] == [parameters, 83_653_863]
@@ -829,9 +830,9 @@ def test_tokenizer_that_cannot_be_had(tmp_path, tokenizer, weights, monkeypatch)
     def offline(*args: Any, **kwargs: Any) -> None:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(nemo_checkpoint, "model_info", offline)
+    monkeypatch.setattr(ldm_text, "model_info", offline)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(nemo_checkpoint, "snapshot_download", offline)
+    monkeypatch.setattr(ldm_text, "snapshot_download", offline)
     path = write_nemo(tmp_path / "sd.nemo", nemo_config(), nemo_weights(weights))
     assert_refused(path, r"openai/clip-vit-large-patch14 cannot be used \(it is not on this machine\)")
     assert_refused(path, "the folder has no vocab.json", tmp_path)

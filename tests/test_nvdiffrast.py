@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from dreamfusion.cameras import fixed_cameras
 from dreamfusion.config import SceneConfig
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import StaticBackground
 from dreamfusion.fields.tetrahedra import Surface, TetrahedraConfig, marching_tetrahedra, tetrahedral_grid
 from dreamfusion.kernels import antialias as ours_antialias
 from dreamfusion.kernels import rasterize as ours
-from dreamfusion.mesh_scene import MeshScene
+from dreamfusion.method.cameras import fixed_cameras
+from dreamfusion.method.shading import Lights
 from dreamfusion.renderers import nvdiffrast
 from dreamfusion.renderers.mesh import render_surface
-from dreamfusion.shading import Lights
+from dreamfusion.scenes.mesh import MeshScene
 
 LIBRARY = importlib.util.find_spec("nvdiffrast") is not None and torch.cuda.is_available()
 

@@ -5,15 +5,16 @@ import pytest
 import torch
 
 from dreamfusion.assets.mesh import sample_density, surface_level
-from dreamfusion.checkpoints import Checkpoint
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.normals import latent_picture
-from dreamfusion.optimize import State, optimize, ramp, refuse_collapse, sample_shading
+from dreamfusion.io.checkpoints import Checkpoint
+from dreamfusion.method.normals import latent_picture
+from dreamfusion.method.optimize import optimize, ramp, refuse_collapse, sample_shading
+from dreamfusion.method.state import State
 from dreamfusion.renderers.volume import RenderOutput
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
-from worlds import BACKDROP, toy_config, toy_prior
+from support.worlds import BACKDROP, toy_config, toy_prior
 
 CPU = torch.device("cpu")
 

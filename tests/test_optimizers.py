@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from dreamfusion.checkpoints import pack, unpack
-from dreamfusion.optimizers import build_optimizer, learning_rate_factor
+from dreamfusion.io.checkpoints import pack, unpack
+from dreamfusion.method.optimizers import build_optimizer, learning_rate_factor
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 

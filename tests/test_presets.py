@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from dreamfusion.cameras import sample_cameras
 from dreamfusion.config import Config, build_config
-from dreamfusion.optimize import State, optimize, set_learning_rates
-from dreamfusion.optimizers import learning_rate_factor
+from dreamfusion.method.cameras import sample_cameras
+from dreamfusion.method.optimize import optimize, set_learning_rates
+from dreamfusion.method.optimizers import learning_rate_factor
+from dreamfusion.method.state import State
 from dreamfusion.presets import PRESETS
-from worlds import toy_prior
+from support.worlds import toy_prior
 
 
 def preset(name: Any) -> Config:

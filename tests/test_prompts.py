@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.prompts import VIEWS, ViewTexts, perp_neg_weights, validate_prompt, view_prompts, view_weights
+from dreamfusion.method.prompts import VIEWS, ViewTexts, perp_neg_weights, validate_prompt, view_prompts, view_weights
 
 
 def weights(azimuth: float, elevation: float = 0.0, mode: str = "nearest", texts: ViewTexts | None = None):

@@ -7,11 +7,11 @@ import types
 import pytest
 import torch
 
-from dreamfusion.cameras import Rays, fixed_cameras
 from dreamfusion.config import SceneConfig, parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import StaticBackground
 from dreamfusion.kernels.marching import march_rays
+from dreamfusion.method.cameras import Rays, fixed_cameras
 from dreamfusion.renderers import volume
 from dreamfusion.renderers.nerfacc import nerfacc_march_rays, require_nerfacc
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
@@ -23,7 +23,7 @@ from dreamfusion.renderers.proposal import (
     resample,
 )
 from dreamfusion.renderers.volume import RenderSettings, render, render_pictures
-from dreamfusion.scene import Scene
+from dreamfusion.scenes.volume import Scene
 from test_renderer import ALBEDO, BLACK, UniformBall, lights, one_ray, seeded
 
 UNUSED = OccupancyGrid(OccupancyConfig(resolution=2))

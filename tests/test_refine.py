@@ -13,29 +13,30 @@ import trimesh
 from PIL import Image
 
 import dreamfusion
+from dreamfusion.app.cli import main
 from dreamfusion.assets import load as load_module
 from dreamfusion.assets.formats import save_glb, save_mesh
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh, extract_mesh
-from dreamfusion.cameras import fixed_cameras, sample_cameras
-from dreamfusion.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, load_checkpoint
-from dreamfusion.cli import main
 from dreamfusion.config import SceneConfig, merged, parse_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.evaluate.geometry import iou, score_geometry, toy_volume
-from dreamfusion.evaluate.outlines import score_outlines
+from dreamfusion.evaluation.geometry import iou, score_geometry, toy_volume
+from dreamfusion.evaluation.outlines import score_outlines
 from dreamfusion.fields.nerf import NerfConfig, NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
-from dreamfusion.mesh_scene import MeshScene, finished_views
-from dreamfusion.optimize import State, optimize
-from dreamfusion.refine import _configuration, _nemo_configuration, refine
-from dreamfusion.render import render_run
-from dreamfusion.results import export_run, open_run
-from dreamfusion.run import generate
-from dreamfusion.shading import Lights
+from dreamfusion.io.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, load_checkpoint
+from dreamfusion.method.cameras import fixed_cameras, sample_cameras
+from dreamfusion.method.optimize import optimize
+from dreamfusion.method.shading import Lights
+from dreamfusion.method.state import State
+from dreamfusion.pictures.render import render_run
+from dreamfusion.runs.generate import generate
+from dreamfusion.runs.refine import _configuration, _nemo_configuration, refine
+from dreamfusion.runs.results import export_run, open_run
+from dreamfusion.scenes.mesh import MeshScene, finished_views
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
-from worlds import BACKDROP, STILL, toy_config, toy_prior
+from support.worlds import BACKDROP, STILL, toy_config, toy_prior
 
 CPU = torch.device("cpu")
 DMTET = Path(__file__).parent / "data" / "nemo" / "dreamfusion-dmtet.yaml"

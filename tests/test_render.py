@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from dreamfusion.assets.video import find_ffmpeg
-from dreamfusion.environment import directions, irradiance_coefficients, load_environment, look_up
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.render import Light, read_cameras, render_run
-from dreamfusion.run import generate
-from dreamfusion.shading import environment_light, harmonics
+from dreamfusion.method.shading import environment_light, harmonics
+from dreamfusion.pictures.environment import directions, irradiance_coefficients, load_environment, look_up
+from dreamfusion.pictures.render import Light, read_cameras, render_run
+from dreamfusion.runs.generate import generate
+from support.worlds import toy_prior
 from test_run import SHORT
-from worlds import toy_prior
 
 
 @pytest.fixture(scope="module")

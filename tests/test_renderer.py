@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from dreamfusion.cameras import Rays, fixed_cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import LearnedBackground, StaticBackground
 from dreamfusion.fields.nerf import HashGridConfig, NerfConfig, NerfField
+from dreamfusion.method.cameras import Rays, fixed_cameras
+from dreamfusion.method.shading import Lights, Material
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
 from dreamfusion.renderers.volume import RenderSettings, render, render_pictures
-from dreamfusion.shading import Lights, Material
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SMALL_GRID = HashGridConfig(levels=3, features=2, log2_size=10, base_resolution=4, max_resolution=16)

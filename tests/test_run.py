@@ -14,19 +14,19 @@ import trimesh
 from PIL import Image
 
 import dreamfusion
-from dreamfusion import results
 from dreamfusion.assets import texture
-from dreamfusion.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.config import PicturesConfig, SceneConfig, load_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
-from dreamfusion.mesh_scene import MeshScene
+from dreamfusion.io.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.renderers.volume import RenderOutput
-from dreamfusion.results import export_run, open_run
-from dreamfusion.run import generate
-from dreamfusion.scene import Scene
-from worlds import BACKDROP, STILL, toy_prior
+from dreamfusion.runs import results
+from dreamfusion.runs.generate import generate
+from dreamfusion.runs.results import export_run, open_run
+from dreamfusion.scenes.mesh import MeshScene
+from dreamfusion.scenes.volume import Scene
+from support.worlds import BACKDROP, STILL, toy_prior
 
 SHORT = {
     "steps": 20,
@@ -48,8 +48,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_run import SHORT
-from worlds import shrink_pictures, toy_prior
-from dreamfusion.run import generate
+from support.worlds import shrink_pictures, toy_prior
+from dreamfusion.runs.generate import generate
 shrink_pictures()
 kind = dict(SHORT, steps=60)
 prior = toy_prior("mushroom", views=8, size=16)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import write_table
 from dreamfusion.guidance.support import support_table
+from dreamfusion.io.files import write_table
 
 DOCUMENT = Path(__file__).parents[1] / "docs/guidance.md"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamfusion.cameras import fixed_cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.prompts import VIEWS
-from dreamfusion.shading import Lights
+from dreamfusion.method.cameras import fixed_cameras
+from dreamfusion.method.prompts import VIEWS
+from dreamfusion.method.shading import Lights
 from dreamfusion.toybox.captions import PHRASINGS, caption, parse_toy, vocabulary
 from dreamfusion.toybox.data import ToyboxData
 from dreamfusion.toybox.kinds import ACCENT, BODY, KINDS, MATERIALS
@@ -342,7 +342,9 @@ def test_training_resumes_exactly_and_leaves_a_prior_that_loads(tmp_path: Path, 
     guidance = PixelGuidance(tmp_path / "parts/prior")
     assert guidance.sample_size == 16
     name = "unet.conv_in.weight"
-    torch.testing.assert_close(guidance._unet.conv_in.weight, resumed.ema[name], atol=1e-3, rtol=1e-3)  # half precision
+    torch.testing.assert_close(
+        guidance.denoiser.conv_in.weight, resumed.ema[name], atol=1e-3, rtol=1e-3
+    )  # half precision
     assert (tmp_path / "parts/samples/step_000004.png").stat().st_size > 1000
     card = (tmp_path / "parts/prior/README.md").read_text()
     assert "--steps 4 --batch-size 2 --image-size 16" in card

@@ -20,14 +20,14 @@ import torch
 import yaml
 from PIL import Image
 
-from dreamfusion.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
+from dreamfusion.app.view import Viewer, check, open_server
 from dreamfusion.config import load_config, parse_config
-from dreamfusion.control import Requests
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.run import generate
-from dreamfusion.view import Viewer, check, open_server
+from dreamfusion.io.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
+from dreamfusion.runs.control import Requests
+from dreamfusion.runs.generate import generate
+from support.worlds import toy_prior
 from test_run import SHORT
-from worlds import toy_prior
 
 FEW = SHORT | {"steps": 8, "checkpoint_every": 100}
 
@@ -66,7 +66,7 @@ def test_a_stop_leaves_a_checkpoint_and_no_requests(tmp_path: Path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dreamfusion.control import Requests
+from dreamfusion.runs.control import Requests
 with Requests(Path(sys.argv[1])) as requests:
     assert requests.open
     os.kill(os.getpid(), signal.SIGKILL)

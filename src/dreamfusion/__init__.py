@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dreamfusion.errors import DreamFusionError
-    from dreamfusion.results import Result, open_run
-    from dreamfusion.run import generate
+    from dreamfusion.runs.generate import generate
+    from dreamfusion.runs.results import Result, open_run
 
 __all__ = ["DreamFusionError", "Result", "generate", "open_run"]
 __version__ = "0.1.0"
@@ -22,7 +22,12 @@ def __getattr__(name: str) -> Any:
     # Imported on first use: torch, diffusers and Warp take seconds, and `dreamfusion --help` needs none of them.
     from importlib import import_module
 
-    homes = {"DreamFusionError": "errors", "Result": "results", "open_run": "results", "generate": "run"}
+    homes = {
+        "DreamFusionError": "errors",
+        "Result": "runs.results",
+        "open_run": "runs.results",
+        "generate": "runs.generate",
+    }
     if name not in homes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{homes[name]}"), name)

@@ -1,5 +1,5 @@
 """``python -m dreamfusion`` is the same as ``dreamfusion``."""
 
-from dreamfusion.cli import main
+from dreamfusion.app.cli import main
 
 main()

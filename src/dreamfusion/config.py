@@ -14,21 +14,21 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dreamfusion.cameras import CameraRange
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import BackgroundConfig
 from dreamfusion.fields.mip_nerf import MipConfig
 from dreamfusion.fields.nerf import NerfConfig
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
-from dreamfusion.files import write_text
 from dreamfusion.guidance.execution import Execution, Precision
-from dreamfusion.losses import Anneal, Weighting
-from dreamfusion.optimizers import OptimizerName
+from dreamfusion.io.files import write_text
+from dreamfusion.method.cameras import CameraRange
+from dreamfusion.method.losses import Anneal, Weighting
+from dreamfusion.method.optimizers import OptimizerName
+from dreamfusion.method.prompts import ViewMode, ViewTexts
+from dreamfusion.method.shading import Backdrops, LightRange, Material, Shading
 from dreamfusion.presets import PRESETS, Preset
-from dreamfusion.prompts import ViewMode, ViewTexts
 from dreamfusion.renderers.nvdiffrast import Rasterizer
 from dreamfusion.renderers.proposal import ProposalConfig
-from dreamfusion.shading import Backdrops, LightRange, Material, Shading
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]

@@ -26,7 +26,7 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 from dreamfusion.assets.gltf import to_linear
 from dreamfusion.assets.mesh import Floats, Mesh
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import write_atomically, write_together
+from dreamfusion.io.files import write_atomically, write_together
 
 Format = Literal["glb", "obj", "ply", "stl", "usdz"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dreamfusion.files import write_atomically
+from dreamfusion.io.files import write_atomically
 
 
 def to_uint8(image: Tensor) -> NDArray[np.uint8]:

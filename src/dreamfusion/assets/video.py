@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dreamfusion.assets.images import to_uint8
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import write_atomically
+from dreamfusion.io.files import write_atomically
 
 
 def find_ffmpeg() -> str:

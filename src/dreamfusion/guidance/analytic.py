@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dreamfusion.cameras import Cameras
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.pixel_space import image_to_z
-from dreamfusion.prompts import VIEWS, ViewTexts
+from dreamfusion.method.cameras import Cameras
+from dreamfusion.method.prompts import VIEWS, ViewTexts
 
 
 def cosine_alphas_cumprod(num_train_timesteps: int = 1000) -> Tensor:
@@ -33,9 +33,10 @@ class AnalyticGuidance(Guidance):
     """The exact noise prediction for images [N, 3, S, S] in [0, 1].
 
     An embedding has one token [N], a probability for each image, so that embeddings mixed by view weights are again
-    probabilities. ``view_weights`` [N, 4] says how much each image belongs to each of `dreamfusion.prompts.VIEWS`.
-    `embed` reads only the view from a prompt, by the ending that ``texts`` gives it; a prompt without a view, such as
-    the empty one, means all images alike, and so does a view that no image belongs to.
+    probabilities. ``view_weights`` [N, 4] says how much each image belongs to each of
+    `dreamfusion.method.prompts.VIEWS`. `embed` reads only the view from a prompt, by the ending that ``texts`` gives
+    it; a prompt without a view, such as the empty one, means all images alike, and so does a view
+    that no image belongs to.
 
     With ``cameras``, the N cameras the images were taken by, `condition` goes by the camera instead of by the four
     views: an image counts exp(-angle^2 / (2 pose_width_deg^2)), where angle lies between the two viewing directions.
@@ -62,6 +63,7 @@ class AnalyticGuidance(Guidance):
         self.alphas_cumprod = (cosine_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod).to(images)
         self._data = image_to_z(images, self.sample_size).flatten(1)
         self._view_weights = view_weights.to(images)
+        self.knows_cameras = cameras is not None
         self._directions = None if cameras is None else normalize(cameras.position, dim=-1).to(images)
         self._pose_width = math.radians(pose_width_deg)
         self._texts = texts or ViewTexts()

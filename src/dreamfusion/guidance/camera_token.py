@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dreamfusion.cameras import Cameras
+from dreamfusion.method.cameras import Cameras
 
 CAMERA_WORD = "<camera>"
 """In the vocabulary of a prior that takes the token."""

@@ -1,17 +1,18 @@
-"""A UNet for pictures of twice its own size: it works on their wavelet bands, and from outside it is a plain pixel UNet.
+"""A UNet for pictures of twice its own size: it works on their wavelet bands; from outside it is a plain pixel UNet.
 
-A picture [3, 2 S, 2 S] is turned into four bands [3, S, S] by the orthonormal Haar transform of its 2 x 2 patches: their
-mean (twice it), and the differences across, down and along the diagonal. White noise stays white noise of the same
-variance in every band, so the bands are diffused exactly as the picture is. A step costs what one on S x S pixels costs.
+A picture [3, 2 S, 2 S] is turned into four bands [3, S, S] by the orthonormal Haar transform of its 2 x 2 patches:
+their mean (twice it), and the differences across, down and along the diagonal. White noise stays white noise of the
+same variance in every band, so the bands are diffused exactly as the picture is. A step costs what one on S x S pixels
+costs.
 
-Each band is scaled as Karras et al. (arXiv 2206.00364, section 5) scale a picture, to the form that v-prediction has for
-it with a schedule: with a standard deviation d of the band's clean values, alpha and sigma at the step,
+Each band is scaled as Karras et al. (arXiv 2206.00364, section 5) scale a picture, to the form that v-prediction has
+for it with a schedule: with a standard deviation d of the band's clean values, alpha and sigma at the step,
 
     c^2 = 1 / (alpha^2 d^2 + sigma^2),   v = alpha sigma (1 - d^2) c^2 z + d c F(c z),
 
-F the network inside. For d = 1 that is F itself. For d = 2, as for the means, F sees and says what a network for pictures
-of S x S pixels would at a ratio alpha / sigma twice as high: a small prior can grow in this way, with its own weights
-inside and its schedule shifted (`shifted_cosine_betas`), and no step changes its meaning.
+F the network inside. For d = 1 that is F itself. For d = 2, as for the means, F sees and says what a network for
+pictures of S x S pixels would at a ratio alpha / sigma twice as high: a small prior can grow in this way, with its own
+weights inside and its schedule shifted (`shifted_cosine_betas`), and no step changes its meaning.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ BANDS = (2.0, 0.14, 0.14, 0.065)
 in the mean of a patch, which is what the schedule of a prior without bands assumes."""
 
 _OFFSET = 0.008  # of the cosine schedule (arXiv 2102.09672)
-_HAAR = ((1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))  # rows: bands; columns: pixels of a patch, by rows
+_HAAR = ((1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))  # bands by pixels of a patch, row by row
 
 
 def shifted_cosine(t: Tensor, steps: int, shift: float) -> tuple[Tensor, Tensor]:
@@ -112,7 +113,7 @@ class PatchedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.network.add_embedding
 
     def scales(self, timestep: Tensor, images: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return c, the factor of z in v and the factor of F in v at timesteps [B] or one for all, each [B, 12, 1, 1]."""
+        """Return c, and the factors of z and of F in v, at timesteps [B] or one for all, each [B, 12, 1, 1]."""
         t = timestep.float().reshape(-1, 1).expand(images, 1)
         alpha, sigma = shifted_cosine(t, self.config.steps, self.config.shift)
         d = t.new_tensor(self.config.bands).repeat_interleave(3)

@@ -19,9 +19,9 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from dreamfusion.cameras import Cameras
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.backend import array, launch_over, uses_warp
+from dreamfusion.method.cameras import Cameras
 
 _FAR = wp.constant(wp.float32(1e6))
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.cameras import Cameras
 from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.kernels.antialias import antialias
 from dreamfusion.kernels.rasterize import interpolate, rasterize
+from dreamfusion.method.cameras import Cameras
+from dreamfusion.method.shading import Lights, Material, Shading, shade_images
 from dreamfusion.renderers import nvdiffrast
 from dreamfusion.renderers.nvdiffrast import Rasterizer
 from dreamfusion.renderers.volume import Background, RenderOutput
-from dreamfusion.shading import Lights, Material, Shading, shade_images
 
 
 def render_surface(

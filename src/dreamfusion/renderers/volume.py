@@ -15,16 +15,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dreamfusion.cameras import Rays
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.field import Field
 from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.kernels.compositing import ray_sum, ray_weights
 from dreamfusion.kernels.marching import PackedSamples, march_rays
+from dreamfusion.method.cameras import Rays
+from dreamfusion.method.shading import Lights, Material, Shading, shade_images
 from dreamfusion.renderers.nerfacc import nerfacc_march_rays
 from dreamfusion.renderers.occupancy import OccupancyGrid
 from dreamfusion.renderers.proposal import ProposalNetwork, Proposed
-from dreamfusion.shading import Lights, Material, Shading, shade_images
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.prompts import VIEWS
+from dreamfusion.method.prompts import VIEWS
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from dreamfusion.assets.images import save_png
-from dreamfusion.files import write_text
+from dreamfusion.io.files import write_text
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.world import COLORS, held_out, part_held_out
 

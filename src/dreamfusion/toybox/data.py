@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dreamfusion.cameras import CameraRange, Cameras, sample_cameras
 from dreamfusion.guidance.camera_token import camera_features
-from dreamfusion.prompts import ViewTexts, view_prompts, view_weights
-from dreamfusion.shading import LightRange, Lights, sample_backdrops, sample_lights
+from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
+from dreamfusion.method.prompts import ViewTexts, view_prompts, view_weights
+from dreamfusion.method.shading import LightRange, Lights, sample_backdrops, sample_lights
 from dreamfusion.toybox.captions import PHRASINGS, caption
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.paint import SUPERSAMPLE, TracedViews, paint_views

@@ -1,11 +1,10 @@
-"""Painting and lighting of traced views for training, as one Warp kernel: what `render.compose` does, ten times as fast.
+"""Painting and lighting of traced views for training, as one Warp kernel: what `render.compose` does, but faster.
 
 A training step recolours and relights some dozens of views that were traced before. Their geometry is kept in few bits,
 and every pixel is read once: point, pattern, colour, light and the average of its 2 x 2 rays, in one pass.
 """
 
-# Kernels are written in Warp's dialect: annotations are values, and float(0) declares a variable where 0 is a constant.
-# ruff: noqa: UP018
+# Kernels are written in Warp's dialect, in which annotations are values.
 # mypy: disable-error-code="valid-type, misc, arg-type, no-untyped-def, attr-defined, operator, index, call-overload"
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from dreamfusion.cameras import Cameras
 from dreamfusion.kernels.backend import array, in_parallel, launch
-from dreamfusion.shading import Lights
+from dreamfusion.method.cameras import Cameras
+from dreamfusion.method.shading import Lights
 from dreamfusion.toybox.kinds import ACCENT, BODY, MATERIALS
 from dreamfusion.toybox.render import NOTHING, GeometryBuffers, Paint, is_marked
 
@@ -106,9 +105,7 @@ def _paint_kernel(
                 n = wp.vec3(float(normal[3 * at]), float(normal[3 * at + 1]), float(normal[3 * at + 2])) / 127.0
                 cosine = wp.max(wp.dot(n, wp.normalize(views.light[view] - point)), 0.0)
                 lit = views.palette[view * materials + kind] * (views.diffuse[view] * cosine + views.ambient[view])
-                color += wp.vec3(
-                    wp.clamp(lit[0], 0.0, 1.0), wp.clamp(lit[1], 0.0, 1.0), wp.clamp(lit[2], 0.0, 1.0)
-                )
+                color += wp.vec3(wp.clamp(lit[0], 0.0, 1.0), wp.clamp(lit[1], 0.0, 1.0), wp.clamp(lit[2], 0.0, 1.0))
     color = color / float(rays * rays)
     for channel in range(3):
         out[((view * 3 + channel) * size + row) * size + column] = color[channel]
@@ -117,9 +114,10 @@ def _paint_kernel(
 def paint_views(
     traced: TracedViews, picks: Tensor, cameras: Cameras, paint: Paint, lights: Lights, background: Tensor
 ) -> Tensor:
-    """Return pictures [B, 3, S, S] in [0, 1] of the traced views ``picks`` [B], painted, lit and before backdrops [B, 3].
+    """Return pictures [B, 3, S, S] in [0, 1] of the traced views ``picks`` [B], painted and lit.
 
-    All tensors are on one device, of a kind that Warp runs on. ``cameras`` are those of the picked views.
+    ``background`` [B, 3] is what they stand before, and ``cameras`` are those of the picked views. All tensors are on
+    one device, of a kind that Warp runs on.
     """
     device, count = traced.material.device, len(picks)
     size = traced.material.shape[-1] // SUPERSAMPLE

@@ -19,10 +19,10 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from dreamfusion.cameras import Cameras, Rays
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.backend import array, in_parallel, launch, uses_warp
-from dreamfusion.shading import Lights, Shading, shade
+from dreamfusion.method.cameras import Cameras, Rays
+from dreamfusion.method.shading import Lights, Shading, shade
 from dreamfusion.toybox.kinds import ACCENT, BODY, KINDS, MATERIALS, PART
 from dreamfusion.toybox.world import COLORS, PATTERNS, Toy
 

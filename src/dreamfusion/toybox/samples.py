@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dreamfusion.assets.images import contact_sheet, save_png
-from dreamfusion.cameras import fixed_cameras
 from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.prompts import VIEWS, validate_prompt, view_prompts
-from dreamfusion.shading import Shading, headlights
+from dreamfusion.method.cameras import fixed_cameras
+from dreamfusion.method.prompts import VIEWS, validate_prompt, view_prompts
+from dreamfusion.method.shading import Shading, headlights
 from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.render import render_toy

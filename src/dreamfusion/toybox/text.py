@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.cameras import CameraRange, sample_cameras
 from dreamfusion.guidance.camera_token import FEATURES, camera_features, with_camera
-from dreamfusion.prompts import VIEWS
+from dreamfusion.method.cameras import CameraRange, sample_cameras
+from dreamfusion.method.prompts import VIEWS
 from dreamfusion.toybox.captions import ATTRIBUTES, PHRASINGS, attributes
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy

@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import replace_folder, write_text
 from dreamfusion.guidance.camera_token import with_camera
-from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.patched_unet import PatchedUNet
 from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
+from dreamfusion.io.files import replace_folder, write_text
 from dreamfusion.kernels.allocation import keep_memory
 from dreamfusion.toybox.card import read_log, write_card
 from dreamfusion.toybox.data import Batch, ToyboxData
@@ -40,8 +39,8 @@ _HIGH, _HIGH_FROM = 0.45, 0.75
 Distillation finds shape and colours there, where the picture hardly shows them and words and camera must tell.
 """
 _LOW_POWER = 1.5
-"""The timesteps below are drawn as a uniform number to this power: pictures of 64 pixels show their edges and small parts
-at the least noise only."""
+"""The timesteps below are drawn as a uniform number to this power: pictures of 64 pixels show their edges and small
+parts at the least noise only."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class Trainer:
 
         Raises DreamFusionError if it is of another shape.
         """
-        pipe: Any = load_pipeline(prior)
+        pipe = PixelGuidance.load(prior)
         pipe.unet = self._grown(pipe.unet)
         modules = {"text_encoder": pipe.text_encoder, "unet": pipe.unet}
         weights = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}

@@ -73,7 +73,7 @@ class Toy:
 
 
 def as_shown(toy: Toy) -> Toy:
-    """Return the toy as the prior is shown it: a small one as from nearer by, at full size, so that none costs detail."""
+    """Return the toy as the prior is shown it: a small one from nearer by, at full size, so that none costs detail."""
     return replace(toy, size=None) if toy.size == "small" else toy
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.files import write_text
+from dreamfusion.io.files import write_text
 
 _HERE = Path(__file__).parent
 

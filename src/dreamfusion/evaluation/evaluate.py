@@ -1,0 +1,291 @@
+"""``dreamfusion evaluate``: many prompts and seeds, each a run of its own process, judged together.
+
+OUTPUT/
+    evaluation.json     summary with intervals, one record per run, and what the judge makes of the true toys
+    report.md           the same as a table; report.html and overview.png with pictures
+    runs/<prompt>/<seed>/   task.json, score.json, views.safetensors, error.txt, run/ (the run itself)
+
+A run that fails is counted as failed, never dropped: its precision and overlap are zero. Called again, an evaluation
+goes on where it was: finished runs are kept, stopped ones resumed, failed ones tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dreamfusion.config import build_config
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.evaluation.judge import Judge
+from dreamfusion.evaluation.prompts import PromptList, distinct_shapes, shape
+from dreamfusion.evaluation.statistics import Estimate, bootstrap, share
+from dreamfusion.evaluation.worker import AZIMUTHS_DEG, ELEVATION_DEG, VIEW_SIZE
+from dreamfusion.io.files import prepare_output_dir, slugify, write_text
+from dreamfusion.method.cameras import fixed_cameras
+from dreamfusion.method.shading import headlights
+from dreamfusion.presets import Preset
+from dreamfusion.runs.results import SHADINGS
+from dreamfusion.scenes.volume import PICTURE_BACKDROP
+from dreamfusion.toybox.captions import caption
+from dreamfusion.toybox.render import render_toy
+from dreamfusion.toybox.world import Toy, is_held_out
+
+BACK_DEG = 45.0
+"""Views within this of azimuth 180 are where a second front would show."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of an evaluation."""
+
+    prompt: str
+    toy: Toy
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run and its scores; those of a failed run are zero, or None where there is nothing to measure."""
+
+    prompt: str
+    seed: int
+    held_out: bool
+    error: str | None = None
+    albedo_precision: float = 0.0
+    color_precision: float = 0.0
+    geo_precision: float = 0.0
+    janus: bool | None = None
+    iou: float = 0.0
+    iou_unaligned: float = 0.0
+    scale: float | None = None
+    chamfer: float | None = None
+    normal_error_deg: float | None = None
+    opacity: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All records of an evaluation, and the judge's view of the true toys, which bounds what a run can score."""
+
+    settings: dict[str, Any]
+    records: list[Record]
+    truth: list[Record] = field(default_factory=list)
+
+    def summary(self) -> dict[str, dict[str, Estimate | None]]:
+        """Return the figures of the aims for all runs, for those held out and seen in training, and for the truth."""
+        return {
+            "all": summarize(self.records),
+            "seen": summarize([r for r in self.records if not r.held_out]),
+            "held out": summarize([r for r in self.records if r.held_out]),
+            "true toys": summarize(self.truth),
+        }
+
+
+def run_folder(evaluation: Path, prompt: str, seed: int) -> Path:
+    """Return the folder of one run within that of an evaluation."""
+    return evaluation / "runs" / slugify(prompt) / str(seed)
+
+
+def load_views(folder: Path) -> dict[str, Tensor] | None:
+    """Return the renderings of a run in its ``folder``, [8, 3, S, S] in [0, 1] per shading; None if it left none."""
+    path = folder / "views.safetensors"
+    return {name: images.float() for name, images in load_file(path).items()} if path.exists() else None
+
+
+def evaluate(
+    output: Path,
+    prompts: PromptList,
+    *,
+    seeds: int = 1,
+    preset: Preset = "default",
+    changes: Mapping[str, Any] | None = None,
+    judge: Judge | None = None,
+    jobs: int | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Evaluation:
+    """Run every prompt with seeds 0 .. seeds - 1, score all runs and write evaluation.json.
+
+    ``changes`` are configuration keys as in `dreamfusion.generate`. ``jobs`` runs go side by side (default: one per two
+    CPU cores, or one on a GPU). ``on_progress(done, all, what)`` is called as runs end.
+    Raises DreamFusionError for wrong settings; a run that fails is recorded instead.
+    """
+    if seeds < 1 or (jobs is not None and jobs < 1):
+        raise DreamFusionError("--seeds and --jobs must be at least 1.")
+    changes = dict(changes or {})
+    judge = judge or Judge()  # before the runs: a missing judge should not show after hours
+    for prompt in prompts.toys:
+        build_config(preset, changes | {"prompt": prompt})
+    output = prepare_output_dir(output)
+    tasks = [
+        Task(prompt, toy, seed, run_folder(output, prompt, seed))
+        for prompt, toy in prompts.toys.items()
+        for seed in range(seeds)
+    ]
+    run_tasks(tasks, preset, changes, jobs or default_jobs(), on_progress)
+    truth = [judge_truth(prompt, toy, judge, prompts) for prompt, toy in prompts.toys.items()]
+    records = without_unclear_backs([judge_task(task, judge, prompts) for task in tasks], truth)
+    settings = {"preset": preset, "seeds": seeds, "changes": changes, "judge": judge.name, "prompts": len(prompts.toys)}
+    evaluation = Evaluation(settings, records, truth)
+    write_text(output / "evaluation.json", to_json(evaluation))
+    return evaluation
+
+
+def default_jobs() -> int:
+    """Return how many runs go side by side: a GPU takes one, a CPU one per two cores."""
+    return 1 if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // 2)
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    preset: Preset,
+    changes: Mapping[str, Any],
+    jobs: int,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> None:
+    """Run the tasks that are not finished yet, ``jobs`` at a time; what went wrong stands in each error.txt."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    done = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(_run_task, task, preset, changes, threads): task for task in tasks}
+        try:
+            for future in as_completed(running):
+                future.result()
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, len(tasks), running[future].prompt)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_task(task: Task, preset: Preset, changes: Mapping[str, Any], threads: int) -> None:
+    """Run one task in a process of its own, unless its score is there already."""
+    asked = {"prompt": task.prompt, "seed": task.seed, "preset": preset, "changes": dict(changes)}
+    file = task.folder / "task.json"
+    if file.exists():
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        if {key: earlier.get(key) for key in asked} != asked:
+            raise DreamFusionError(
+                f"{task.folder} was run with other settings ({earlier.get('preset')}, {earlier.get('changes')}): "
+                "give another --output."
+            )
+    if (task.folder / "score.json").exists():
+        return
+    task.folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(asked | {"threads": threads}))
+    (task.folder / "error.txt").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "dreamfusion.evaluation.worker", str(task.folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    process = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
+    if process.returncode != 0:
+        lines = process.stderr.strip().splitlines()
+        write_text(task.folder / "error.txt", lines[-1] if lines else f"ended with code {process.returncode}")
+
+
+def judge_task(task: Task, judge: Judge, prompts: PromptList) -> Record:
+    """Return the record of a run, its views judged against all captions of the evaluation."""
+    base: dict[str, Any] = {"prompt": task.prompt, "seed": task.seed, "held_out": is_held_out(task.toy)}
+    if not (task.folder / "score.json").exists():
+        error = task.folder / "error.txt"
+        return Record(**base, error=error.read_text(encoding="utf-8") if error.exists() else "not run")
+    score = json.loads((task.folder / "score.json").read_text(encoding="utf-8"))
+    views = load_views(task.folder)
+    assert views is not None, "written before the score"
+    return Record(**base, **score, **judge_views(views, task.prompt, task.toy, judge, prompts))
+
+
+def judge_truth(prompt: str, toy: Toy, judge: Judge, prompts: PromptList) -> Record:
+    """Return the record that the toy itself would get: the judge's own mistakes."""
+    cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
+    backdrop, lights = torch.tensor(PICTURE_BACKDROP), headlights(cameras)
+    views: dict[str, Tensor] = {
+        shading: render_toy(toy, cameras, lights, VIEW_SIZE, backdrop, shading) for shading in SHADINGS
+    }
+    scores = judge_views(views, prompt, toy, judge, prompts)
+    return Record(prompt, 0, is_held_out(toy), iou=1.0, iou_unaligned=1.0, **scores)
+
+
+def judge_views(
+    views: Mapping[str, Tensor], prompt: str, toy: Toy, judge: Judge, prompts: PromptList
+) -> dict[str, Any]:
+    """Return the judged scores of renderings [8, 3, S, S] per shading.
+
+    ``color_precision``: the share of the Lambertian views for which the own caption comes first among all captions of
+    the evaluation; ``albedo_precision``: the same for plain albedo. ``geo_precision``: the same for the textureless
+    views, among the distinct shapes of the evaluation, for a colour cannot be seen there. ``janus``: most of the views
+    from behind look more like the front than the back.
+    """
+    captions = list(prompts.toys)
+    shapes = distinct_shapes(list(prompts.toys.values()))
+    own = captions.index(prompt)
+    albedo, color = (judge.first(views[shading], captions) == own for shading in ("albedo", "lambertian"))
+    geo = judge.first(views["textureless"], shapes) == shapes.index(caption(shape(toy)))
+    behind = [i for i, a in enumerate(AZIMUTHS_DEG) if 180.0 - abs(a) <= BACK_DEG]
+    sides = [f"{prompt}, front view", f"{prompt}, back view"]
+    fronts = (judge.first(views["lambertian"][behind], sides) == 0).sum().item()
+    return {
+        "albedo_precision": albedo.float().mean().item(),
+        "color_precision": color.float().mean().item(),
+        "geo_precision": geo.float().mean().item(),
+        "janus": fronts > len(behind) / 2,
+    }
+
+
+def without_unclear_backs(records: Sequence[Record], truth: Sequence[Record]) -> list[Record]:
+    """Return the records without a Janus verdict where the judge takes even the true toy's back for a front."""
+    unclear = {record.prompt for record in truth if record.janus}
+    return [replace(record, janus=None) if record.prompt in unclear else record for record in records]
+
+
+def summarize(records: Sequence[Record]) -> dict[str, Estimate | None]:
+    """Return every figure with its 95 % interval over the runs."""
+    finished = [r for r in records if r.error is None]
+    faced = [r.janus for r in finished if r.janus is not None]
+
+    def mean(name: str) -> Estimate | None:
+        return bootstrap([getattr(r, name) for r in finished if getattr(r, name) is not None])
+
+    return {
+        "albedo_precision": bootstrap([r.albedo_precision for r in records]),
+        "color_precision": bootstrap([r.color_precision for r in records]),
+        "geo_precision": bootstrap([r.geo_precision for r in records]),
+        "iou_median": bootstrap([r.iou for r in records], np.median),
+        "iou_unaligned_median": bootstrap([r.iou_unaligned for r in records], np.median),
+        "janus_rate": share(sum(faced), len(faced)),
+        "failed": share(len(records) - len(finished), len(records)),
+        "chamfer": mean("chamfer"),
+        "normal_error_deg": mean("normal_error_deg"),
+        "opacity": mean("opacity"),
+        "seconds": mean("seconds"),
+    }
+
+
+def to_json(evaluation: Evaluation) -> str:
+    """Return an evaluation as JSON: settings, summary, one record per run, and the judge's records of the truth."""
+    summary = {
+        group: {name: estimate and asdict(estimate) for name, estimate in figures.items()}
+        for group, figures in evaluation.summary().items()
+    }
+    runs, truth = ([asdict(record) for record in records] for records in (evaluation.records, evaluation.truth))
+    return json.dumps({"settings": evaluation.settings, "summary": summary, "runs": runs, "truth": truth}, indent=2)
+
+
+def from_json(text: str) -> Evaluation:
+    """Return the evaluation of an evaluation.json."""
+    values = json.loads(text)
+    runs, truth = ([Record(**record) for record in values[key]] for key in ("runs", "truth"))
+    return Evaluation(values["settings"], runs, truth)

@@ -1,0 +1,1 @@
+"""The algorithm: cameras, lights, losses, and the loop that ties them together (`optimize.py`)."""

@@ -1,0 +1,207 @@
+"""The loop: a random scene becomes one whose renderings the diffusion prior finds likely (paper Figure 3).
+
+Read `optimize` from top to bottom: sample cameras and lights, render, distil, regularise, step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.config import Config
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.base import Guidance
+from dreamfusion.method.asking import Question
+from dreamfusion.method.cameras import sample_cameras
+from dreamfusion.method.distillation import clipped, distill, distillation_figures, loss_with_gradient
+from dreamfusion.method.losses import (
+    annealed_clip,
+    entropy_loss,
+    normal_difference_loss,
+    opacity_loss,
+    sample_timesteps,
+    squared_opacity_loss,
+    timestep_range,
+    timestep_weight,
+)
+from dreamfusion.method.normals import check_latent_phase, latent_picture, normal_picture, surface_change
+from dreamfusion.method.optimizers import learning_rate_factor
+from dreamfusion.method.shading import Shading, sample_backdrops, sample_lights
+from dreamfusion.method.state import State
+from dreamfusion.renderers.volume import RenderOutput
+from dreamfusion.scenes.volume import Scene
+
+EMPTY_OPACITY, FULL_OPACITY = 0.01, 0.9
+"""Running means of the opacity of all views beyond which there is no object any more."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a finished step tells: ``metrics`` for the log, and what was shown to the prior."""
+
+    number: int
+    metrics: dict[str, float]
+    image: Tensor = field(repr=False)
+
+
+def sample_shading(count: int, progress: float, config: Config, generator: torch.Generator) -> list[Shading]:
+    """Draw how each view is shaded: albedo first, then a mixture (paper A.2)."""
+    shading = config.shading
+    draws = torch.rand(count, generator=generator).tolist()
+    if progress < shading.albedo_until:
+        return ["albedo"] * count
+    textureless_from = 1.0 - shading.textureless_probability
+
+    def pick(draw: float) -> Shading:
+        if draw < shading.albedo_probability:
+            return "albedo"
+        return "textureless" if draw >= textureless_from else "lambertian"
+
+    return [pick(draw) for draw in draws]
+
+
+def regularize(out: RenderOutput, progress: float, config: Config) -> dict[str, Tensor]:
+    """Return the weighted terms that keep a scene compact, solid and outward-facing (paper A.2), a mesh smooth."""
+    loss = config.loss
+    orientation = loss.orientation * max(ramp(progress, loss.orientation_ramp), loss.orientation_start)
+    terms = {
+        "opacity_loss": loss.opacity * opacity_loss(out.opacity),
+        "entropy_loss": loss.entropy * ramp(progress, loss.entropy_ramp) * entropy_loss(out.opacity),
+        "orientation_loss": orientation * out.orientation.mean(),
+    }
+    if loss.opacity_squared > 0:
+        terms["opacity_squared_loss"] = loss.opacity_squared * squared_opacity_loss(out.opacity)
+    if loss.normal_smooth_2d > 0:
+        terms["normal_smooth_2d_loss"] = loss.normal_smooth_2d * normal_difference_loss(normal_picture(out))
+    if out.interlevel is not None and out.distortion is not None:
+        terms["interlevel_loss"] = loss.interlevel * out.interlevel
+        terms["distortion_loss"] = loss.distortion * out.distortion
+    if out.surface is not None and config.scene.tetrahedra is not None:
+        cubes = config.scene.tetrahedra.resolution / 2  # per world unit
+        terms["normal_consistency_loss"] = loss.normal_consistency * out.surface.normal_consistency()
+        terms["laplacian_loss"] = loss.laplacian * cubes**2 * out.surface.laplacian()
+    return terms
+
+
+def ramp(progress: float, share: float) -> float:
+    """Return what grows linearly from 0 to 1 over the first ``share`` of a run, at ``progress`` in [0, 1]."""
+    return min(1.0, progress / share) if share > 0 else 1.0
+
+
+def set_learning_rates(state: State, config: Config) -> None:
+    """Set each group's rate: its peak times a warm-up and a cosine decay."""
+    optim = config.optim
+    factor = learning_rate_factor(
+        state.step,
+        config.steps,
+        warmup_steps=optim.warmup_steps,
+        warmup_start=optim.warmup_start,
+        final=optim.final_lr,
+    )
+    peaks = state.scene.parameter_groups(optim)
+    for group, peak in zip(state.optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak["lr"] * factor
+
+
+def refuse_collapse(opacity: float, step: int) -> None:
+    """Raise DreamFusionError if the running mean of the opacity says that the scene is empty or fills the view."""
+    if opacity < EMPTY_OPACITY:
+        raise DreamFusionError(
+            f"The scene has collapsed to nothing by step {step}: try another --seed, a higher --guidance-scale, or a "
+            "lower loss.opacity."
+        )
+    if opacity > FULL_OPACITY:
+        raise DreamFusionError(
+            f"The scene has grown to fill the view by step {step}: try another --seed, a lower --guidance-scale, or a "
+            "higher loss.opacity."
+        )
+
+
+def optimize(
+    config: Config, guidance: Guidance, state: State, *, release_text_encoders: bool = False
+) -> Iterator[Step]:
+    """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
+
+    With ``release_text_encoders`` the prior's text encoders leave memory once the prompts are embedded, and it serves
+    no other prompts after this.
+    Raises DreamFusionError if a loss or gradient is no longer finite, or the scene collapses to empty or full.
+    """
+    check_latent_phase(config, guidance)
+    scene, optimizer, random = state.scene, state.optimizer, state.generators
+    questions = {prompt: Question(guidance, config, prompt) for prompt in config.prompts.values()}
+    if release_text_encoders:
+        guidance.release_text_encoders()
+
+    while state.step < config.steps:
+        progress = state.step / config.steps
+        set_learning_rates(state, config)
+        scene.prepare(state.step, progress, random["occupancy"])
+
+        # 1. A random camera and light for each view.
+        cameras = sample_cameras(config.views, config.cameras, random["camera"])
+        lights = sample_lights(cameras, config.lights, random["light"])
+        shading = sample_shading(config.views, progress, config, random["shading"])
+        backdrop = sample_backdrops(
+            config.views,
+            random["background"],
+            config.scene.background_random_colors,
+            ratio=config.scene.background_random_ratio,
+            base=config.scene.background_color,
+        )
+
+        # 2. Render.
+        size = config.resolution if progress < config.resolution_from else config.resolution_end
+        in_latents = progress < config.shading.latent_until
+        out = scene.render(
+            cameras,
+            lights,
+            ["albedo"] * config.views if in_latents else shading,
+            size,
+            generator=random["jitter"],
+            random_backdrop=backdrop,
+            with_normals=in_latents or config.loss.normal_smooth_2d > 0,
+        )
+
+        # 3. Ask the prior which way the renderings should change: g = w(t) (eps_hat - eps), paper equation 3.
+        g = config.guidance
+        start = (g.t_min if g.t_min_start is None else g.t_min_start, g.t_max)
+        t_min, t_max = timestep_range(progress, start, (g.t_min, g.t_max_end), g.anneal, g.anneal_from)
+        t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+        t = t.to(guidance.device)
+        z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
+        noise = torch.randn(z.shape, generator=random["noise"]).to(z)
+        asked = questions[config.prompt_at(state.step)].about(cameras)
+        said = distill(config, state, asked, z, t, noise)
+        w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)
+        gradient = clipped(w * said.difference, annealed_clip(progress, config.loss.clip, config.loss.clip_end))
+        distillation = loss_with_gradient(z, gradient)
+
+        # 4. Regularise and step.
+        terms = regularize(out, progress, config)
+        if config.loss.normal_smooth_3d > 0 and isinstance(scene, Scene):  # a mesh has normal_consistency
+            change = surface_change(scene.field, cameras.to(scene.device).rays(size, size), out, random["jitter"])
+            terms["normal_smooth_3d_loss"] = config.loss.normal_smooth_3d * change
+        loss = config.loss.distillation * distillation + sum(terms.values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm or math.inf)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise DreamFusionError(
+                f"The optimisation is no longer finite at step {state.step}: resume from the last checkpoint with "
+                "another --seed, a lower --guidance-scale, or lower learning rates."
+            )
+        optimizer.step()
+        state.step += 1
+
+        opacity = out.opacity.mean().item()
+        state.opacity += 0.05 * (opacity - state.opacity)
+        if progress >= config.collapse_from:
+            refuse_collapse(state.opacity, state.step)
+        metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max}
+        metrics |= distillation_figures(said.difference, gradient) | said.figures
+        metrics |= {name: value.item() for name, value in terms.items()}
+        yield Step(state.step, metrics, out.rgb.detach())

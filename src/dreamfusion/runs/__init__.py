@@ -1,0 +1,1 @@
+"""Runs from start to finish, and what they leave."""

@@ -1,0 +1,229 @@
+"""The second stage: a finished run, or any closed mesh, becomes a mesh that is optimised itself (Magic3D, Fantasia3D).
+
+A NeRF is easy to grow from nothing, but soft: its surface is a level of a fog. Here the surface is a mesh in a grid of
+tetrahedra (`fields/tetrahedra.py`), rendered by rasterisation, and optimised by the same loop with the same prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from dreamfusion.assets.load import load_mesh
+from dreamfusion.assets.mesh import Mesh
+from dreamfusion.config import Config, changed_config, merged, read_yaml, save_config
+from dreamfusion.device import pick_device
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields.field import Field
+from dreamfusion.guidance.base import Guidance
+from dreamfusion.io.checkpoints import save_checkpoint
+from dreamfusion.io.files import slugify
+from dreamfusion.method.optimize import Step
+from dreamfusion.method.prompts import validate_prompt
+from dreamfusion.method.state import State
+from dreamfusion.nemo import fit_device, read_stage
+from dreamfusion.presets import PRESETS
+from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder
+from dreamfusion.runs.results import Result, open_run
+from dreamfusion.scenes.mesh import MeshScene
+
+GPU_RESOLUTION = 512
+"""Side of the rendered views on a GPU, in pixels; on a CPU the preset's."""
+
+MESH_RESOLUTION = 128
+"""Samples per side at which the surface of a NeRF is found."""
+
+COMMON: dict[str, Any] = {
+    "shading": {"albedo_until": 0.0, "latent_until": 0.0},
+    "loss": {
+        "opacity": 0.0,
+        "entropy": 0.0,
+        "orientation": 0.0,
+        "normal_smooth_3d": 0.0,
+        "normal_consistency": 300.0,
+        "laplacian": 1000.0,
+    },
+}
+"""What the presets of our own change of a run: the shape is there, so light is on at once, and only it is smoothed."""
+
+EMBEDDED: dict[str, Any] = {
+    "guidance": {
+        "guidance_scale": 2.0,
+        "t_min": 0.6,
+        "t_min_start": None,
+        "t_max": 0.9,
+        "t_max_end": 0.9,
+        "anneal": "none",
+        "weighting": "ism",
+    },
+    "scene": {"tetrahedra": {"bulge_resolution": 16}},
+    "loss": {"normal_consistency": 3.0, "laplacian": 10.0},
+    "optim": {"surface_lr": 3e-5, "bulge_lr": 1e-3, "grid_lr": 3e-3, "network_lr": 6e-4},
+}
+"""What they change besides for the embedded prior.
+
+It sees 32 pixels: larger steps of single vertices follow its noise into ripples as wide as the grid's cells, and losses
+strong enough to smooth those hold the shape fast. So the shape moves in the large, as a bulge, and vertices hardly. At
+the guidance scale of a run outlines grow too wide, at 1 too narrow. At lower noise, with the rates of a run, colours
+drift: a pale stem took on the green of its cap.
+"""
+
+OTHERS: dict[str, Any] = {
+    "guidance": {"t_min": 0.02, "t_min_start": None, "t_max": 0.5, "t_max_end": 0.5, "anneal": "none"},
+}
+"""And for any other prior: less noise than for a run, as in Magic3D's second stage (in threestudio)."""
+
+RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
+
+REFINE_PRESETS: dict[str, dict[str, Any]] = {
+    "quick": COMMON | {"steps": 60, "resolution": 96, "scene": {"tetrahedra": {"resolution": 32}}},
+    "default": COMMON | {"steps": 150, "resolution": 128, "scene": {"tetrahedra": {"resolution": 48}}},
+    "high": COMMON | {"steps": 1000, "resolution": 256, "scene": {"tetrahedra": {"resolution": 64}}},
+    # What `dreamfusion.nemo` makes of NeMo's dreamfusion-dmtet.yaml and the groups it names (a test compares).
+    "nemo-dmtet": merged(
+        PRESETS["nemo"],
+        {
+            "steps": 5000,
+            "resolution": 512,
+            "resolution_end": 512,
+            "scene": {
+                "tetrahedra": {"resolution": 64},
+                "background": "learned",
+                "background_network": {"frequencies": 6, "hidden_layers": 1, "hidden_width": 32},
+            },
+            "shading": {"latent_until": 0.0},
+            "loss": {"entropy": 0.0, "orientation": 0.0, "normal_consistency": 0.5, "laplacian": 0.5},
+            "optim": {"surface_lr": 5e-3},
+        },
+    ),
+}
+"""What each preset changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
+
+
+def refine(
+    run: Path | str | None = None,
+    *,
+    mesh: Path | str | None = None,
+    preset: RefinePreset = "default",
+    nemo_config: Path | str | None = None,
+    config_file: Path | str | None = None,
+    output: Path | str | None = None,
+    guidance_model: Guidance | None = None,
+    assets: bool = True,
+    on_start: Callable[[Path, Config, int], None] | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    **changes: Any,
+) -> Result:
+    """Turn a finished run into a mesh and optimise that; return where its files are, a folder <run>-refined.
+
+    Shape, colours, prompt and all settings are those of ``run``, changed by the preset or by ``nemo_config`` (one of
+    NVIDIA's NeMo for its second stage, DMTet), then the YAML of ``config_file``, then ``changes``. ``mesh``, a file,
+    takes the place of the run's shape; without a run it needs a ``prompt`` among the changes, and its colours begin at
+    random. The other arguments are those of `run.generate`, by which a stopped refinement is resumed too.
+    Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
+    """
+    source = None if run is None else open_run(run, changes.get("device", "auto"))
+    shape, colors = _beginning(source, mesh)
+    tell = on_note or (lambda line: None)
+    if nemo_config is None:
+        config = _configuration(source, preset, config_file, changes)
+    else:
+        config = _nemo_configuration(source, Path(nemo_config), preset, config_file, changes, tell)
+    device = pick_device(config.device)
+    if nemo_config is not None or preset == "nemo-dmtet":
+        config = fit_device(config, device, tell)
+    state = State.fresh(config, device)
+    if not isinstance(state.scene, MeshScene):
+        raise DreamFusionError("A refinement is of a mesh: leave scene.tetrahedra to it.")
+    state.scene.start_from(shape, colors)
+    guidance = guidance_model or load_guidance(config, device)
+    check_suits(guidance, config)
+    default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
+    folder = new_folder(default.with_name(f"{default.name}-refined"), output)
+    save_config(config, folder / "config.yaml")
+    # What it began from, so that it can be resumed whatever becomes of the first run.
+    save_checkpoint(folder / "checkpoints", 0, *state.to_checkpoint())
+    own = guidance_model is None
+    return carry_out(config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step)
+
+
+def _configuration(
+    source: Result | None, preset: RefinePreset, config_file: Path | str | None, changes: dict[str, Any]
+) -> Config:
+    if preset not in REFINE_PRESETS:
+        raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(REFINE_PRESETS)}.")
+    asked = _asked(config_file, changes)
+    values = _settings_of(source)
+    if preset == "nemo-dmtet":
+        values = _without_settings(values)
+    values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
+    if preset != "nemo-dmtet":
+        kind = merged(values, asked).get("guidance", {}).get("kind", "toybox")
+        values = merged(values, EMBEDDED if kind == "toybox" else OTHERS)
+    if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":
+        values["resolution"] = GPU_RESOLUTION
+    values["resolution_end"] = asked.get("resolution", values["resolution"])
+    return changed_config(values, asked)
+
+
+def _settings_of(source: Result | None) -> dict[str, Any]:
+    """Return all values of a run, with the prompt that it ended with; none without a run."""
+    if source is None:
+        return {}
+    last = source.config.prompt_at(source.config.steps)
+    return source.config.model_dump(mode="json") | {"prompt": last, "later_prompts": {}}
+
+
+def _without_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Return of a run's values what NeMo's second stage takes over: its settings are not made to go with others."""
+    return {key: values[key] for key in ("prompt", "device") if key in values}
+
+
+def _nemo_configuration(
+    source: Result | None,
+    path: Path,
+    preset: RefinePreset,
+    config_file: Path | str | None,
+    changes: dict[str, Any],
+    tell: Callable[[str], None],
+) -> Config:
+    """Return what a configuration of NeMo's second stage asks for; all of it, but for the networks of a run.
+
+    Its prompt, too, is that of the run if the file has none.
+    """
+    run = _without_settings(_settings_of(source))
+    values = _with_networks_of(source, merged(run, read_stage(path, preset, tell, mesh=True)))
+    if source is not None:
+        tell("the colours go on in the networks of the run, not in those of the nerf group")
+    asked = _asked(config_file, changes)
+    values["resolution_end"] = asked.get("resolution", values["resolution"])
+    return changed_config(values, asked)
+
+
+def _with_networks_of(source: Result | None, values: dict[str, Any]) -> dict[str, Any]:
+    """Return ``values`` with the networks of a run, in which its colours go on; as they are without a run."""
+    if source is None:
+        return values
+    kept = {key: getattr(source.config.scene, key) for key in ("architecture", "nerf", "mip")}
+    return merged(values, {"scene": TypeAdapter(dict[str, Any]).dump_python(kept, mode="json")})
+
+
+def _asked(config_file: Path | str | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return what the caller asks for by a file and by options, its prompt in order."""
+    asked = changes if config_file is None else merged(read_yaml(Path(config_file)), changes)
+    return {**asked, "prompt": validate_prompt(asked["prompt"])} if "prompt" in asked else asked
+
+
+def _beginning(source: Result | None, mesh: Path | str | None) -> tuple[Mesh, Field | None]:
+    """Return the shape to begin with, and the colours if there are any yet."""
+    if source is None:
+        if mesh is None:
+            raise DreamFusionError("Nothing to refine: give the folder of a finished run, or --mesh FILE and --prompt.")
+        return load_mesh(mesh), None
+    scene = source.scene
+    shape = scene.mesh(MESH_RESOLUTION) if mesh is None else load_mesh(mesh)
+    return shape, scene.colors if isinstance(scene, MeshScene) else scene.field

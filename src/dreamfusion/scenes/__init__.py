@@ -1,0 +1,1 @@
+"""What is optimised: a volume, or a mesh."""

@@ -1,0 +1,157 @@
+"""The scene: the field that is optimised, what is behind it, and the grid that lets rays skip empty space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.assets.mesh import Mesh, extract_mesh
+from dreamfusion.config import OptimConfig, SceneConfig
+from dreamfusion.fields.background import LearnedBackground, StaticBackground
+from dreamfusion.fields.field import Field
+from dreamfusion.fields.mip_nerf import MipField
+from dreamfusion.fields.nerf import NerfField
+from dreamfusion.method.cameras import Cameras
+from dreamfusion.method.shading import Lights, Shading, headlights
+from dreamfusion.renderers.nerfacc import require_nerfacc
+from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
+from dreamfusion.renderers.proposal import ProposalNetwork
+from dreamfusion.renderers.volume import RenderOutput, RenderSettings, render, render_pictures
+
+PICTURE_BACKDROP = (0.80, 0.81, 0.84)
+"""Colour behind the object in finished pictures."""
+
+
+def build_field(config: SceneConfig, generator: torch.Generator) -> Field:
+    """Return a fresh field of the configured architecture, its random weights drawn from ``generator``."""
+    match config.architecture:
+        case "hashgrid":
+            return NerfField(config.nerf, generator)
+        case "mip360":
+            return MipField(config.mip, generator)
+
+
+def build_background(config: SceneConfig, generator: torch.Generator) -> LearnedBackground | StaticBackground:
+    """Return the configured background; a learned one draws its weights from ``generator``."""
+    if config.background == "learned":
+        return LearnedBackground(config.background_network, generator)
+    return StaticBackground(config.background_color)
+
+
+class Scene(nn.Module):
+    """Field, background and occupancy grid of one object."""
+
+    def __init__(self, config: SceneConfig, seed: int = 0) -> None:
+        """Initialise from a configuration; the random weights follow from ``seed``."""
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.config = config
+        self.field = build_field(config, generator)
+        self.background = build_background(config, generator)
+        step, density = config.step_length, config.occupancy_density
+        self.occupancy = OccupancyGrid(OccupancyConfig(config.occupancy_resolution, step_length=step, density=density))
+        self.proposal: ProposalNetwork | None = None
+        if config.renderer == "proposal":
+            self.proposal = ProposalNetwork(config.proposal, generator)
+        if config.renderer == "nerfacc":
+            require_nerfacc()
+        self.settings = RenderSettings(
+            step_length=step,
+            dt_gamma=config.dt_gamma,
+            max_steps=config.max_steps,
+            marcher="nerfacc" if config.renderer == "nerfacc" else "warp",
+            material=config.material,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return self.field.progress.device
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """Return optimiser groups: hash grid, networks, and what learns of background and proposal network."""
+        groups = self.field.parameter_groups(optim.grid_lr, optim.network_lr)
+        behind = list(self.background.parameters())
+        if behind:
+            groups.append({"params": behind, "lr": optim.background_lr or optim.network_lr})
+        if self.proposal is not None:
+            groups.append({"params": list(self.proposal.parameters()), "lr": optim.network_lr})
+        return groups
+
+    def prepare(self, step: int, progress: float, generator: torch.Generator) -> None:
+        """Bring up to date what rendering relies on, before a ``step`` of a run, ``progress`` of which is done.
+
+        That is the field's annealing and, every ``occupancy_interval`` steps, which cells are occupied.
+        """
+        self.field.progress.fill_(progress)
+        if self.proposal is None and step % self.config.occupancy_interval == 0:
+            self.occupancy.update(self.field, generator)
+
+    def render(
+        self,
+        cameras: Cameras,
+        lights: Lights,
+        shading: Sequence[Shading],
+        size: int,
+        *,
+        generator: torch.Generator,
+        random_backdrop: Tensor,
+        with_normals: bool = False,
+    ) -> RenderOutput:
+        """Render square training views, differentiably; ``random_backdrop`` [B, 3] is used if so configured."""
+        backdrop = random_backdrop.to(self.device) if self.config.background == "random" else None
+        rays = cameras.to(self.device).rays(size, size)
+        return render(
+            self.field,
+            self.background,
+            self.occupancy,
+            rays,
+            lights.to(self.device),
+            shading,
+            self.settings,
+            generator=generator,
+            background_color=backdrop,
+            with_normals=with_normals,
+            proposal=self.proposal,
+        )
+
+    def mesh(self, resolution: int, max_faces: int | None = None) -> Mesh:
+        """Return the object's surface, from ``resolution`` samples per side (see `extract_mesh`)."""
+        smoothing = self.config.surface_smoothing
+        return extract_mesh(self.field, resolution, smoothing=smoothing, max_faces=max_faces)
+
+    def refresh_occupancy(self) -> None:
+        """Find anew which cells are occupied, for finished pictures: the grid of a run lags behind its field."""
+        if self.proposal is None:
+            self.occupancy.refresh(self.field, torch.Generator().manual_seed(0))
+
+    def layers(
+        self,
+        cameras: Cameras,
+        shadings: Sequence[Shading],
+        size: tuple[int, int],
+        *,
+        lights: Lights | None = None,
+        backdrop: Sequence[float] = (0.0, 0.0, 0.0),
+        with_normals: bool = False,
+    ) -> list[RenderOutput]:
+        """Render finished pictures of (width, height) pixels in every shading, with opacity and, if asked, normals.
+
+        On the black backdrop of the default, ``rgb`` is that of the object alone, times its opacity.
+        """
+        width, height = size
+        return render_pictures(
+            self.field,
+            self.background,
+            self.occupancy,
+            cameras.to(self.device).rays(height, width),
+            (lights or headlights(cameras)).to(self.device),
+            shadings,
+            self.settings,
+            background_color=torch.tensor(backdrop, device=self.device).expand(len(cameras), 3),
+            with_normals=with_normals,
+            proposal=self.proposal,
+        )

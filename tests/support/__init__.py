@@ -1,0 +1,1 @@
+"""What several tests build on: tiny models, worlds, solids and readers of files."""
