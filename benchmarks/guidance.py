@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
-from tests.support.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,6 +31,7 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.reading.prepare import denoiser_of
 from dreamfusion.method.cameras import CameraRange, sample_cameras
 from dreamfusion.toybox import EMBEDDED_PRIOR
+from tiny.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
 
 VIEWS, SIDE = 2, 64
 _UNET = {"block_out_channels": (64, 128), "sample_size": SIDE // 2}

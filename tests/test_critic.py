@@ -26,8 +26,7 @@ from dreamfusion.runs.refine import refine
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
 from support.linear import LinearGuidance, ask, problem
-from support.worlds import toy_prior
-from test_run import SHORT
+from support.worlds import SHORT, toy_prior
 
 CPU = torch.device("cpu")
 LATENT = {"sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}

@@ -17,10 +17,10 @@ from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.reading.counting import count_parameters
 from dreamfusion.method.critic import check_adaptable
+from support.answers import answers, assert_same, save_tiny
 from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
-from test_execution import answers, assert_same, save_tiny
-from test_guidance import save_pipeline
-from test_nemo_checkpoint import compvis_weights, nemo_config, nemo_weights, save_tokenizer, tiny_models, write_nemo
+from support.nemo import compvis_weights, nemo_config, nemo_weights, save_tokenizer, tiny_models, write_nemo
+from support.pixel import save_pipeline
 
 SAVE = {"if": save_pipeline, "sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
 

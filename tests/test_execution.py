@@ -19,9 +19,10 @@ from dreamfusion.guidance.reading.prepare import set_precision
 from dreamfusion.runs import generate as run
 from dreamfusion.runs.generate import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
+from support.answers import answers, assert_same, save_tiny
 from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
-from test_guidance import ReadTimeoutError
-from test_run import SHORT
+from support.hub import ReadTimeoutError
+from support.worlds import SHORT
 
 SAVE = {"sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
 ALL = ["embedded", *SAVE]
@@ -37,22 +38,6 @@ def saved(tmp_path_factory) -> dict[str, Path]:
 def opened(saved: dict[str, Path], name: str, device: str = "cpu", **switches) -> Guidance:
     size = None if name == "embedded" else SIZE
     return open_prior(saved[name], device=device, image_size=size, execution=Execution(**switches))
-
-
-def answers(prior: Guidance, count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what a step of a run asks for: latents, predicted noise, and a gradient with respect to the pictures."""
-    image = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(3)).to(prior.device).requires_grad_()
-    z = prior.encode(image)
-    t = torch.tensor([100, 700], device=prior.device)
-    eps = prior.predict_noise(z.detach(), t, prior.embed(["a red mushroom", "a mushroom"]))
-    (z * eps.sign()).sum().backward()  # after the denoiser was asked, as in a run
-    assert image.grad.abs().max() > 0
-    return z.detach().cpu(), eps.cpu(), image.grad.cpu()
-
-
-def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float = 1e-4) -> None:
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
 # --- the same numbers -------------------------------------------------------------------------------------------------
@@ -230,19 +215,6 @@ def test_tf32_is_close_on_a_gpu(saved):
 
 
 # --- a tiny VAE -------------------------------------------------------------------------------------------------------
-
-
-def save_tiny(folder: Path, latents: int = 4, levels: int = 2) -> Path:
-    """Save an AutoencoderTiny that halves the picture levels - 1 times, as families.py's VAE does once."""
-    torch.manual_seed(1)
-    AutoencoderTiny(
-        latent_channels=latents,
-        encoder_block_out_channels=(8,) * levels,
-        decoder_block_out_channels=(8,) * levels,
-        num_encoder_blocks=(1,) * levels,
-        num_decoder_blocks=(1,) * levels,
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(("name", "latents"), [("sd", 4), ("sdxl", 4), ("sd3", 8), ("flux", 4)])

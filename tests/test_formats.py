@@ -24,9 +24,9 @@ from dreamfusion.io import files
 from dreamfusion.kernels.rasterize import interpolate, rasterize
 from dreamfusion.method.cameras import orbit_cameras
 from dreamfusion.pictures.compose import Placement, compose
-from dreamfusion.renderers.texture import mip_levels, sample_texture
 from support.readers import is_closed, read_obj, read_ply, read_stl, volume
 from support.solids import Analytic, ball, figure
+from support.texture import mip_levels, sample_texture
 
 SPACING = 2 / 63
 LOW, HIGH = np.array([-0.2, -0.3, -0.6]), np.array([0.5, 0.6, 0.7])

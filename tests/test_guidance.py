@@ -9,7 +9,7 @@ import sentencepiece
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
@@ -24,65 +24,10 @@ from dreamfusion.guidance.reading import hub
 from dreamfusion.guidance.tokens import shortened
 from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.method.prompts import VIEWS, view_prompts, view_weights
-from support.families import save_if_of
+from support.hub import ReadTimeoutError
+from support.pixel import MAX_TOKENS, SIZE, save_pipeline, tiny_tokenizer, tiny_unet
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-SIZE = 16
-MAX_TOKENS = 8
-WORDS = ["a", "blue", "red", "mushroom", ",", "front", "side", "back", "overhead", "view"]
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "</s>", "<unk>", *WORDS]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=MAX_TOKENS,
-    )
-
-
-def tiny_unet(in_channels: int = 3, out_channels: int = 6) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=SIZE,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        attention_head_dim=2,
-        cross_attention_dim=32,
-        addition_embed_type="text",
-        addition_embed_type_num_heads=2,
-    )
-
-
-def save_pipeline(
-    folder: Path,
-    *,
-    prediction_type: str = "epsilon",
-    in_channels: int = 3,
-    out_channels: int = 6,
-    beta_schedule: str = "squaredcos_cap_v2",
-) -> Path:
-    """Save a randomly initialised pixel-space pipeline of the DeepFloyd IF kind."""
-    torch.manual_seed(0)
-    config = T5Config(vocab_size=len(WORDS) + 3, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    scheduler = DDPMScheduler(beta_schedule=beta_schedule, prediction_type=prediction_type, clip_sample=False)
-    return save_if_of(
-        folder,
-        tokenizer=tiny_tokenizer(),
-        text_encoder=T5EncoderModel(config),
-        unet=tiny_unet(in_channels, out_channels),
-        scheduler=scheduler,
-    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -483,10 +428,6 @@ def test_cached_hub_models_need_no_network(folder, monkeypatch):
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
     monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: str(folder))
     assert PixelGuidance("somebody/some-model").sample_size == SIZE
-
-
-class ReadTimeoutError(Exception):
-    """Like httpx's ReadTimeout, which is of no kind of Python's own."""
 
 
 def test_a_connection_lost_while_the_weights_come(folder, monkeypatch):

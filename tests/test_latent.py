@@ -44,8 +44,8 @@ from support.families import (
     save_single_file,
 )
 from support.linear import ask
-from test_guidance import save_pipeline
-from test_run import SHORT
+from support.pixel import save_pipeline
+from support.worlds import SHORT
 
 SAVE = {
     "sd-eps": lambda folder: save_sd(folder),

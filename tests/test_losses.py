@@ -6,14 +6,11 @@ import torch
 from dreamfusion.method.losses import (
     annealed,
     annealed_clip,
-    entropy_loss,
-    normal_difference_loss,
-    opacity_loss,
     sample_timesteps,
-    squared_opacity_loss,
     timestep_range,
     timestep_weight,
 )
+from dreamfusion.scenes.regularizers import entropy_loss, normal_difference_loss, opacity_loss, squared_opacity_loss
 
 
 def test_timestep_weight_by_hand():

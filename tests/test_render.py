@@ -18,8 +18,7 @@ from dreamfusion.method.shading import environment_light, harmonics
 from dreamfusion.pictures.environment import directions, irradiance_coefficients, load_environment, look_up
 from dreamfusion.pictures.render import Light, read_cameras, render_run
 from dreamfusion.runs.generate import generate
-from support.worlds import toy_prior
-from test_run import SHORT
+from support.worlds import SHORT, toy_prior
 
 
 @pytest.fixture(scope="module")

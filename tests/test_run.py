@@ -20,35 +20,19 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
 from dreamfusion.io.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
-from dreamfusion.renderers.volume import RenderOutput
+from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.runs import results
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
-from dreamfusion.scenes.volume import Scene
-from support.worlds import BACKDROP, STILL, toy_prior
-
-SHORT = {
-    "steps": 20,
-    "views": 2,
-    "resolution": 16,
-    "resolution_end": 16,
-    "cameras": STILL,
-    "guidance": {"guidance_scale": 1.0},
-    "scene": {"background": "static", "background_color": BACKDROP},
-    "shading": {"albedo_until": 0.5},
-    "checkpoint_every": 5,
-    "preview_every": 5,
-    "device": "cpu",
-}
-"""A run of seconds: enough to change the ball it starts from."""
+from dreamfusion.scenes.volume import VolumeScene
+from support.worlds import SHORT, toy_prior
 
 # A run in another process, with the analytic prior, that can be killed.
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_run import SHORT
-from support.worlds import shrink_pictures, toy_prior
+from support.worlds import SHORT, shrink_pictures, toy_prior
 from dreamfusion.runs.generate import generate
 shrink_pictures()
 kind = dict(SHORT, steps=60)
@@ -148,8 +132,8 @@ def test_a_mesh_that_cannot_be_reduced_is_told(
     target = tmp_path / "m.stl"
     export_run(finished.folder, output=target, resolution=32, max_faces=300, on_note=notes.append)
     assert notes == []
-    whole = Scene.mesh
-    monkeypatch.setattr(Scene, "mesh", lambda scene, resolution, max_faces: whole(scene, resolution))
+    whole = VolumeScene.mesh
+    monkeypatch.setattr(VolumeScene, "mesh", lambda scene, resolution, max_faces: whole(scene, resolution))
     export_run(finished.folder, output=target, resolution=32, max_faces=300, on_note=notes.append)
     (note,) = notes
     count = len(trimesh.load(target).faces)
@@ -355,7 +339,6 @@ def test_depth_of_a_volume_is_that_of_what_can_be_seen():
         opacity=torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3),
         depth=torch.tensor([2.0, 2.0, 0.0]).view(1, 1, 1, 3),
         normal=None,
-        orientation=torch.zeros(1),
         samples=0,
     )
     assert results._nearness(view, 2.5).flatten().tolist() == [0.75, 0.375, 0]

@@ -104,6 +104,9 @@ class GuidanceConfig(Section):
 class SceneConfig(Section):
     """What is optimised, and how finely it is rendered."""
 
+    kind: Literal["volume", "mesh"] = "volume"
+    """volume: a field that rays pass through (the NeRF); mesh: a surface in a grid of tetrahedra, with the field's
+    colours (refine); if it is not given, mesh where there are tetrahedra"""
     architecture: Literal["hashgrid", "mip360"] = "hashgrid"
     """hashgrid: small networks on a hash grid, or on sines (scene.nerf); mip360: the paper's network (scene.mip)"""
     nerf: NerfConfig = NerfConfig()
@@ -116,7 +119,7 @@ class SceneConfig(Section):
     proposal: ProposalConfig = ProposalConfig()
     """the proposal renderer's samples and network"""
     tetrahedra: TetrahedraConfig | None = None
-    """null: a volume, the NeRF; otherwise a mesh in this grid of tetrahedra, with the NeRF's colours (refine)"""
+    """meshes: the grid of tetrahedra (null: the default one)"""
     rasterizer: Rasterizer = "warp"
     """meshes: warp: our rasteriser; nvdiffrast: that library's, where it is installed (CUDA; not for commercial use)"""
     background: Literal["random", "learned", "static"] = "random"
@@ -147,8 +150,20 @@ class SceneConfig(Section):
     surface_smoothing: Annotated[float, Field(ge=0, le=0.2)] = 0.0
     """meshes of a volume: deviation of the Gaussian, in world units, that its opacity is blurred with first"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Earlier versions saved no kind: it followed from the tetrahedra."""
+        if not isinstance(values, dict):
+            return values
+        kind = values.get("kind", "volume" if values.get("tetrahedra") is None else "mesh")
+        grid = {"tetrahedra": TetrahedraConfig()} if kind == "mesh" and values.get("tetrahedra") is None else {}
+        return {**values, **grid, "kind": kind}
+
     @model_validator(mode="after")
     def _check(self) -> SceneConfig:
+        if self.kind != "mesh" and self.tetrahedra is not None:
+            raise ValueError("tetrahedra belong to scene.kind 'mesh': leave them out (null), or give that kind")
         if self.renderer == "proposal" and self.dt_gamma > 0:
             raise ValueError("dt_gamma belongs to the renderers 'marching' and 'nerfacc', not to 'proposal'")
         return self
@@ -389,13 +404,13 @@ def changed_config(base: dict[str, Any], asked: dict[str, Any]) -> Config:
 
 
 _LOSSES_OF_ONE_KIND: dict[str, tuple[str, Callable[[SceneConfig], bool]]] = {
-    "laplacian": ("meshes", lambda scene: scene.tetrahedra is not None),
-    "normal_consistency": ("meshes", lambda scene: scene.tetrahedra is not None),
-    "normal_smooth_3d": ("volumes", lambda scene: scene.tetrahedra is None),
-    "orientation": ("volumes", lambda scene: scene.tetrahedra is None),
+    "laplacian": ("meshes", lambda scene: scene.kind == "mesh"),
+    "normal_consistency": ("meshes", lambda scene: scene.kind == "mesh"),
+    "normal_smooth_3d": ("volumes", lambda scene: scene.kind == "volume"),
+    "orientation": ("volumes", lambda scene: scene.kind == "volume"),
     "interlevel": (
         "scene.renderer 'proposal'",
-        lambda scene: scene.tetrahedra is None and scene.renderer == "proposal",
+        lambda scene: scene.kind == "volume" and scene.renderer == "proposal",
     ),
 }
 """Losses that only some scenes have: which, in words, and whether a scene is one of them."""

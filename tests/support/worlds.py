@@ -25,6 +25,21 @@ STILL = {
 }
 """Cameras at one distance, without jitter, so that a rendering can equal one of the prior's images."""
 
+SHORT: dict[str, Any] = {
+    "steps": 20,
+    "views": 2,
+    "resolution": 16,
+    "resolution_end": 16,
+    "cameras": STILL,
+    "guidance": {"guidance_scale": 1.0},
+    "scene": {"background": "static", "background_color": BACKDROP},
+    "shading": {"albedo_until": 0.5},
+    "checkpoint_every": 5,
+    "preview_every": 5,
+    "device": "cpu",
+}
+"""A run of seconds: enough to change the ball it starts from."""
+
 
 def toy_prior(kind: str, *, views: int = 400, size: int = 32) -> AnalyticGuidance:
     """Return the prior whose images are albedo views of a red toy, known by camera."""

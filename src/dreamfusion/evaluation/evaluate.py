@@ -37,7 +37,7 @@ from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.method.shading import headlights
 from dreamfusion.presets import Preset
 from dreamfusion.runs.results import SHADINGS
-from dreamfusion.scenes.volume import PICTURE_BACKDROP
+from dreamfusion.scenes.scene import PICTURE_BACKDROP
 from dreamfusion.toybox.captions import caption
 from dreamfusion.toybox.render import render_toy
 from dreamfusion.toybox.world import Toy, is_held_out

@@ -35,7 +35,7 @@ from dreamfusion.method.cameras import CameraRange, sample_cameras
 from dreamfusion.method.prompts import VIEWS, view_weights
 from dreamfusion.method.shading import Lights, Shading, headlights
 from dreamfusion.runs.results import SHADINGS
-from dreamfusion.scenes.volume import PICTURE_BACKDROP
+from dreamfusion.scenes.scene import PICTURE_BACKDROP
 from dreamfusion.toybox.captions import ATTRIBUTES, PHRASINGS, attributes, caption
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.model import MAX_WORDS, build_tokenizer, name_for_older_transformers

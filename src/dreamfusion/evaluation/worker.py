@@ -23,7 +23,7 @@ from dreamfusion.io.files import write_atomically, write_text
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.results import SHADINGS, Result
-from dreamfusion.scenes.mesh import AnyScene, finished_views
+from dreamfusion.scenes.scene import Scene, finished_views
 from dreamfusion.toybox.captions import parse_toy
 
 AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
@@ -63,9 +63,9 @@ def _generate(folder: Path, task: dict[str, object]) -> Result:
     )
 
 
-def evaluation_views(scene: AnyScene) -> dict[str, Tensor]:
+def evaluation_views(scene: Scene) -> dict[str, Tensor]:
     """Return the renderings that are judged, [8, 3, S, S] in [0, 1] per shading, all around at one elevation."""
-    scene.refresh_occupancy()
+    scene.refresh()
     cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
     views = finished_views(scene, cameras, SHADINGS, VIEW_SIZE)
     return {str(shading): images.half().contiguous() for shading, images in views.items()}

@@ -8,6 +8,7 @@ configured one, and `optimize` makes the paper's gradient g = w(t) (eps_hat - ep
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,9 @@ from dreamfusion.guidance.asked import Asked
 from dreamfusion.method.critic import Critic
 from dreamfusion.method.losses import Weighting
 from dreamfusion.method.state import State
+
+Loss = Callable[[Asked, Tensor, Tensor, Tensor], Tensor]
+"""A loss of one's own: a function of the asked prior, z, t and noise, as `sds` is."""
 
 
 @dataclass(frozen=True)

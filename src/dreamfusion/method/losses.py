@@ -1,4 +1,4 @@
-"""Timesteps of score distillation (paper section 3.2) and their weight, and the regularisers of appendix A.2."""
+"""Timesteps of score distillation (paper section 3.2), and their weight."""
 
 from __future__ import annotations
 
@@ -80,36 +80,3 @@ def annealed_clip(progress: float, clip: float | None, clip_end: float | None) -
     if clip is None or clip_end is None:
         return clip
     return clip + (clip_end - clip) * progress
-
-
-def opacity_loss(opacity: Tensor) -> Tensor:
-    """Return the mean of sqrt(opacity^2 + 0.01), which keeps empty space empty (appendix A.2).
-
-    ``opacity`` in [0, 1] has any shape. It pulls on empty rays only gently: the slope at 0 is 0.
-    """
-    return (opacity.square() + 0.01).sqrt().mean()
-
-
-def squared_opacity_loss(opacity: Tensor) -> Tensor:
-    """Return the mean of opacity^2, what NVIDIA's NeMo has in place of `opacity_loss`; any shape."""
-    return opacity.square().mean()
-
-
-def normal_difference_loss(normals: Tensor) -> Tensor:
-    """Return how rough pictures of normals [B, 3, H, W] are: squared differences of neighbours, as in NVIDIA's NeMo.
-
-    The means over vertical and over horizontal neighbours are added. ``normals`` are coded to [0, 1].
-    """
-    down = normals[:, :, 1:] - normals[:, :, :-1]
-    right = normals[..., 1:] - normals[..., :-1]
-    return down.square().mean() + right.square().mean()
-
-
-def entropy_loss(opacity: Tensor) -> Tensor:
-    """Return the mean binary entropy of the opacity in bits, -o log2 o - (1 - o) log2 (1 - o), in [0, 1].
-
-    It pushes each ray to hit or to miss, as NVIDIA's NeMo and stable-dreamfusion do. ``opacity`` in [0, 1] has any
-    shape; its ends are kept 1e-5 away, beyond which the gradient is 0.
-    """
-    o = opacity.clamp(1e-5, 1 - 1e-5)
-    return -(o * o.log2() + (1 - o) * (1 - o).log2()).mean()

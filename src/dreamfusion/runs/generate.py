@@ -21,6 +21,7 @@ from dreamfusion.guidance.reading.problems import is_out_of_memory
 from dreamfusion.io.checkpoints import save_checkpoint
 from dreamfusion.io.files import explain, prepare_output_dir, slugify, write_text
 from dreamfusion.method.critic import check_adaptable
+from dreamfusion.method.distillation import Loss
 from dreamfusion.method.normals import check_latent_phase
 from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
@@ -43,6 +44,7 @@ def generate(
     output: Path | str | None = None,
     resume: Path | str | None = None,
     guidance_model: Guidance | None = None,
+    loss_function: Loss | None = None,
     assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -55,7 +57,8 @@ def generate(
     ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as ``steps=300`` or
     ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
     run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
-    the configured one is. Without ``assets``, contact sheet, turntable and mesh are left out.
+    the configured one is. ``loss_function`` takes the place of the configured loss. Without ``assets``, contact sheet,
+    turntable and mesh are left out.
     ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
     what is done differently from NeMo's configuration, and with advice on presets.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
@@ -92,7 +95,17 @@ def generate(
         state = State.fresh(config, device)
         folder = new_folder(RUNS / slugify(config.prompt), output)
     own = guidance_model is None
-    return carry_out(config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step)
+    return carry_out(
+        config,
+        guidance,
+        state,
+        folder,
+        own_prior=own,
+        loss_function=loss_function,
+        assets=assets,
+        on_start=on_start,
+        on_step=on_step,
+    )
 
 
 def carry_out(
@@ -102,6 +115,7 @@ def carry_out(
     folder: Path,
     *,
     own_prior: bool,
+    loss_function: Loss | None = None,
     assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -116,7 +130,7 @@ def carry_out(
         on_start(folder, config, state.step)
     with Requests(folder) as requests:
         while True:
-            steps = optimize(config, guidance, state, release_text_encoders=own_prior)
+            steps = optimize(config, guidance, state, loss_function=loss_function, release_text_encoders=own_prior)
             prompt = _save_on_the_way(config, steps, state, folder, requests, on_step)
             if prompt is None:
                 break

@@ -37,6 +37,7 @@ MESH_RESOLUTION = 128
 """Samples per side at which the surface of a NeRF is found."""
 
 COMMON: dict[str, Any] = {
+    "scene": {"kind": "mesh"},
     "shading": {"albedo_until": 0.0, "latent_until": 0.0},
     "loss": {
         "opacity": 0.0,
@@ -79,9 +80,9 @@ OTHERS: dict[str, Any] = {
 RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
 
 REFINE_PRESETS: dict[str, dict[str, Any]] = {
-    "quick": COMMON | {"steps": 60, "resolution": 96, "scene": {"tetrahedra": {"resolution": 32}}},
-    "default": COMMON | {"steps": 150, "resolution": 128, "scene": {"tetrahedra": {"resolution": 48}}},
-    "high": COMMON | {"steps": 1000, "resolution": 256, "scene": {"tetrahedra": {"resolution": 64}}},
+    "quick": merged(COMMON, {"steps": 60, "resolution": 96, "scene": {"tetrahedra": {"resolution": 32}}}),
+    "default": merged(COMMON, {"steps": 150, "resolution": 128, "scene": {"tetrahedra": {"resolution": 48}}}),
+    "high": merged(COMMON, {"steps": 1000, "resolution": 256, "scene": {"tetrahedra": {"resolution": 64}}}),
     # What `dreamfusion.nemo` makes of NeMo's dreamfusion-dmtet.yaml and the groups it names (a test compares).
     "nemo-dmtet": merged(
         PRESETS["nemo"],
@@ -90,6 +91,7 @@ REFINE_PRESETS: dict[str, dict[str, Any]] = {
             "resolution": 512,
             "resolution_end": 512,
             "scene": {
+                "kind": "mesh",
                 "tetrahedra": {"resolution": 64},
                 "background": "learned",
                 "background_network": {"frequencies": 6, "hidden_layers": 1, "hidden_width": 32},
@@ -136,10 +138,11 @@ def refine(
     device = pick_device(config.device)
     if nemo_config is not None or preset == "nemo-dmtet":
         config = fit_device(config, device, tell)
-    state = State.fresh(config, device)
-    if not isinstance(state.scene, MeshScene):
-        raise DreamFusionError("A refinement is of a mesh: leave scene.tetrahedra to it.")
-    state.scene.start_from(shape, colors)
+    if config.scene.kind != "mesh":
+        raise DreamFusionError("A refinement is of a mesh: leave scene.kind to it.")
+    scene = MeshScene(config.scene, config.seed).to(device)
+    scene.start_from(shape, colors)
+    state = State.fresh(config, device, scene)
     guidance = guidance_model or load_guidance(config, device)
     check_suits(guidance, config)
     default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
@@ -196,7 +199,9 @@ def _nemo_configuration(
     Its prompt, too, is that of the run if the file has none.
     """
     run = _without_settings(_settings_of(source))
-    values = _with_networks_of(source, merged(run, read_stage(path, preset, tell, mesh=True)))
+    values = _with_networks_of(
+        source, merged(run, merged(read_stage(path, preset, tell, mesh=True), {"scene": {"kind": "mesh"}}))
+    )
     if source is not None:
         tell("the colours go on in the networks of the run, not in those of the nerf group")
     asked = _asked(config_file, changes)
@@ -226,4 +231,4 @@ def _beginning(source: Result | None, mesh: Path | str | None) -> tuple[Mesh, Fi
         return load_mesh(mesh), None
     scene = source.scene
     shape = scene.mesh(MESH_RESOLUTION) if mesh is None else load_mesh(mesh)
-    return shape, scene.colors if isinstance(scene, MeshScene) else scene.field
+    return shape, scene.colors

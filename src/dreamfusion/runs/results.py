@@ -35,9 +35,8 @@ from dreamfusion.io.files import prepare_output_dir
 from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.method.shading import Shading
 from dreamfusion.method.state import State
-from dreamfusion.renderers.volume import RenderOutput
-from dreamfusion.scenes.mesh import AnyScene, finished_views
-from dreamfusion.scenes.volume import PICTURE_BACKDROP
+from dreamfusion.renderers.output import RenderOutput
+from dreamfusion.scenes.scene import PICTURE_BACKDROP, Scene, finished_views
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
 SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
@@ -50,11 +49,14 @@ FPS = 15
 
 @dataclass(frozen=True)
 class Result:
-    """A run: its folder, its configuration and the scene itself."""
+    """A run: its folder, its configuration and the scene itself. It may be given where a folder is asked for."""
 
     folder: Path
     config: Config
-    scene: AnyScene
+    scene: Scene
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     @property
     def mesh(self) -> Path:
@@ -77,9 +79,9 @@ class Result:
         return self.folder / "contact_sheet.png"
 
 
-def open_state(folder: Path, config: Config, device: torch.device) -> State:
-    """Return the newest state of a run, or a fresh one if it has no checkpoint yet."""
-    state = State.fresh(config, device)
+def open_state(folder: Path, config: Config, device: torch.device, scene: Scene | None = None) -> State:
+    """Return the newest state of a run, or a fresh one if it has no checkpoint yet; ``scene`` as for `State.fresh`."""
+    state = State.fresh(config, device, scene)
     newest = latest_checkpoint(folder / "checkpoints")
     if newest is not None:
         state.restore(load_checkpoint(newest, device))
@@ -94,14 +96,14 @@ def open_run(folder: Path | str, device: str = "auto") -> Result:
     config = load_config(folder / "config.yaml")
     state = open_state(folder, config, pick_device(device))
     # Finished pictures skip what is empty now; between two refreshes of the run the grid lags behind.
-    state.scene.refresh_occupancy()
+    state.scene.refresh()
     return Result(folder, config, state.scene)
 
 
 def write_assets(result: Result) -> None:
     """Write contact sheet, video (if configured), mesh and viewer; DreamFusionError if there is nothing to write."""
     scene = result.scene
-    scene.refresh_occupancy()
+    scene.refresh()
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
     sheet = {str(shading): images for shading, images in finished_views(scene, cameras, SHADINGS, SHEET_SIZE).items()}
     save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
@@ -115,7 +117,7 @@ def write_assets(result: Result) -> None:
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
 
 
-def _around(scene: AnyScene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
+def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
     """Render pictures of the scene once around, one at a time: large ones together take gigabytes."""
     cameras = orbit_cameras(count, elevation_deg=pictures.elevation_deg, radius=pictures.radius, focal=pictures.focal)
     for index in range(count):
@@ -123,7 +125,7 @@ def _around(scene: AnyScene, pictures: PicturesConfig, count: int, size: int | N
         yield scene.layers(cameras[index : index + 1], [pictures.shading], side, backdrop=PICTURE_BACKDROP)[0]
 
 
-def save_validation(scene: AnyScene, pictures: PicturesConfig, step: int, folder: Path) -> None:
+def save_validation(scene: Scene, pictures: PicturesConfig, step: int, folder: Path) -> None:
     """Write validation/step_<step>.png in the folder of a run, the configured views side by side.
 
     If configured, step_<step>_depth.png shows how near they are, and step_<step>.mp4 has them one after the other.
@@ -144,7 +146,7 @@ def _nearness(view: RenderOutput, radius: float) -> Tensor:
     return view.opacity * ((radius + 1 - view.depth) / 2).clamp(0, 1)
 
 
-def preview(scene: AnyScene) -> Tensor:
+def preview(scene: Scene) -> Tensor:
     """Return a small picture [3, H, W] of the scene from four sides, shaded."""
     return torch.cat(list(finished_views(scene, orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
 
@@ -186,7 +188,7 @@ def export_run(
     elif kinds & TEXTURED and not can_unwrap():
         tell("Without xatlas the GLB has colours at its vertices and no texture: pip install xatlas.")
     result = open_run(folder, device)
-    if resolution is not None and result.config.scene.tetrahedra is not None:
+    if resolution is not None and result.scene.has_surface:
         tell("--resolution changes nothing here: a refined run has its surface already.")
     prepare_output_dir(paths[0].parent)  # before the minutes that follow
     mesh = result.scene.mesh(resolution or MESH_RESOLUTION, max_faces)
@@ -199,7 +201,7 @@ def export_run(
     return paths
 
 
-def _textured(scene: AnyScene, mesh: Mesh, size: int) -> Mesh:
+def _textured(scene: Scene, mesh: Mesh, size: int) -> Mesh:
     """Return the mesh with its texture, or as it is, with its vertex colours, where the library for that is missing."""
     return texture_mesh(mesh, scene.field.albedo, size, device=scene.device) if can_unwrap() else mesh
 
