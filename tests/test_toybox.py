@@ -304,7 +304,7 @@ TINY = TrainSettings(steps=4, batch_size=2, image_size=16, warmup_steps=2, decay
 def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train on few views and draw samples in one step: what is tested here is the trainer."""
     monkeypatch.setattr("dreamfusion.toybox.train.save_samples", partial(save_samples, steps=1))
-    monkeypatch.setattr("dreamfusion.toybox.train.ToyboxData", lambda *a, **k: ToyboxData(*a, **k, pool_size=8))
+    monkeypatch.setattr("dreamfusion.toybox.train.ToyboxData", lambda *a, **k: ToyboxData(*a, **k | {"pool_size": 8}))
 
 
 def test_learning_rate_is_a_trapezoid():

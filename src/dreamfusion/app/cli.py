@@ -359,7 +359,8 @@ def view(run: Positional[Path], *, host: str = "127.0.0.1", port: int = 8080) ->
 def prior_train(
     *,
     output: Path = Path("runs/prior"),
-    steps: int = 8000,
+    steps: int | None = None,
+    minutes: float | None = None,
     batch_size: int = 48,
     image_size: int = 32,
     lr: float = 1e-3,
@@ -376,7 +377,8 @@ def prior_train(
 
     Args:
         output: folder for checkpoints, log, sample grids and the finished prior
-        steps: training steps in all
+        steps: training steps in all; 8000 if neither these nor minutes are given
+        minutes: time for this sitting, with learning rates that fall to zero in time; writing the prior comes on top
         batch_size: images per step
         image_size: side of the images in pixels; a prior can be trained further at twice its size with --start-from
         lr: learning rate of embeddings, norms, biases, first and last layer (AdamW)
@@ -392,10 +394,12 @@ def prior_train(
     """
     from dreamfusion.app.progress import TrainProgress
     from dreamfusion.device import pick_device
-    from dreamfusion.toybox.train import TrainSettings, train
+    from dreamfusion.toybox.train import UNLIMITED, TrainSettings, train
 
+    if minutes is not None and not minutes > 0:
+        raise DreamFusionError("--minutes must be above 0.")
     settings = TrainSettings(
-        steps=steps,
+        steps=steps or (TrainSettings.steps if minutes is None else UNLIMITED),
         batch_size=batch_size,
         image_size=image_size,
         lr=lr,
@@ -404,12 +408,13 @@ def prior_train(
         precision=precision,
         seed=seed,
     )
-    with TrainProgress(console, steps) as progress:
+    with TrainProgress(console, None if steps is None and minutes else settings.steps) as progress:
         train(
             output,
             settings,
             device=str(pick_device(device)),
             start_from=start_from,
+            minutes=minutes,
             save_every=save_every,
             sample_every=sample_every,
             on_progress=progress.update,
@@ -615,7 +620,7 @@ def _prompt_list(file: Path | None) -> PromptList:
 
     chosen = read_prompts(file) if file else default_prompts()
     for note in chosen.notes:
-        console.print(f"{file}: {note}; left out", highlight=False)
+        console.print(f"{file}: {note}", highlight=False)
     return chosen
 
 

@@ -132,8 +132,7 @@ class Viewer:
     def _show(self, checkpoint: Path, *, final: bool) -> str:
         """Show the mesh of the newest checkpoint; return what there is to say."""
         try:
-            scene = open_run(self.run, "cpu").scene
-            mesh = scene.mesh(_FINAL_RESOLUTION if final else _RESOLUTION)
+            mesh = open_run(self.run, "cpu").finished.mesh(_FINAL_RESOLUTION if final else _RESOLUTION)
         except OSError:
             return ""  # the run has just replaced this checkpoint; the next look finds another
         except DreamFusionError as error:

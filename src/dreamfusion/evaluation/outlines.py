@@ -12,7 +12,7 @@ import torch
 
 from dreamfusion.evaluation.worker import AZIMUTHS_DEG
 from dreamfusion.method.cameras import fixed_cameras
-from dreamfusion.scenes.scene import Scene
+from dreamfusion.scenes.scene import Finished
 from dreamfusion.toybox.render import NOTHING, trace
 from dreamfusion.toybox.world import Toy
 
@@ -34,9 +34,8 @@ class OutlineScore:
 
 
 @torch.no_grad()
-def score_outlines(scene: Scene, toy: Toy, *, size: int = SIZE) -> OutlineScore:
+def score_outlines(scene: Finished, toy: Toy, *, size: int = SIZE) -> OutlineScore:
     """Compare eight views of a finished scene, all around, with those of a toy."""
-    scene.refresh()
     cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
     (shown,) = scene.layers(cameras, ["textureless"], (size, size), with_normals=True)
     assert shown.normal is not None, "rendered with_normals"

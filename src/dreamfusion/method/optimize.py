@@ -154,7 +154,8 @@ def optimize(
         in_latents = progress < config.shading.latent_until
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
         noise = torch.randn(z.shape, generator=random["noise"]).to(z)
-        asked = questions[config.prompt_at(state.step)].about(views.cameras)
+        textureless = torch.tensor([shading == "textureless" for shading in views.shading])
+        asked = questions[config.prompt_at(state.step)].about(views.cameras, textureless)
         own = loss_function
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
         w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)

@@ -36,7 +36,7 @@ from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.method.shading import Shading
 from dreamfusion.method.state import State
 from dreamfusion.renderers.output import RenderOutput
-from dreamfusion.scenes.scene import PICTURE_BACKDROP, Scene, finished_views
+from dreamfusion.scenes.scene import PICTURE_BACKDROP, Finished, Scene, finished_views
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
 SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
@@ -59,6 +59,11 @@ class Result:
         return str(self.folder)
 
     @property
+    def finished(self) -> Finished:
+        """The scene at its true size, as all results show it."""
+        return at_true_size(self.scene, self.config)
+
+    @property
     def mesh(self) -> Path:
         """The mesh with its texture, glTF binary."""
         return self.folder / "mesh.glb"
@@ -77,6 +82,11 @@ class Result:
     def contact_sheet(self) -> Path:
         """The picture of albedo, shaded and textureless views all around."""
         return self.folder / "contact_sheet.png"
+
+
+def at_true_size(scene: Scene, config: Config) -> Finished:
+    """Return the scene as the results of a run show it."""
+    return Finished(scene, config.scene.scale or 1.0)
 
 
 def open_state(folder: Path, config: Config, device: torch.device, scene: Scene | None = None) -> State:
@@ -102,8 +112,8 @@ def open_run(folder: Path | str, device: str = "auto") -> Result:
 
 def write_assets(result: Result) -> None:
     """Write contact sheet, video (if configured), mesh and viewer; DreamFusionError if there is nothing to write."""
-    scene = result.scene
-    scene.refresh()
+    result.scene.refresh()
+    scene = result.finished
     cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
     sheet = {str(shading): images for shading, images in finished_views(scene, cameras, SHADINGS, SHEET_SIZE).items()}
     save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
@@ -117,7 +127,7 @@ def write_assets(result: Result) -> None:
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
 
 
-def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
+def _around(scene: Finished, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
     """Render pictures of the scene once around, one at a time: large ones together take gigabytes."""
     cameras = orbit_cameras(count, elevation_deg=pictures.elevation_deg, radius=pictures.radius, focal=pictures.focal)
     for index in range(count):
@@ -125,7 +135,7 @@ def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None
         yield scene.layers(cameras[index : index + 1], [pictures.shading], side, backdrop=PICTURE_BACKDROP)[0]
 
 
-def save_validation(scene: Scene, pictures: PicturesConfig, step: int, folder: Path) -> None:
+def save_validation(scene: Finished, pictures: PicturesConfig, step: int, folder: Path) -> None:
     """Write validation/step_<step>.png in the folder of a run, the configured views side by side.
 
     If configured, step_<step>_depth.png shows how near they are, and step_<step>.mp4 has them one after the other.
@@ -146,7 +156,7 @@ def _nearness(view: RenderOutput, radius: float) -> Tensor:
     return view.opacity * ((radius + 1 - view.depth) / 2).clamp(0, 1)
 
 
-def preview(scene: Scene) -> Tensor:
+def preview(scene: Finished) -> Tensor:
     """Return a small picture [3, H, W] of the scene from four sides, shaded."""
     return torch.cat(list(finished_views(scene, orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
 
@@ -191,17 +201,17 @@ def export_run(
     if resolution is not None and result.scene.has_surface:
         tell("--resolution changes nothing here: a refined run has its surface already.")
     prepare_output_dir(paths[0].parent)  # before the minutes that follow
-    mesh = result.scene.mesh(resolution or MESH_RESOLUTION, max_faces)
+    mesh = result.finished.mesh(resolution or MESH_RESOLUTION, max_faces)
     if len(mesh.faces) > max_faces:
         tell(f"The mesh has {len(mesh.faces):,} faces, more than asked for: fewer would have torn it open.")
     # Plain formats take the mesh uncut: seams would leave an STL open.
-    textured = _textured(result.scene, mesh, texture_size) if kinds & TEXTURED else mesh
+    textured = _textured(result.finished, mesh, texture_size) if kinds & TEXTURED else mesh
     for path in paths:
         save_mesh(textured if format_of(path) in TEXTURED else mesh, path, size_mm=size_mm)
     return paths
 
 
-def _textured(scene: Scene, mesh: Mesh, size: int) -> Mesh:
+def _textured(scene: Finished, mesh: Mesh, size: int) -> Mesh:
     """Return the mesh with its texture, or as it is, with its vertex colours, where the library for that is missing."""
     return texture_mesh(mesh, scene.field.albedo, size, device=scene.device) if can_unwrap() else mesh
 

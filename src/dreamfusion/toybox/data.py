@@ -1,6 +1,7 @@
 """Training data of the embedded prior: toybox views, painted and lit on the fly, with captions.
 
-Batch ``step`` is a pure function of the seed and the step, so training can be stopped and resumed anywhere.
+Batch ``step`` is a pure function of the seed, the step and what is hard (`dreamfusion.toybox.hardness`), so training
+can be stopped and resumed anywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
 from dreamfusion.method.prompts import ViewTexts, view_prompts, view_weights
 from dreamfusion.method.shading import LightRange, Lights, sample_backdrops, sample_lights
 from dreamfusion.toybox.captions import PHRASINGS, caption
+from dreamfusion.toybox.hardness import Hardness
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.paint import SUPERSAMPLE, TracedViews, paint_views
 from dreamfusion.toybox.render import paint_toys, trace
@@ -34,7 +36,7 @@ class Batch:
     """``images`` [B, 3, S, S] in [0, 1]; ``captions``: 4 B strings, one per view; ``weights`` [B, 4] of the views.
 
     ``cameras`` [B, FEATURES] are `camera_features`, and ``camera_known`` [B] is 0 where they must not be told, else 1.
-    ``textureless`` [B] is 1 where a picture shows the shape alone, white under a light.
+    ``textureless`` [B] is 1 where a picture shows the shape alone, white under a light. ``toys`` are what is shown.
     """
 
     images: Tensor
@@ -43,6 +45,7 @@ class Batch:
     cameras: Tensor
     camera_known: Tensor
     textureless: Tensor
+    toys: list[Toy]
 
 
 @dataclass
@@ -60,6 +63,7 @@ class ToyboxData:
 
     ``caption_dropout`` of the captions are empty, which trains the unconditional branch of classifier-free
     guidance. Half of the captions name the nearest view, half mix the embeddings of neighbouring views by azimuth.
+    ``hardness`` says what is drawn more often; without it, all kinds and all patterns are drawn alike.
     """
 
     def __init__(
@@ -72,19 +76,22 @@ class ToyboxData:
         pool_steps: int = 1024,
         caption_dropout: float = 0.1,
         device: str = "cpu",
+        hardness: Hardness | None = None,
     ) -> None:
         self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
         self.pool_size, self.pool_steps = pool_size, pool_steps
         self.caption_dropout, self.device = caption_dropout, device
+        self.hardness = hardness or Hardness()
         self._pool: _Pool | None = None
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of a training step; the same for the same seed and step."""
+        """Return the batch of a training step; the same for the same seed, step and hardness."""
         pool = self._pool_of(step // self.pool_steps)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         choose = random.Random(self.seed * 1_000_003 + step)
         count = self.batch_size
-        picks = torch.randint(self.pool_size, (count,), generator=generator)
+        often = torch.tensor([self.hardness.weight("kind", toy.kind) for toy in pool.toys])
+        picks = torch.multinomial(often, count, replacement=True, generator=generator)
         toys = [self._dress(pool.toys[i], choose) for i in picks.tolist()]
 
         cameras = Cameras(**{name: value[picks] for name, value in vars(pool.cameras).items()})
@@ -100,18 +107,21 @@ class ToyboxData:
         unsaid = torch.tensor([_CAMERA_UNSAID if text else 0.5 for text in captions[::4]])
         known = (torch.rand(count, generator=generator) >= unsaid).float()
         told = (weights, camera_features(cameras), known, white.float())
-        return Batch(images, captions, *(values.to(self.device) for values in told))
+        return Batch(images, captions, *(values.to(self.device) for values in told), toys)
 
     def _dress(self, toy: Toy, choose: random.Random) -> Toy:
         """Return the toy with colours and pattern, without the pairs that are held out."""
         color = choose.choice([c for c in COLORS if not held_out(toy.kind, c)])
         part_color = choose.choice([c for c in COLORS if not part_held_out(toy.kind, c)])
-        pattern = choose.choice(PATTERNS)
+        weight = self.hardness.weight
+        patterns = {"plain": 1 - _PATTERNED} | {name: _PATTERNED / len(PATTERNS) for name in PATTERNS}
+        (pattern,) = choose.choices(list(patterns), [weight("pattern", name) * patterns[name] for name in patterns])
+        parts = [weight("part", "named") * _PARTED, weight("part", "usual") * (1 - _PARTED)]
         return replace(
             toy,
             color=color,
-            pattern=pattern if choose.random() < _PATTERNED else None,
-            part_color=part_color if choose.random() < _PARTED else None,
+            pattern=None if pattern == "plain" else pattern,
+            part_color=choose.choices([part_color, None], parts)[0],
         )
 
     def _captions(self, toy: Toy, choose: random.Random) -> list[str]:

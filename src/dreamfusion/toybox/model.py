@@ -16,9 +16,10 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Punctuation, Sequence, Whitespace
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from dreamfusion.guidance.camera_token import CAMERA_WORD
+from dreamfusion.guidance.camera_token import CAMERA_WORD, PICTURES
 from dreamfusion.guidance.patched_unet import PatchedUNet, shifted_cosine_betas
 from dreamfusion.toybox.captions import vocabulary
+from dreamfusion.toybox.world import AT_FULL_SIZE, SIZES
 
 TEXT_WIDTH = 128
 MAX_WORDS = 20
@@ -47,6 +48,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         additional_special_tokens=[CAMERA_WORD],
         model_max_length=MAX_WORDS,
+        **{PICTURES: {"textureless": True, "full_size": {name: SIZES[name][0] for name in AT_FULL_SIZE}}},
     )
 
 

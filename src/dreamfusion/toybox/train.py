@@ -2,21 +2,24 @@
 
 v-prediction (Salimans and Ho 2022) on a cosine schedule with 10 % caption dropout and an exponential moving average
 of the weights. The learning rate warms up, stays, and falls to zero over the last ``decay_steps``: unlike a cosine,
-that allows a run to be extended later with a larger ``steps``. Batch, noise and timesteps are functions of the seed
-and the step, so a resumed training is the same as one that never stopped.
+that allows a run to be extended later with a larger ``steps``. Batch, noise and timesteps are functions of the seed,
+the step and the running means of `dreamfusion.toybox.hardness`, which checkpoints hold, so a resumed training is the
+same as one that never stopped.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dreamfusion.errors import DreamFusionError
@@ -24,10 +27,11 @@ from dreamfusion.guidance.camera_token import with_camera
 from dreamfusion.guidance.patched_unet import PatchedUNet
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
-from dreamfusion.io.files import replace_folder, write_text
+from dreamfusion.io.files import explain, replace_folder, write_text
 from dreamfusion.kernels.allocation import keep_memory
 from dreamfusion.toybox.card import read_log, write_card
 from dreamfusion.toybox.data import Batch, ToyboxData
+from dreamfusion.toybox.hardness import Hardness, mean_by_sort
 from dreamfusion.toybox.model import build_pipeline, build_unet, grow, name_for_older_transformers
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
 from dreamfusion.toybox.samples import save_samples
@@ -41,6 +45,11 @@ Distillation finds shape and colours there, where the picture hardly shows them 
 _LOW_POWER = 1.5
 """The timesteps below are drawn as a uniform number to this power: pictures of 64 pixels show their edges and small
 parts at the least noise only."""
+UNLIMITED = sys.maxsize
+"""Steps of a training that ends by the clock."""
+_LARGEST_FILE = "15MB"
+_HELD_OUT_SEED = 400_000
+"""Far from the seeds of training."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +130,53 @@ def training_times(count: int, generator: torch.Generator) -> Tensor:
     return torch.where(u < 1 - _HIGH, low, high).clamp(max=1 - 1e-6)
 
 
-def _log(folder: Path, row: dict[str, float]) -> None:
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+class HeldOut:
+    """Pictures that are never trained on, the same at every look."""
+
+    def __init__(self, image_size: int, device: str = "cpu", *, batches: int = 8, batch_size: int = 48) -> None:
+        data = ToyboxData(
+            _HELD_OUT_SEED, batch_size, image_size=image_size, pool_size=batches * batch_size, device=device
+        )
+        self.batches = [data.batch(step) for step in range(batches)]
+
+    @torch.no_grad()
+    def measure(self, prior: Prior) -> dict[str, Any]:
+        """Return the mean loss, that of each kind, pattern and part (`mean_by_sort`), and that by noise."""
+        losses, high = [], []
+        for seed, batch in enumerate(self.batches):
+            high.append(training_times(len(batch.toys), torch.Generator().manual_seed(seed)) >= _HIGH_FROM)
+            losses.append(prior.loss(batch, torch.Generator().manual_seed(seed)).float().cpu())
+        loss, noisy = torch.cat(losses), torch.cat(high)
+        by_noise = {"high": loss[noisy].mean().item(), "low": loss[~noisy].mean().item()}
+        toys = [toy for batch in self.batches for toy in batch.toys]
+        return {"loss": loss.mean().item(), **mean_by_sort(loss, toys), "noise": by_noise}
+
+
+def fitted(settings: TrainSettings, step: int, done: int, seconds: float, seconds_left: float) -> TrainSettings:
+    """Return the settings with which a training at ``step`` ends in time, once its decay has to begin.
+
+    ``done`` steps took ``seconds``. The decay takes a quarter of all steps that fit, at most ``decay_steps``; before it
+    has to begin, the settings stay what they are.
+    """
+    left = int(seconds_left * done / seconds)
+    if left > min(settings.decay_steps, (done + left) // 4):
+        return settings
+    return replace(settings, steps=min(settings.steps, step + left), decay_steps=max(1, left))
+
+
+def _log(file: Path, row: dict[str, Any]) -> None:
+    try:
+        with file.open("a", encoding="utf-8") as rows:
+            rows.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise explain(error, file) from None
 
 
 def _drop_later_rows(log: Path, step: int) -> None:
     """Drop what a killed training logged after its last checkpoint: it is about to be logged again."""
-    rows = [row for row in read_log(log) if row["step"] <= step]
-    write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
+    if log.exists():
+        rows = [row for row in read_log(log) if row["step"] <= step]
+        write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Trainer:
@@ -149,7 +196,14 @@ class Trainer:
             Muon(hidden, lr=settings.muon_lr),
             torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0),
         )
-        self.data = ToyboxData(settings.seed, settings.batch_size, image_size=settings.image_size, device=device)
+        self.hardness = Hardness()
+        self.data = ToyboxData(
+            settings.seed,
+            settings.batch_size,
+            image_size=settings.image_size,
+            device=device,
+            hardness=self.hardness,
+        )
 
     def start_from(self, prior: Path) -> None:
         """Take the weights of a finished prior instead of random ones, of one for half the side too.
@@ -210,15 +264,23 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "settings": asdict(self.settings),
             "seconds": self.seconds,
+            "hardness": self.hardness.means,
         }
         tensors, state = pack(tree, "prior")
         save_checkpoint(folder / "checkpoints", self.step, tensors, {"prior": state}, keep=2)
 
     def restore(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint; DreamFusionError if it is one of another architecture."""
         loaded = load_checkpoint(checkpoint, self.device)
         tree = unpack(loaded.state["prior"], loaded.tensors)
+        size, shapes = tree["settings"]["image_size"], {name: p.shape for name, p in tree["weights"].items()}
+        if size != self.settings.image_size or shapes != {name: p.shape for name, p in self.parameters.items()}:
+            raise DreamFusionError(
+                f"{checkpoint} is of another architecture, for pictures of {size} pixels: give another --output"
+                + (f", or --image-size {size}." if size != self.settings.image_size else ".")
+            )
         self.step, self.seconds = loaded.step, tree["seconds"]
+        self.hardness.means = tree.get("hardness", self.hardness.means)
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(tree["weights"][name])
@@ -234,10 +296,14 @@ class Trainer:
             missing = module.load_state_dict(weights, strict=False).missing_keys
             assert all("embed_tokens" in key for key in missing), missing  # tied to the shared embedding
         pipe.to(torch.float16)
-        with replace_folder(folder) as aside:
-            pipe.save_pretrained(aside, safe_serialization=True)
-            for file in (aside / "model_index.json", aside / "tokenizer" / "tokenizer_config.json"):
-                name_for_older_transformers(file)
+        try:
+            with replace_folder(folder) as aside:
+                pipe.save_pretrained(aside, safe_serialization=True, max_shard_size=_LARGEST_FILE)
+                for file in (aside / "model_index.json", aside / "tokenizer" / "tokenizer_config.json"):
+                    name_for_older_transformers(file)
+        except SafetensorError as error:  # which is no OSError, whatever the system said
+            reason = str(error).splitlines()[0]
+            raise DreamFusionError(f"Cannot write {folder}: {reason}; free some space, and resume.") from None
 
 
 def train(
@@ -246,51 +312,84 @@ def train(
     *,
     device: str = "cpu",
     start_from: Path | None = None,
+    minutes: float | None = None,
     save_every: int = 250,
     sample_every: int = 1000,
+    check_every: int = 500,
     on_progress: Callable[[TrainStep], None] | None = None,
 ) -> Trainer:
     """Train in ``folder``, going on from its newest checkpoint if there is one, else from the prior ``start_from``.
 
-    Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds), ``prior/``, the pipeline with averaged weights, and
-    ``samples/``, pictures drawn by it.
+    With ``minutes`` this sitting ends in time, its decay fitted (`fitted`), even if more of the steps were asked for;
+    what is written at the end comes on top. Every ``check_every`` steps held-out pictures are looked at.
+    Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds), ``held_out.jsonl`` (what `HeldOut.measure` returns),
+    ``prior/``, the pipeline with averaged weights, and ``samples/``, pictures drawn by it. Where all steps are done
+    already, the last two are written again.
+    Raises DreamFusionError if the disk is full: what was written before stays, and a resumed training loses nothing.
     """
     keep_memory()
+    trainer = _begun(folder, settings, device, start_from)
+    held_out = HeldOut(settings.image_size, device, batch_size=settings.batch_size)
+    begun, first_step, mean = time.monotonic(), trainer.step, 0.0
+    earlier, losses = trainer.seconds, []
+    while trainer.step < trainer.settings.steps:
+        loss = trainer.train_step()
+        losses.append(loss)
+        passed, done = time.monotonic() - begun, trainer.step - first_step
+        trainer.seconds = earlier + passed
+        if minutes is not None:
+            trainer.settings = fitted(trainer.settings, trainer.step, done, passed, 60 * minutes - passed)
+        if trainer.step % 50 == 0:
+            mean, losses = sum(losses) / len(losses), []
+            row = {"step": trainer.step, "loss": round(mean, 5), "seconds": round(trainer.seconds, 1)}
+            _log(folder / "log.jsonl", row)
+        if on_progress is not None:
+            on_progress(TrainStep(trainer.step, mean or loss, done * settings.batch_size / passed))
+        last = trainer.step == trainer.settings.steps
+        if trainer.step % check_every == 0 or last:
+            _look(trainer, held_out, folder)
+        if trainer.step % save_every == 0 or last:
+            trainer.save(folder)
+        if trainer.step % sample_every == 0 and not last:
+            finish_prior(trainer, folder, start_from)
+    finish_prior(trainer, folder, start_from)
+    return trainer
+
+
+def _begun(folder: Path, settings: TrainSettings, device: str, start_from: Path | None) -> Trainer:
+    """Return the trainer of a folder as its newest checkpoint left it, or a new one."""
     trainer = Trainer(settings, device)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     newest = latest_checkpoint(folder / "checkpoints")
     if newest is not None:
         trainer.restore(newest)
-        _drop_later_rows(folder / "log.jsonl", trainer.step)
+        for log in ("log.jsonl", "held_out.jsonl"):
+            _drop_later_rows(folder / log, trainer.step)
     elif start_from is not None:
         trainer.start_from(start_from)
     else:
         trainer.begin()
-    begun, first_step, mean = time.monotonic(), trainer.step, 0.0
-    earlier, losses = trainer.seconds, []
-    while trainer.step < settings.steps:
-        loss = trainer.train_step()
-        losses.append(loss)
-        trainer.seconds = earlier + time.monotonic() - begun
-        if trainer.step % 50 == 0:
-            mean, losses = sum(losses) / len(losses), []
-            _log(folder, {"step": trainer.step, "loss": round(mean, 5), "seconds": round(trainer.seconds, 1)})
-        if on_progress is not None:
-            rate = (trainer.step - first_step) * settings.batch_size / (time.monotonic() - begun)
-            on_progress(TrainStep(trainer.step, mean or loss, rate))
-        last = trainer.step == settings.steps
-        if trainer.step % save_every == 0 or last:
-            trainer.save(folder)
-        if trainer.step % sample_every == 0 or last:
-            finish_prior(trainer, folder, start_from)
     return trainer
+
+
+def _look(trainer: Trainer, held_out: HeldOut, folder: Path) -> None:
+    """Log the loss on held-out pictures, and let what is hard be drawn more often."""
+    measured = held_out.measure(trainer.prior)
+    _log(folder / "held_out.jsonl", {"step": trainer.step, **measured})
+    trainer.hardness.look({sort: measured[sort] for sort in trainer.hardness.means})
 
 
 def finish_prior(trainer: Trainer, folder: Path, start_from: Path | None = None) -> None:
     """Write the prior as it is now, with its samples and its model card, to ``folder / "prior"``."""
     prior = folder / "prior"
     trainer.export(prior)
-    save_samples(PixelGuidance(prior, device=trainer.device), folder / "samples" / f"step_{trainer.step:06d}.png")
-    shutil.copyfile(folder / "samples" / f"step_{trainer.step:06d}.png", prior / "samples.png")
+    picture = folder / "samples" / f"step_{trainer.step:06d}.png"
+    save_samples(PixelGuidance(prior, device=trainer.device), picture)
+    try:
+        shutil.copyfile(picture, prior / "samples.png")
+    except OSError as error:
+        raise explain(error, prior) from None
     settings = asdict(trainer.settings)
-    write_card(prior, settings, trainer.seconds, folder / "log.jsonl", start_from.name if start_from else None)
+    if trainer.settings.steps == UNLIMITED:
+        settings["steps"] = trainer.step
+    write_card(prior, settings, trainer.seconds, folder, start_from.name if start_from else None)

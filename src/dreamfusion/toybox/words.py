@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.base import Reading
 from dreamfusion.toybox.captions import PHRASINGS, caption, parse_toy, vocabulary
 from dreamfusion.toybox.kinds import KINDS
 
@@ -66,14 +66,6 @@ _MEANS: dict[str, str] = {
 """What each word of the toybox is called, too."""
 
 _SYNONYMS = {other: word for word, others in _MEANS.items() for other in others.split()}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A prompt as the toybox reads it, and ``notes`` on every word that it reads as another: "crimson: red"."""
-
-    prompt: str
-    notes: tuple[str, ...] = ()
 
 
 def understood(prompt: str) -> Reading:

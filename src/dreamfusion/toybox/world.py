@@ -34,6 +34,9 @@ SIZES: dict[str, tuple[float, float, float]] = {
 }
 """The sizes that captions name, as factors on x, y and z; they only shrink, so that every toy fits the picture."""
 
+AT_FULL_SIZE = ("small",)
+"""The sizes that shrink all axes alike: pictures for training show such a toy from nearer by, see `as_shown`."""
+
 _WITH_DARK = ("white", "yellow")  # colours whose patterns have dark marks; all others have white ones
 
 
@@ -74,7 +77,7 @@ class Toy:
 
 def as_shown(toy: Toy) -> Toy:
     """Return the toy as the prior is shown it: a small one from nearer by, at full size, so that none costs detail."""
-    return replace(toy, size=None) if toy.size == "small" else toy
+    return replace(toy, size=None) if toy.size in AT_FULL_SIZE else toy
 
 
 def held_out(kind: str, color: str) -> bool:
