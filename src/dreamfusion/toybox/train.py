@@ -158,7 +158,7 @@ def fitted(settings: TrainSettings, step: int, done: int, seconds: float, second
     ``done`` steps took ``seconds``. The decay takes a quarter of all steps that fit, at most ``decay_steps``; before it
     has to begin, the settings stay what they are.
     """
-    left = int(seconds_left * done / seconds)
+    left = max(0, int(seconds_left * done / seconds))
     if left > min(settings.decay_steps, (done + left) // 4):
         return settings
     return replace(settings, steps=min(settings.steps, step + left), decay_steps=max(1, left))
@@ -337,7 +337,7 @@ def train(
         losses.append(loss)
         passed, done = time.monotonic() - begun, trainer.step - first_step
         trainer.seconds = earlier + passed
-        if minutes is not None:
+        if minutes is not None and trainer.settings is settings:  # the end is fixed once
             trainer.settings = fitted(trainer.settings, trainer.step, done, passed, 60 * minutes - passed)
         if trainer.step % 50 == 0:
             mean, losses = sum(losses) / len(losses), []
