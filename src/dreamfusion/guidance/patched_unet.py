@@ -102,7 +102,7 @@ class PatchedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         options = {name: value for name, value in dict(inner).items() if not name.startswith("_")}
-        self.network = UNet2DConditionModel(**options)
+        self.network: Any = UNet2DConditionModel(**options)
         for block in self.network.up_blocks:
             for upsampler in block.upsamplers or ():
                 upsampler.forward = partial(_enlarge, upsampler)
@@ -115,8 +115,9 @@ class PatchedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def scales(self, timestep: Tensor, images: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return c, and the factors of z and of F in v, at timesteps [B] or one for all, each [B, 12, 1, 1]."""
         t = timestep.float().reshape(-1, 1).expand(images, 1)
-        alpha, sigma = shifted_cosine(t, self.config.steps, self.config.shift)
-        d = t.new_tensor(self.config.bands).repeat_interleave(3)
+        config: Any = self.config
+        alpha, sigma = shifted_cosine(t, config.steps, config.shift)
+        d = t.new_tensor(config.bands).repeat_interleave(3)
         c = (alpha.square() * d.square() + sigma.square()).rsqrt()
         skip = alpha * sigma * (1 - d.square()) * c.square()
         return c[..., None, None], skip[..., None, None], (d * c)[..., None, None]

@@ -107,7 +107,8 @@ class ToyboxData:
         unsaid = torch.tensor([_CAMERA_UNSAID if text else 0.5 for text in captions[::4]])
         known = (torch.rand(count, generator=generator) >= unsaid).float()
         told = (weights, camera_features(cameras), known, white.float())
-        return Batch(images, captions, *(values.to(self.device) for values in told), toys)
+        weights, features, known, textureless = (values.to(self.device) for values in told)
+        return Batch(images, captions, weights, features, known, textureless, toys)
 
     def _dress(self, toy: Toy, choose: random.Random) -> Toy:
         """Return the toy with colours and pattern, without the pairs that are held out."""
@@ -153,8 +154,8 @@ class ToyboxData:
 
         paint = paint_toys([as_shown(toy) for toy in toys], self.device, body.tolist())
         paint.palette[white.to(self.device)] = 1.0
-        cameras, lights, picks, background = (part.to(self.device) for part in (cameras, lights, picks, background))
-        return paint_views(pool.traced, picks, cameras, paint, lights, background)
+        views = (pool.traced, picks.to(self.device), cameras.to(self.device))
+        return paint_views(*views, paint, lights.to(self.device), background.to(self.device))
 
     def _pool_of(self, index: int) -> _Pool:
         if self._pool is None or self._pool.index != index:

@@ -79,8 +79,8 @@ def build_text_encoder(vocabulary_size: int) -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
-def build_unet(image_size: int) -> UNet2DConditionModel | PatchedUNet:
-    """Return a randomly initialised UNet for pictures of a side; from `BANDED_FROM` on, one on their bands."""
+def build_unet(image_size: int) -> Any:
+    """Return a randomly initialised UNet2DConditionModel for pictures of a side; from `BANDED_FROM` on, one on their bands."""
     if image_size < BANDED_FROM:
         return UNet2DConditionModel(**_unet_options(image_size, channels=3))
     return PatchedUNet(image_size, _unet_options(image_size // 2, channels=12), steps=STEPS, shift=SHIFT)
@@ -128,8 +128,8 @@ def build_scheduler(image_size: int) -> DDPMScheduler:
 
 
 @torch.no_grad()
-def grow(small: UNet2DConditionModel, large: PatchedUNet) -> None:
-    """Give a network on bands the weights of one for pictures of half the side, whose knowledge of the means it has.
+def grow(small: Any, large: Any) -> None:
+    """Give a `PatchedUNet` the weights of one for pictures of half the side, whose knowledge of the means it has.
 
     Its first layer then looks at the means alone, and its last says zero for the other bands.
     """
