@@ -80,7 +80,7 @@ def build_text_encoder(vocabulary_size: int) -> T5EncoderModel:
 
 
 def build_unet(image_size: int) -> Any:
-    """Return a randomly initialised UNet2DConditionModel for pictures of a side; from `BANDED_FROM` on, one on their bands."""
+    """Return a randomly initialised UNet for pictures of a side; from `BANDED_FROM` on, a `PatchedUNet`."""
     if image_size < BANDED_FROM:
         return UNet2DConditionModel(**_unet_options(image_size, channels=3))
     return PatchedUNet(image_size, _unet_options(image_size // 2, channels=12), steps=STEPS, shift=SHIFT)

@@ -5,7 +5,7 @@ and every pixel is read once: point, pattern, colour, light and the average of i
 """
 
 # Kernels are written in Warp's dialect, in which annotations are values.
-# mypy: disable-error-code="valid-type, misc, arg-type, no-untyped-def, attr-defined, operator, index, call-overload, assignment"
+# mypy: disable-error-code="valid-type, misc, arg-type, no-untyped-def, attr-defined, operator, index, assignment"
 
 from __future__ import annotations
 
