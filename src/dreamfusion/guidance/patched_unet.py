@@ -102,10 +102,11 @@ class PatchedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         options = {name: value for name, value in dict(inner).items() if not name.startswith("_")}
-        self.network: Any = UNet2DConditionModel(**options)
-        for block in self.network.up_blocks:
+        network: Any = UNet2DConditionModel(**options)
+        for block in network.up_blocks:
             for upsampler in block.upsamplers or ():
                 upsampler.forward = partial(_enlarge, upsampler)
+        self.network = network
 
     @property
     def add_embedding(self) -> Any:
