@@ -492,15 +492,16 @@ def _settings(config: Settings | None, **asked: Any) -> tuple[Path | None, dict[
 def _prompt_list(prompts: PathOrText | Sequence[str] | None) -> Any:
     from dreamfusion.evaluation.prompts import PromptList, default_prompts, read_prompts
     from dreamfusion.toybox.captions import parse_toy
+    from dreamfusion.toybox.words import understood
 
     if prompts is None:
         return default_prompts()
     if isinstance(prompts, (str, PathLike)):
         chosen = read_prompts(Path(prompts))
         for note in chosen.notes:
-            _log.info("%s: %s; left out", prompts, note)
+            _log.info("%s: %s", prompts, note)
         return chosen
-    return PromptList({prompt: parse_toy(prompt) for prompt in prompts})
+    return PromptList({words: parse_toy(words) for words in (understood(prompt).prompt for prompt in prompts)})
 
 
 @dataclass

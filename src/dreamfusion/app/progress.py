@@ -71,7 +71,7 @@ class RunProgress(_Bar):
 class TrainProgress(_Bar):
     """Progress of a training of the prior."""
 
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: Console, steps: int | None) -> None:
         super().__init__(console)
         self.task = self.bar.add_task("training", total=steps, figures="")
 

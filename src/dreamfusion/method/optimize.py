@@ -225,7 +225,8 @@ def take_step(
         in_latents = config.shading.latent.at(progress) > 0
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
         noise = torch.randn(z.shape, generator=random["noise"]).to(z)
-        asked = questions[config.prompt_at(state.step)].about(views.cameras)
+        textureless = torch.tensor([shading == "textureless" for shading in views.shading])
+        asked = questions[config.prompt_at(state.step)].about(views.cameras, textureless)
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
         w = timestep_weight(asked.abar(t, like=z), config.guidance.weighting or said.weighting)
         gradient = clipped(w * said.difference, config.loss.clip.at(progress) if config.loss.clip else None)

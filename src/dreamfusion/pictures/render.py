@@ -21,7 +21,7 @@ from dreamfusion.method.cameras import Cameras, fixed_cameras, spherical_positio
 from dreamfusion.method.shading import GAMMA, Lights, Shading, headlights
 from dreamfusion.pictures.environment import irradiance_coefficients, load_environment, load_picture, look_up
 from dreamfusion.runs.results import FPS, open_run
-from dreamfusion.scenes.scene import Scene
+from dreamfusion.scenes.scene import Finished
 from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 FILMS = (".mp4", ".webm", ".gif")
@@ -105,7 +105,7 @@ def render_run(
     environment = load_environment(light.environment) if light.environment else None
     behind = _background(background, environment, (width, height))
     lights = _lights(light, cameras, environment)
-    scene = open_run(folder, device).scene
+    scene = open_run(folder, device).finished
     frames = _frames(scene, cameras, lights, shading, (width, height), behind)
     if path.suffix.lower() in FILMS:
         save_video(frames, path, fps=fps)
@@ -211,7 +211,7 @@ def _seen(environment: Tensor, toward: Tensor) -> Tensor:
 
 
 def _frames(
-    scene: Scene,
+    scene: Finished,
     cameras: Cameras,
     lights: Lights,
     shading: PictureShading,
