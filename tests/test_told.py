@@ -121,7 +121,7 @@ def test_the_loop_tells_which_views_are_textureless():
     prior = toy_prior("mushroom", views=8, size=16)
     prior.told_textureless = lambda texts, which: told.append(which) or texts
     shading = {"albedo_until": 0.5, "albedo_probability": 0.0, "textureless_probability": 1.0}
-    config = toy_config(steps=2, views=2, resolution=16, resolution_end=16, shading=shading)
+    config = toy_config(steps=2, views=2, resolution=16, shading=shading)
     list(optimize(config, prior, State.fresh(config, torch.device("cpu"))))
     assert [which.tolist() for which in told] == [[False, False]] * 2 + [[True, True]] * 2  # two texts a step
 
@@ -174,7 +174,6 @@ def test_a_run_is_as_large_as_its_words_say(asked: float | None, tmp_path: Path)
         steps=2,
         views=1,
         resolution=16,
-        resolution_end=16,
         pictures={"video": False},
         scene={} if asked is None else {"scale": asked},
     )

@@ -21,7 +21,7 @@ from dreamfusion.toybox.hardness import Hardness, mean_by_sort
 from dreamfusion.toybox.kinds import ACCENT, BODY, KINDS, MATERIALS
 from dreamfusion.toybox.model import MAX_WORDS, build_pipeline, build_tokenizer
 from dreamfusion.toybox.muon import Muon, orthogonalized
-from dreamfusion.toybox.paint import TracedViews, paint_views
+from dreamfusion.toybox.paint import TracedViews, paint_traced
 from dreamfusion.toybox.render import (
     NOTHING,
     GeometryBuffers,
@@ -195,8 +195,8 @@ def test_the_paint_kernel_is_compose():
     behind = torch.tensor([[0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [1.0, 0.9, 0.8]])
     paint = paint_toys(toys)
     kept = GeometryBuffers(traced.material, traced.normal.float() / 127, traced.depth.float())
-    expected = compose(kept, rays, paint, lights, behind, supersample=2)
-    found = paint_views(traced, torch.arange(3), cameras, paint, lights, behind)
+    expected = paint_views(kept, rays, paint, lights, behind, supersample=2)
+    found = paint_traced(traced, torch.arange(3), cameras, paint, lights, behind)
     assert found.shape == (3, 3, 24, 24)
     # Points on the edge of a mark may fall to either side of it.
     assert ((found - expected).abs().amax(1) > 1e-3).float().mean() < 0.005
@@ -204,7 +204,7 @@ def test_the_paint_kernel_is_compose():
     some = Paint(paint.palette[order], paint.pattern[order], paint.scale[order])
     lit = Lights(lights.position[order], lights.diffuse[order], lights.ambient[order])
     seen = Cameras(**{name: value[order] for name, value in vars(cameras).items()})
-    assert torch.equal(paint_views(traced, order, seen, some, lit, behind[order]), found[order])
+    assert torch.equal(paint_traced(traced, order, seen, some, lit, behind[order]), found[order])
 
 
 def test_a_small_toy_is_shown_at_full_size_and_textureless_pictures_are_white():

@@ -17,6 +17,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dreamfusion.io.quiet import quiet_libraries
+
 if TYPE_CHECKING:
     from dreamfusion.config import Config, Preset
     from dreamfusion.evaluation.evaluate import Evaluation
@@ -84,6 +86,7 @@ def generate(
             the command line writes them.
 
     """
+    quiet_libraries()
     from dreamfusion.runs.generate import generate as run
 
     own_prior, prior = _prior(guidance, model)
@@ -155,6 +158,7 @@ def refine(
         DreamFusionError: for anything the user can put right.
 
     """
+    quiet_libraries()
     from dreamfusion.runs.refine import refine as start
 
     own_prior, prior = _prior(guidance, model)
@@ -227,6 +231,7 @@ def render(
         DreamFusionError: for values out of range and files that cannot be read.
 
     """
+    quiet_libraries()
     from dreamfusion.pictures.render import Light, render_run
 
     around = _path(environment)
@@ -287,6 +292,7 @@ def export(
         DreamFusionError: for values out of range, an empty scene, or a file that cannot be written.
 
     """
+    quiet_libraries()
     from dreamfusion.runs.results import export_run
 
     return export_run(
@@ -365,6 +371,7 @@ def compose(
         DreamFusionError: for objects that cannot be read and values out of range.
 
     """
+    quiet_libraries()
     from dreamfusion.pictures.compose import Placement, SunAndSky, parse_placement
     from dreamfusion.pictures.compose import compose as picture
 
@@ -416,6 +423,7 @@ def evaluate(
         DreamFusionError: for wrong settings. A run that fails is recorded instead.
 
     """
+    quiet_libraries()
     from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluation.evaluate import evaluate as run
     from dreamfusion.evaluation.judge import open_judge
@@ -448,6 +456,7 @@ def open_run(run: PathOrText, device: str = "auto") -> Result:
         DreamFusionError: if the folder holds no run.
 
     """
+    quiet_libraries()
     from dreamfusion.runs.results import open_run as opened
 
     return opened(Path(run), device)

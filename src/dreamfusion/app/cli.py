@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from tyro.conf import Positional
 from dreamfusion import __version__
 from dreamfusion.app.terminal import run, say
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.io.quiet import quiet_libraries
 from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS, TEXTURE_SIZE
 
 if TYPE_CHECKING:
@@ -811,17 +810,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"dreamfusion {__version__}")
         return
-    _quiet_libraries()
-    run(lambda: build_app().cli(prog="dreamfusion", description=__doc__, args=arguments), console)
-
-
-def _quiet_libraries() -> None:
-    """Keep the libraries' notices off the screen; a user cannot act on them."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    quiet_libraries()
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub|torch)\b")
-    logging.getLogger("dreamfusion").setLevel(logging.WARNING)
+    run(lambda: build_app().cli(prog="dreamfusion", description=__doc__, args=arguments), console)
 
 
 if __name__ == "__main__":
