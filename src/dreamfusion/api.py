@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from dreamfusion.config import Config
+    from dreamfusion.config import Config, Preset
     from dreamfusion.evaluation.evaluate import Evaluation
     from dreamfusion.guidance.base import Guidance
     from dreamfusion.method.distillation import Loss
     from dreamfusion.method.optimize import Step
     from dreamfusion.pictures.compose import Placement
     from dreamfusion.pictures.render import PictureShading
-    from dreamfusion.config import Preset
     from dreamfusion.runs.refine import RefinePreset
     from dreamfusion.runs.results import Result
 
