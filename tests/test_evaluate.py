@@ -207,7 +207,7 @@ def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A judge that has hardly learned anything, made by the training itself."""
     folder = tmp_path_factory.mktemp("judge") / "judge"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dreamfusion.evaluation.training.Lessons", partial(Lessons, pool_size=8))
+        patch.setattr("dreamfusion.evaluation.training.Lessons", partial(Lessons, chunk=4, chunks=2))
         return train_judge(folder, JudgeSettings(steps=2, batch_size=4, warmup_steps=1))
 
 
