@@ -16,8 +16,8 @@ from dreamfusion.assets.formats import save_glb
 from dreamfusion.assets.mesh import Mesh, decimate, extract_mesh
 from dreamfusion.assets.texture import bake, texture_mesh, unwrap
 from dreamfusion.assets.viewer import save_viewer
+from dreamfusion.config import SceneConfig
 from dreamfusion.fields.nerf import NerfField
-from dreamfusion.presets import PRESETS
 from dreamfusion.runs.results import MESH_FACES, MESH_RESOLUTION, TEXTURE_SIZE
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
@@ -69,7 +69,7 @@ def rows(quick: bool = False) -> list[Row]:
 def _finished_toy(resolution: int, max_faces: int, size: int) -> list[Row]:
     """Measure extraction and texturing of a toy together, and the page with it, against their budgets."""
     toy = _Toy(generator=torch.Generator().manual_seed(0))
-    smoothing = PRESETS["default"]["scene"]["surface_smoothing"]
+    smoothing = SceneConfig().surface_smoothing
     begun = time.perf_counter()
     mesh = extract_mesh(toy, resolution, smoothing=smoothing, max_faces=max_faces)
     textured = texture_mesh(mesh, toy.albedo, size)

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks import Row
 from dreamfusion.config import Config, build_config
+from dreamfusion.config.presets import Preset
 from dreamfusion.fields.field import Field
 from dreamfusion.fields.mip_nerf import MipField
 from dreamfusion.fields.nerf import NerfField
@@ -25,7 +26,6 @@ from dreamfusion.method.cameras import sample_cameras
 from dreamfusion.method.optimize import optimize
 from dreamfusion.method.shading import Shading, sample_lights
 from dreamfusion.method.state import State
-from dreamfusion.presets import Preset
 from dreamfusion.renderers import volume
 from dreamfusion.renderers.proposal import ProposalNetwork
 from dreamfusion.runs.generate import load_guidance

@@ -15,7 +15,7 @@ import dreamfusion
 from dreamfusion.app import cli
 from support.worlds import SHORT, toy_prior
 
-COMMANDS = ["generate", "refine", "render", "export", "compose", "evaluate"]
+COMMANDS = ["generate", "refine", "render", "export", "compare", "compose", "evaluate"]
 FEW = SHORT | {"steps": 2, "checkpoint_every": 2}
 
 
@@ -49,6 +49,13 @@ def test_importing_is_light():
     heavy = "{'torch', 'numpy', 'pydantic', 'warp', 'diffusers', 'rich'}"
     code = f"import sys, dreamfusion; dir(dreamfusion); print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_there_is_one_version(capsys: pytest.CaptureFixture[str]):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"dreamfusion {dreamfusion.__version__}\n"
+    citation = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == dreamfusion.__version__
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -93,7 +100,7 @@ def test_progress_is_shown_when_asked_for(capfd, tmp_path: Path):
     )
     out, err = capfd.readouterr()
     assert out == ""
-    assert "2 steps; watch preview.png" in err
+    assert "2 steps; watch preview.png" in " ".join(err.split())
     assert steps == [1, 2]
 
 
@@ -141,7 +148,7 @@ def test_a_refinement_from_a_result(finished: dreamfusion.Result, tmp_path: Path
         finished, guidance=prior, steps=1, resolution=16, config=small, output=tmp_path / "refined", assets=False
     )
     assert refined.config.steps == 1
-    assert refined.config.resolution == refined.config.resolution_end == 16
+    assert refined.config.resolution.at(0) == refined.config.resolution.at(1) == 16
 
 
 def test_settings_of_a_prior_to_load_reach_the_configuration(tmp_path: Path):

@@ -16,9 +16,9 @@ import pytest
 from dreamfusion.app import cli
 from dreamfusion.app.cli import PresetName, build_app
 from dreamfusion.config import build_config, load_config
+from dreamfusion.config.presets import PRESETS, Preset
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.training import JudgeSettings
-from dreamfusion.presets import PRESETS, Preset
 from dreamfusion.toybox.train import TrainSettings
 from support.families import save_sd
 
@@ -27,7 +27,6 @@ TINY = """
 steps: 3
 views: 1
 resolution: 8
-resolution_end: 8
 checkpoint_every: 2
 pictures: {video_frames: 3, video_resolution: 32, sheet_resolution: 32, thumbnail_resolution: 32}
 """

@@ -289,7 +289,7 @@ def run(count: int, state: State, config, prior) -> list[dict[str, float]]:
 @pytest.mark.parametrize("kind", ["sds", "vsd", "ism"])
 def test_every_loss_runs_on_every_prior(priors, name, kind):
     guidance = {"guidance_scale": 5.0, "perp_neg": True, "rescale": 0.5}
-    values = SHORT | {"steps": 3, "guidance": guidance, "loss": {"kind": kind, "clip": 0.5, "clip_end": 2.0}}
+    values = SHORT | {"steps": 3, "guidance": guidance, "loss": {"kind": kind, "clip": {"start": 0.5, "end": 2.0}}}
     config = parse_config({"prompt": "a red mushroom"} | values)
     state = State.fresh(config, CPU)
     metrics = run(3, state, config, priors[name])
@@ -307,10 +307,10 @@ def test_every_setting_of_the_losses_changes_the_run(priors):
         return run(2, State.fresh(config, CPU), config, priors["sd"])[1]["sds_gradient"]
 
     sds = metrics()
-    settings = [{"perp_neg": True}, {"rescale": 0.7}, {"weighting": "uniform"}, {"anneal": "hifa"}]
+    settings = [{"perp_neg": True}, {"rescale": 0.7}, {"weighting": "uniform"}, {"t_min": 0.5, "t_max": 0.5}]
     settings += [{"weighting": "fantasia3d"}, {"negative_prompt": "blue"}]
     assert len({sds, *(metrics(setting) for setting in settings)}) == 1 + len(settings)
-    assert len({sds, metrics(clip=0.1), metrics(clip=0.1, clip_end=0.2)}) == 3
+    assert len({sds, metrics(clip=0.1), metrics(clip={"start": 0.1, "end": 0.2})}) == 3
     ism = [metrics(kind="ism"), metrics(kind="ism", ism_delta_t=0.01), metrics(kind="ism", ism_delta_s=0.05)]
     vsd = [metrics(kind="vsd"), metrics(kind="vsd", vsd_lr=1e-1), metrics(kind="vsd", vsd_rank=1, vsd_lr=1e-1)]
     assert len({sds, *ism, *vsd}) == 7

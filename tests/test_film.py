@@ -13,7 +13,7 @@ from dreamfusion.assets.mesh import Mesh
 from dreamfusion.method.cameras import orbit_cameras
 from dreamfusion.method.shading import Material
 from dreamfusion.pictures.film import growth_frames, mesh_pictures
-from dreamfusion.scenes.volume import PICTURE_BACKDROP
+from dreamfusion.scenes.scene import PICTURE_BACKDROP
 
 
 def red(points: torch.Tensor) -> torch.Tensor:

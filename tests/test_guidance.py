@@ -18,6 +18,7 @@ from dreamfusion.guidance.analytic import AnalyticGuidance, cosine_alphas_cumpro
 from dreamfusion.guidance.base import Embeddings
 from dreamfusion.guidance.camera_token import CAMERA_WORD, FEATURES, camera_features, with_camera
 from dreamfusion.guidance.classifier_free import classifier_free_guidance
+from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.reading import hub
@@ -226,9 +227,9 @@ def test_unknown_words(prior):
 
 def test_other_tokenizers_accept_every_word(prior, folder):
     tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0), (" ", -1.0)], unk_id=0))
-    open_prior = PixelGuidance(folder)
-    open_prior._tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>")
-    assert open_prior.unknown_words("a zebra") == []
+    other = PixelGuidance(folder)
+    other._tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>")
+    assert other.unknown_words("a zebra") == []
 
 
 def save_with_spiece(folder: Path) -> Path:
@@ -376,9 +377,9 @@ def test_pipeline_of_an_unknown_family(copy):
     index = json.loads((copy / "model_index.json").read_text())
     index["_class_name"] = "AudioLDMPipeline"
     (copy / "model_index.json").write_text(json.dumps(index))
-    message = refusal(copy)
-    assert "of the kind AudioLDMPipeline" in message
-    assert "StableDiffusionPipeline" in message
+    assert "of the kind AudioLDMPipeline, where IFPipeline is needed" in refusal(copy)
+    with pytest.raises(DreamFusionError, match="of the kind AudioLDMPipeline, which is not supported; IFPipeline, "):
+        open_prior(copy)
 
 
 def test_model_without_text_encoder(copy):

@@ -4,11 +4,13 @@ import itertools
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dreamfusion.kernels import backend
+from dreamfusion.kernels.allocation import keep_memory
 from dreamfusion.kernels.compositing import ray_sum, ray_sum_reference, ray_weights, ray_weights_reference
 from dreamfusion.kernels.hashgrid import (
     HashGridLayout,
@@ -415,3 +417,15 @@ def test_without_a_home_kernels_are_kept_where_nobody_else_can_write(tmp_path, m
     assert not backend._can_write(Path(own) / "absent")
     os.chmod(own, 0o777)  # as somebody else may have put it there first
     assert backend._own_folder() != own
+
+
+def test_memory_is_kept_by_three_settings_of_glibc(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda name, value: asked.append((name, value)) or 1)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    assert keep_memory()
+    assert sorted(asked) == [(-4, 0), (-2, 2**26), (-1, -1)]  # no maps, 64 MiB more at a time, never trimmed
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert not keep_memory()
+    assert len(asked) == 3

@@ -139,7 +139,7 @@ def test_the_denoiser_gets_and_gives_what_it_does_in_diffusers_own_pipeline(save
     t = torch.full((2,), int(pipeline.scheduler.timesteps[0]))
     t = (t - 1 if hidden == "hidden_states" else t).clamp(max=999)  # flows count from 1, at s = 1 / 1000
     with torch.no_grad():
-        output = prior._model_output(z_t, t, prior.embed(["", "a red mushroom"]))
+        output = prior._output(z_t, t, prior.embed(["", "a red mushroom"]))
     assert expected.std() > 0.01
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     assert (expected[0] - expected[1]).abs().max() > 1e-4, "the words must count"
@@ -153,7 +153,7 @@ def test_predicted_noise_against_the_schedulers_clean_image(saved, name, t):
     embeddings = prior.embed(["a red mushroom", "a blue view"])
     eps = prior.predict_noise(z_t, t, embeddings)
     with torch.no_grad():
-        output = prior._model_output(z_t, t, embeddings)
+        output = prior._output(z_t, t, embeddings)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     clean = scheduler.step(output, int(t[0]), z_t, generator=torch.Generator()).pred_original_sample
     abar = scheduler.alphas_cumprod[t[0]]
@@ -170,7 +170,7 @@ def test_a_step_of_diffusers_flow_ends_where_our_prediction_of_the_data_says(sav
     data = prior.predicted_data(z_t, t, prior.predict_noise(z_t, t, embeddings))
     s = prior.coefficients(t)[1][0].item()
     with torch.no_grad():
-        velocity = prior._model_output(z_t, t, embeddings)
+        velocity = prior._output(z_t, t, embeddings)
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(
         pipeline.scheduler.config, shift=1.0, use_dynamic_shifting=False
     )
@@ -545,7 +545,7 @@ LATENT_RUN = SHORT | {
     "prompt": "a red mushroom",
     "steps": 6,
     "guidance": {"guidance_scale": 7.0},
-    "shading": {"latent_until": 0.5, "albedo_until": 0.0},
+    "shading": {"latent": {"start": 1, "end": 0, "from": 0.5, "curve": "step"}, "albedo_probability": 0.7},
 }
 
 

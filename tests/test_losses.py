@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from dreamfusion.method.losses import (
-    annealed,
-    annealed_clip,
     sample_timesteps,
-    timestep_range,
     timestep_weight,
 )
 from dreamfusion.scenes.regularizers import entropy_loss, normal_difference_loss, opacity_loss, squared_opacity_loss
@@ -35,45 +32,6 @@ def test_timesteps_follow_the_generator():
     first = sample_timesteps(8, 0.02, 0.98, 1000, torch.Generator().manual_seed(5))
     assert torch.equal(first, sample_timesteps(8, 0.02, 0.98, 1000, torch.Generator().manual_seed(5)))
     assert not torch.equal(first, sample_timesteps(8, 0.02, 0.98, 1000, torch.Generator().manual_seed(6)))
-
-
-@pytest.mark.parametrize(
-    ("anneal", "progress", "expected"),
-    [
-        ("none", 1.0, 0.9),
-        ("linear", 0.0, 0.9),
-        ("linear", 0.25, 0.8),
-        ("linear", 1.0, 0.5),
-        ("sqrt", 0.0, 0.9),
-        ("sqrt", 0.25, 0.7),
-        ("sqrt", 1.0, 0.5),
-        ("hifa", 0.25, 0.7),
-    ],
-)
-def test_annealed_by_hand(anneal, progress, expected):
-    assert annealed(progress, 0.9, 0.5, anneal) == pytest.approx(expected)
-
-
-def test_both_ends_of_the_timesteps_move_after_a_share_of_the_run():
-    def ends(progress: float) -> tuple[float, float]:
-        return timestep_range(progress, (0.8, 0.95), (0.1, 0.45), "linear", anneal_from=0.4)
-
-    assert ends(0.0) == ends(0.4) == (0.8, 0.95)
-    assert ends(0.7) == pytest.approx((0.45, 0.7))
-    assert ends(1.0) == pytest.approx((0.1, 0.45))
-
-
-def test_timestep_range_is_one_timestep_for_hifa():
-    assert timestep_range(0.25, (0.02, 0.9), (0.02, 0.5), "sqrt") == pytest.approx((0.02, 0.7))
-    low, high = timestep_range(0.25, (0.02, 0.9), (0.02, 0.5), "hifa")
-    assert low == high == pytest.approx(0.7)
-    assert sample_timesteps(3, low, high, 1000, torch.Generator()).tolist() == [700] * 3
-
-
-def test_annealed_clip_by_hand():
-    assert annealed_clip(0.5, None, None) is None
-    assert annealed_clip(0.5, 0.5, None) == 0.5
-    assert [annealed_clip(progress, 0.5, 2.0) for progress in (0.0, 0.5, 1.0)] == [0.5, 1.25, 2.0]
 
 
 def test_opacity_loss_by_hand():

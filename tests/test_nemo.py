@@ -9,21 +9,21 @@ import pytest
 import yaml
 
 from dreamfusion.config import build_config, load_config
+from dreamfusion.config.schedule import constant
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.nemo import read_nemo
 from dreamfusion.nemo.reader import table
 from dreamfusion.runs.generate import generate
 from support.families import SIZE, save_sd
 
-FILES = Path(__file__).parent / "data" / "nemo"
 DOCS = Path(__file__).parents[1] / "docs"
-GROUPS = Path(__file__).parents[1] / "src" / "dreamfusion" / "nemo" / "groups"
+FILES = Path(__file__).parents[1] / "src" / "dreamfusion" / "nemo"
+GROUPS = FILES / "groups"
 NERF, MESH = FILES / "dreamfusion.yaml", FILES / "dreamfusion-dmtet.yaml"
 
 SMALL = """
 steps: 2
 resolution: 8
-resolution_end: 8
 scene: {step_length: 0.1, occupancy_resolution: 16, nerf: {grid: {log2_size: 10}}}
 pictures: {val_every: 2, val_views: 2, val_resolution: 8}
 """
@@ -204,7 +204,7 @@ def test_the_mesh_stage_is_read():
     assert mesh.mesh_stage
     assert not read_nemo(NERF).mesh_stage
     values = mesh.values
-    assert (values["steps"], values["resolution"], values["resolution_end"]) == (5000, 512, 512)
+    assert (values["steps"], values["resolution"]) == (5000, 512)
     assert values["scene"]["tetrahedra"] == {"resolution": 64}
     background = {"frequencies": 6, "hidden_width": 32, "hidden_layers": 1}
     assert (values["scene"]["background"], values["scene"]["background_network"]) == ("learned", background)
@@ -212,7 +212,7 @@ def test_the_mesh_stage_is_read():
     assert (loss["normal_consistency"], loss["laplacian"]) == (0.5, 0.5)
     assert (loss["entropy"], loss["orientation"]) == (0, 0)
     assert (values["optim"]["surface_lr"], values["optim"]["grid_lr"]) == (5e-3, 5e-3)
-    assert values["shading"]["latent_until"] == 0
+    assert values["shading"]["latent"] == 0
 
 
 def test_the_stock_file_of_the_mesh_stage_runs_from_a_ball_with_the_embedded_prior(tmp_path: Path):
@@ -248,7 +248,7 @@ def test_what_an_encoder_leaves_out_is_as_nemos_code_has_it(tmp_path: Path):
     nerf = yaml.safe_load((GROUPS / "nerf" / "torchngp.yaml").read_text())
     grid = config(inline(tmp_path, "nerf", nerf | {"encoder_cfg": {"encoder_type": "hashgrid"}})).scene.nerf.grid
     assert (grid.levels, grid.features, grid.log2_size, grid.base_resolution) == (16, 2, 19, 16)
-    assert (grid.max_resolution, grid.interpolation, grid.max_level) == (2048, "linear", 1)
+    assert (grid.max_resolution, grid.interpolation, grid.levels_used) == (2048, "linear", None)
     nerf = yaml.safe_load((GROUPS / "nerf" / "tcnn.yaml").read_text())
     networks = {"sigma_net_cfg": {"otype": "FullyFusedMLP"}, "features_net_cfg": {"otype": "FullyFusedMLP"}}
     made = config(inline(tmp_path, "nerf", nerf | networks | {"encoder_cfg": {"otype": "HashGrid"}})).scene.nerf
@@ -269,14 +269,19 @@ def test_what_an_encoder_leaves_out_is_as_nemos_code_has_it(tmp_path: Path):
 def test_what_an_optimiser_leaves_out_is_its_own(tmp_path: Path, content: dict[str, Any], ours: tuple[Any, ...]):
     made = config(inline(tmp_path, "optim", content)).optim
     assert (made.optimizer, made.grid_lr, made.betas, made.eps, made.weight_decay, made.max_grad_norm) == ours
-    assert (made.network_lr, made.background_lr, made.warmup_steps, made.final_lr) == (made.grid_lr, made.grid_lr, 0, 1)
+    assert (made.network_lr, made.background_lr, made.warmup, made.decay) == (
+        made.grid_lr,
+        made.grid_lr,
+        constant(1),
+        constant(1),
+    )
 
 
 def test_what_other_parts_leave_out(tmp_path: Path):
     prior = {"_target_": f"{MODULES}.guidance.stablediffusion_huggingface_pipeline.StableDiffusion"}
     guidance = config(inline(tmp_path, "guidance", prior)).guidance
     assert (guidance.kind, guidance.model, guidance.precision) == ("sd", None, "fp16")
-    assert (guidance.t_min, guidance.t_max, guidance.t_max_end) == (0.02, 0.98, 0.98)
+    assert (guidance.t_min, guidance.t_max) == (constant(0.02), constant(0.98))
     marching = {"_target_": f"{MODULES}.renderers.nerfacc_volume_renderer.NerfaccVolumeBaseRenderer"}
     scene = config(inline(tmp_path, "renderer", marching | {"grid_resolution": 64, "grid_levels": 3})).scene
     assert (scene.step_length, scene.dt_gamma, scene.occupancy_interval, scene.occupancy_density) == (
@@ -410,7 +415,7 @@ def test_the_stock_file_runs_with_the_embedded_prior(tmp_path: Path):
     assert "fp32" in notes[0]
     assert "latent phase" in notes[1]
     saved = load_config(result.folder / "config.yaml")
-    assert (saved.prompt, saved.guidance.kind, saved.shading.latent_until) == ("a red mushroom", "toybox", 0)
+    assert (saved.prompt, saved.guidance.kind, saved.shading.latent) == ("a red mushroom", "toybox", constant(0))
     assert (saved.guidance.guidance_scale, saved.pictures.video) == (100, False)
     assert (result.folder / "validation" / "step_000002.png").is_file()
 
@@ -429,7 +434,7 @@ def test_the_stock_file_runs_with_its_latent_phase(tmp_path: Path):
     )
     assert len(notes) == 1, "fp32 in place of fp16"
     saved = load_config(result.folder / "config.yaml")
-    assert (saved.prompt, saved.shading.latent_until) == ("a hamburger", 0.2)
+    assert (saved.prompt, saved.shading.latent.from_) == ("a hamburger", 0.2)
     assert len((result.folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 

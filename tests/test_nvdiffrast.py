@@ -117,7 +117,7 @@ def test_a_library_or_gpu_that_is_absent_is_named(installed, monkeypatch):
 
 
 def test_the_configuration_chooses(installed, monkeypatch):
-    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(8), rasterizer="nvdiffrast"))
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution=8), rasterizer="nvdiffrast"))
     asked = []
     monkeypatch.setattr(nvdiffrast, "rasterize", lambda *a: (asked.append(a), ours.rasterize(*a))[1])
     lights = Lights(torch.full((1, 3), 2.0), torch.ones(1), torch.ones(1))
@@ -126,7 +126,7 @@ def test_the_configuration_chooses(installed, monkeypatch):
     assert len(asked) == 2
     monkeypatch.setattr(nvdiffrast.torch.cuda, "is_available", lambda: False)
     with pytest.raises(DreamFusionError, match="NVIDIA GPU"):
-        MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(8), rasterizer="nvdiffrast"))
+        MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution=8), rasterizer="nvdiffrast"))
 
 
 def test_tensors_of_the_cpu_are_refused():

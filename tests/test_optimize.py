@@ -13,7 +13,6 @@ from dreamfusion.method.normals import latent_picture
 from dreamfusion.method.optimize import MOST_LEFT_OUT, optimize, portions, refuse_collapse, sample_shading
 from dreamfusion.method.state import State
 from dreamfusion.renderers.output import RenderOutput
-from dreamfusion.scenes.regularizers import ramp
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
 from support.worlds import BACKDROP, toy_config, toy_prior
@@ -48,7 +47,7 @@ def run_steps(count: int, state: State, config, guidance) -> list[dict[str, floa
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another():
     guidance = toy_prior("mushroom", views=8, size=16)
-    tiny = {"steps": 8, "views": 2, "resolution": 16, "resolution_end": 16}
+    tiny = {"steps": 8, "views": 2, "resolution": 16}
     config = toy_config(**tiny)
     first, second = (run_steps(3, State.fresh(config, CPU), config, guidance) for _ in range(2))
     assert first == second
@@ -63,9 +62,8 @@ def test_a_restored_state_continues_bit_equal(optimizer: str):
         steps=10,
         views=2,
         resolution=16,
-        resolution_end=16,
         optim={"optimizer": optimizer},
-        shading={"albedo_until": 0.2},
+        shading={"albedo_probability": {"start": 1, "from": 0.2, "curve": "step"}},
         scene={"background": "learned", "occupancy_interval": 3},
     )
     whole = State.fresh(config, CPU)
@@ -99,7 +97,7 @@ PROPOSAL = {"rounds": 1, "proposal_samples": 32, "samples": 16}
 def test_the_papers_field_moves_towards_a_known_object(scene):
     scene = {"architecture": "mip360", "background": "static", "background_color": BACKDROP} | scene
     optim = {"network_lr": 3e-3}
-    config = toy_config(steps=30, resolution=16, resolution_end=16, scene=scene, optim=optim)
+    config = toy_config(steps=30, resolution=16, scene=scene, optim=optim)
     state, guidance = State.fresh(config, CPU), toy_prior("mushroom", views=100, size=16)
     before = volume_iou(state, "mushroom", 24)
     for _ in optimize(config, guidance, state):
@@ -109,8 +107,13 @@ def test_the_papers_field_moves_towards_a_known_object(scene):
 
 def test_fields_that_change_with_the_run_continue_bit_equal():
     guidance = toy_prior("mushroom", views=8, size=16)
-    tiny = {"steps": 8, "views": 2, "resolution": 16, "resolution_end": 16, "shading": {"albedo_until": 0.2}}
-    progressive = {"grid": {"start_level": 2, "progressive_from": 0.4, "progressive_interval": 0.2}}
+    tiny = {
+        "steps": 8,
+        "views": 2,
+        "resolution": 16,
+        "shading": {"albedo_probability": {"start": 1, "from": 0.2, "curve": "step"}},
+    }
+    progressive = {"grid": {"levels_used": {"start": 2, "end": 6, "from": 0.4, "until": 1.0, "curve": "stairs"}}}
     for scene in (
         {"architecture": "mip360", "mip": SMALL_MIP, "renderer": "proposal", "proposal": PROPOSAL},
         {"nerf": progressive | {"normal_method": "analytic"}, "background_random_ratio": 0.5, "dt_gamma": 0.01},
@@ -151,11 +154,10 @@ def test_every_loss_weight_changes_the_gradient():
             steps=4,
             views=2,
             resolution=16,
-            resolution_end=16,
             loss=loss,
             scene=scene,
-            shading={"albedo_until": 0.0},
-            optim={"warmup_steps": 0},
+            shading={"albedo_probability": 0.35},
+            optim={"warmup": 1, "decay": {"from": 0}},
         )
         state = State.fresh(config, CPU)
         run_steps(3, state, config, guidance)
@@ -177,18 +179,18 @@ def test_every_loss_weight_changes_the_gradient():
 
 
 def test_shading_begins_with_albedo_and_then_mixes():
-    config = parse_config({"prompt": "a", "shading": {"albedo_until": 0.2, "albedo_probability": 0.25}})
+    config = parse_config(
+        {
+            "prompt": "a",
+            "shading": {"albedo_probability": {"end": 0.25, "from": 0.2}, "textureless_probability": 0.375},
+        }
+    )
     generator = torch.Generator().manual_seed(0)
     assert sample_shading(50, 0.1, config, generator) == ["albedo"] * 50
     drawn = sample_shading(8000, 0.5, config, generator)
-    textureless = config.shading.textureless_probability
+    textureless = 0.375
     assert drawn.count("albedo") / 8000 == pytest.approx(0.25, abs=0.02)
     assert drawn.count("textureless") / 8000 == pytest.approx(textureless, abs=0.02)
-
-
-def test_ramps_by_hand():
-    assert [ramp(progress, 0.5) for progress in (0.0, 0.25, 0.5, 0.9)] == [0.0, 0.5, 1.0, 1.0]
-    assert ramp(0.0, 0.0) == 1.0
 
 
 def test_normals_and_opacity_as_latents_by_hand():
@@ -202,9 +204,9 @@ def test_normals_and_opacity_as_latents_by_hand():
 
 
 def test_a_latent_phase_without_four_latents_is_refused():
-    config = toy_config(shading={"latent_until": 0.2})
+    config = toy_config(shading={"latent": {"start": 1, "end": 0, "from": 0.2, "curve": "step"}})
     guidance = toy_prior("mushroom", views=8, size=16)
-    with pytest.raises(DreamFusionError, match=r"shading\.latent_until.*works on pixels"):
+    with pytest.raises(DreamFusionError, match=r"shading\.latent renders.*works on pixels"):
         next(optimize(config, guidance, State.fresh(config, CPU)))
     guidance.latent_shape = (16, 8, 8)
     with pytest.raises(DreamFusionError, match="16 channels"):
@@ -213,7 +215,9 @@ def test_a_latent_phase_without_four_latents_is_refused():
 
 def test_a_full_view_is_not_a_collapse_before_the_given_share():
     guidance = toy_prior("mushroom", views=8, size=16)
-    config = toy_config(steps=100, views=1, resolution=8, resolution_end=8, collapse_from=0.5)
+    config = toy_config(
+        steps=100, views=1, resolution=8, collapse_check={"start": 0, "end": 1, "from": 0.5, "curve": "step"}
+    )
     state = State.fresh(config, CPU)
     state.opacity = 0.99
     next(optimize(config, guidance, state))
@@ -224,7 +228,7 @@ def test_a_full_view_is_not_a_collapse_before_the_given_share():
 
 def test_a_scene_that_is_not_finite_goes_back_or_stops():
     guidance = toy_prior("mushroom", views=8, size=16)
-    config = toy_config(steps=4, views=1, resolution=16, resolution_end=16)
+    config = toy_config(steps=4, views=1, resolution=16)
     state = State.fresh(config, CPU)
     with torch.no_grad():
         state.scene.field.albedo_network[0].weight.fill_(float("nan"))
@@ -254,7 +258,6 @@ def test_a_scene_that_is_driven_empty_is_reported():
         steps=400,
         views=1,
         resolution=16,
-        resolution_end=16,
         loss={"opacity": 1e4},
         optim={"grid_lr": 0.1, "network_lr": 0.1},
     )
@@ -271,7 +274,7 @@ def test_portions_of_views_by_hand():
 
 def test_a_step_in_portions_has_the_gradient_of_the_whole():
     """The same timesteps, noise and jitter for all views, drawn so that portions draw alike."""
-    config = toy_config(steps=4, views=2, resolution=16, resolution_end=16)
+    config = toy_config(steps=4, views=2, resolution=16)
     gradients = []
     for parts in (1, 2):
         guidance = toy_prior("mushroom", views=8, size=16)
@@ -291,7 +294,7 @@ def test_a_step_in_portions_has_the_gradient_of_the_whole():
 
 def test_a_bad_answer_of_the_prior_is_left_out_and_the_weights_stay():
     guidance = toy_prior("mushroom", views=8, size=16)
-    config = toy_config(steps=20, views=1, resolution=16, resolution_end=16)
+    config = toy_config(steps=20, views=1, resolution=16)
     state = State.fresh(config, CPU)
     answer = guidance.predict_noise
 

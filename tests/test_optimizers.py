@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from dreamfusion.config.schedule import Schedule, constant
 from dreamfusion.io.checkpoints import pack, unpack
 from dreamfusion.method.optimizers import build_optimizer, learning_rate_factor
 
@@ -109,16 +110,24 @@ def test_restored_state_continues_bit_equal(name, device):
     assert not torch.equal(resumed, middle)
 
 
+def rising(start: float, until: float) -> Schedule:
+    return Schedule(start=start, end=1.0, until=until)
+
+
+def falling(from_: float, end: float) -> Schedule:
+    return Schedule(start=1.0, end=end, from_=from_, curve="cosine")
+
+
 @pytest.mark.parametrize(
     ("step", "expected"),
     [(0, 0.2), (1, 0.4), (3, 0.8), (4, 1.0), (54, 0.55), (104, 0.1), (200, 0.1)],
 )
 def test_learning_rate_factor(step, expected):
-    assert learning_rate_factor(step, 104, warmup_steps=4, final=0.1) == pytest.approx(expected)
+    assert learning_rate_factor(step, 104, rising(0.0, 4 / 104), falling(4 / 104, 0.1)) == pytest.approx(expected)
 
 
 def test_a_warm_up_from_a_given_factor():
-    factors = [learning_rate_factor(step, 104, warmup_steps=4, warmup_start=0.2) for step in range(5)]
+    factors = [learning_rate_factor(step, 104, rising(0.2, 4 / 104), falling(4 / 104, 0.1)) for step in range(5)]
     assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
@@ -197,9 +206,10 @@ def test_shampoo_restored_from_a_checkpoint_continues_bit_equal():
     assert not torch.equal(resumed, middle)
 
 
-def test_learning_rate_factor_defaults_to_constant():
-    assert [learning_rate_factor(step, 10) for step in (0, 5, 10)] == [1.0, 1.0, 1.0]
+def test_learning_rate_factor_without_warm_up_or_decay():
+    one = constant(1)
+    assert [learning_rate_factor(step, 10, one, one) for step in (0, 5, 10)] == [1.0, 1.0, 1.0]
 
 
 def test_learning_rate_factor_of_a_run_that_is_all_warm_up():
-    assert learning_rate_factor(2, 3, warmup_steps=3) == pytest.approx(0.75)
+    assert learning_rate_factor(2, 3, rising(0.0, 1.0), constant(1)) == pytest.approx(0.75)

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from dreamfusion.config import Config, build_config
+from dreamfusion.config.presets import PRESETS
+from dreamfusion.config.schedule import constant
+from dreamfusion.fields.nerf import active_levels
 from dreamfusion.method.cameras import sample_cameras
 from dreamfusion.method.optimize import optimize, set_learning_rates
 from dreamfusion.method.optimizers import learning_rate_factor
 from dreamfusion.method.state import State
-from dreamfusion.presets import PRESETS
 from support.worlds import toy_prior
 
 
@@ -42,8 +44,8 @@ def test_paper_scene():
     assert (c.scene.architecture, c.scene.renderer, c.scene.background) == ("mip360", "proposal", "learned")
     mip = c.scene.mip
     assert (mip.frequencies, mip.blocks, mip.hidden_width, mip.density_activation) == (8, 5, 128, "exp")
-    assert (mip.variance, mip.variance_end) == (5e-2, 2e-3)
-    assert mip.variance_until * c.steps == pytest.approx(5000)
+    assert (mip.variance.start, mip.variance.end) == (5e-2, 2e-3)
+    assert mip.variance.until * c.steps == pytest.approx(5000)
     assert mip.scale == 1.4
     assert (mip.blob_density, mip.blob_std * mip.scale) == (5, pytest.approx(0.2))
     assert math.exp(mip.density_bias) == pytest.approx(mip.scale), "density is per length"
@@ -51,20 +53,19 @@ def test_paper_scene():
 
 def test_paper_run():
     c = preset("paper")
-    assert (c.steps, c.views, c.resolution, c.resolution_end) == (15000, 4, 64, 64)
+    assert (c.steps, c.views, c.resolution) == (15000, 4, constant(64))
     g = c.guidance
     assert g.guidance_scale - 1 == 100
-    assert (g.t_min, g.t_max, g.t_max_end, g.anneal, g.weighting) == (0.02, 0.98, 0.98, "none", "sds")
+    assert (g.t_min, g.t_max, g.weighting) == (constant(0.02), constant(0.98), "sds")
     assert (g.view_mode, g.view_texts.overhead_deg) == ("nearest", 60)
     s = c.shading
-    assert s.albedo_until * c.steps == pytest.approx(1000)
-    lit = 1 - s.albedo_probability
-    assert (lit, s.textureless_probability / lit) == (0.75, 0.5)
+    assert s.albedo_probability.from_ * c.steps == pytest.approx(1000)
+    lit = 1 - s.albedo_probability.end
+    assert (lit, s.textureless_probability.end / lit) == (0.75, 0.5)
     assert 1e-3 <= c.loss.opacity <= 5e-3
-    assert (c.loss.entropy, c.loss.opacity_squared) == (0, 0)
-    assert c.loss.orientation == 1e-2
-    assert c.loss.orientation * c.loss.orientation_start == pytest.approx(1e-4)
-    assert c.loss.orientation_ramp * c.steps == pytest.approx(5000)
+    assert (c.loss.entropy, c.loss.opacity_squared) == (constant(0), 0)
+    assert (c.loss.orientation.start, c.loss.orientation.end) == (1e-4, 1e-2)
+    assert c.loss.orientation.until * c.steps == pytest.approx(5000)
 
 
 def test_paper_optimizer():
@@ -73,9 +74,7 @@ def test_paper_optimizer():
     assert (o.optimizer, o.betas, o.eps, o.max_grad_norm) == ("shampoo", (0.9, 0.9), 1e-6, None)
 
     def rate(step: int) -> float:
-        return o.network_lr * learning_rate_factor(
-            step, c.steps, warmup_steps=o.warmup_steps, warmup_start=o.warmup_start, final=o.final_lr
-        )
+        return o.network_lr * learning_rate_factor(step, c.steps, o.warmup, o.decay)
 
     assert rate(0) == pytest.approx(1e-9)
     assert rate(1500) == pytest.approx((1e-9 + 1e-4) / 2)
@@ -86,11 +85,11 @@ def test_paper_optimizer():
 
 def test_nemo():
     c = preset("nemo")
-    assert (c.seed, c.steps, c.views, c.resolution, c.resolution_end) == (2023, 10000, 1, 64, 64)
+    assert (c.seed, c.steps, c.views, c.resolution) == (2023, 10000, 1, constant(64))
     assert (c.pictures.val_every, c.checkpoint_every, c.guidance.precision) == (100, 1000, "fp16")
     o = c.optim
     assert (o.optimizer, o.grid_lr, o.network_lr, o.eps, o.weight_decay) == ("adan", 5e-3, 5e-3, 1e-8, 2e-5)
-    assert (o.max_grad_norm, o.betas, o.warmup_steps, o.final_lr) == (5, None, 0, 1)
+    assert (o.max_grad_norm, o.betas, o.warmup, o.decay) == (5, None, constant(1), constant(1))
     cameras = c.cameras
     assert (cameras.radius_min, cameras.radius_max) == (3, 3.5)
     assert (90 - cameras.elevation_max_deg, 90 - cameras.elevation_min_deg) == (45, 105)
@@ -113,12 +112,14 @@ def test_nemo():
     assert (s.background, s.background_color) == ("static", (0, 0, 1))
     g = c.guidance
     assert (g.kind, g.model, g.guidance_scale) == ("sd", None, 100)
-    assert (g.t_min, g.t_max, g.t_max_end, g.weighting, g.view_mode) == (0.02, 0.98, 0.98, "sds", "interpolated")
-    assert (c.shading.latent_until, c.shading.albedo_until, c.shading.textureless_probability) == (0.2, 0, 0.2)
+    assert (g.t_min, g.t_max, g.weighting, g.view_mode) == (constant(0.02), constant(0.98), "sds", "interpolated")
+    assert [c.shading.latent.at(p) for p in (0, 0.19, 0.2)] == [1, 1, 0]
+    assert (c.shading.albedo_probability, c.shading.textureless_probability) == (constant(0), constant(0.2))
     assert (c.lights.ambient, c.lights.ambient_max) == (0.1, 1)
     w = c.loss
     assert (w.distillation, w.opacity, w.opacity_squared) == (1, 0, 0)
-    assert (w.entropy, w.entropy_ramp, w.orientation, w.orientation_ramp) == (1e-3, 0.5, 1e-2, 0)
+    assert [w.entropy.at(p) for p in (0, 0.25, 0.5, 0.9)] == [0, 5e-4, 1e-3, 1e-3]
+    assert w.orientation == constant(1e-2)
     assert (w.normal_smooth_2d, w.normal_smooth_3d) == (0, 0)
 
 
@@ -133,10 +134,10 @@ def test_threestudio(name: str, scale: float, highest: float):
     c, length = preset(name), 2.0  # the radius of its geometry
     g, cameras = c.guidance, c.cameras
     assert g.guidance_scale - 1 == scale, "it adds to the text's prediction, as the paper does"
-    assert (g.t_min, g.t_max, g.t_max_end, g.anneal, g.weighting) == (0.02, 0.98, 0.98, "none", "sds")
+    assert (g.t_min, g.t_max, g.weighting) == (constant(0.02), constant(0.98), "sds")
     assert g.view_mode == "nearest"
     assert (g.view_texts.overhead_deg, g.view_texts.front_deg, g.view_texts.back_deg) == (60, 45, 45)
-    assert (c.steps, c.views, c.resolution, c.resolution_end) == (10000, 1, 64, 64)
+    assert (c.steps, c.views, c.resolution) == (10000, 1, constant(64))
     assert (cameras.radius_min * length, cameras.radius_max * length) == (1.5, 2)
     assert (cameras.fov_min_deg, cameras.fov_max_deg) == (40, 70)
     assert (cameras.elevation_min_deg, cameras.elevation_max_deg) == (-10, highest)
@@ -144,10 +145,10 @@ def test_threestudio(name: str, scale: float, highest: float):
     assert (c.lights.distance_min * length, c.lights.distance_max * length) == (0.8, 1.5)
     assert c.lights.position_noise is not None
     assert c.lights.position_noise * length == 1
-    assert c.shading.albedo_until * c.steps == pytest.approx(2001)
+    assert c.shading.albedo_probability.from_ * c.steps == pytest.approx(2001)
     w = c.loss
-    assert (w.distillation, w.opacity, w.entropy) == (1, 1, 0)
-    assert (w.orientation * w.orientation_start, w.orientation, w.orientation_ramp * c.steps) == (10, 1000, 5000)
+    assert (w.distillation, w.opacity, w.entropy) == (1, 1, constant(0))
+    assert (w.orientation.start, w.orientation.end, w.orientation.until * c.steps) == (10, 1000, 5000)
     o = c.optim
     assert (o.optimizer, o.betas, o.eps) == ("adam", (0.9, 0.99), 1e-15)
     assert (o.grid_lr, o.network_lr, o.background_lr, o.max_grad_norm) == (0.01, 0.01, 0.001, None)
@@ -156,7 +157,8 @@ def test_threestudio(name: str, scale: float, highest: float):
     assert (nerf.blob_density / length, nerf.blob_std * length) == (10, 0.5)
     grid = nerf.grid
     assert (grid.levels, grid.features, grid.log2_size, grid.max_resolution) == (16, 2, 19, 4096)
-    assert (grid.start_level, grid.progressive_from * c.steps, grid.progressive_interval * c.steps) == (8, 2000, 500)
+    levels = active_levels(grid, torch.tensor([1999, 2000, 2499, 2500, 5499, 5500]) / c.steps)
+    assert levels.tolist() == [8, 9, 9, 10, 15, 16]
     assert c.scene.step_length == pytest.approx(2 * math.sqrt(3) * length / 512 / length, rel=1e-3)
 
 
@@ -167,9 +169,8 @@ def test_every_preset_takes_steps(name: str):
         "steps": 2,
         "views": 1,
         "resolution": 8,
-        "resolution_end": 8,
         "scene": {"nerf": {"grid": {"log2_size": 10}}, "occupancy_resolution": 16, "step_length": 0.05},
-        "shading": {"latent_until": 0.0, "albedo_until": 0.0},
+        "shading": {"latent": 0, "albedo_probability": {"from": 0.0}},
     }
     config = build_config(name, {"prompt": "a red mushroom", **small})
     state = State.fresh(config, torch.device("cpu"))

@@ -205,9 +205,9 @@ def test_spacing_that_grows_reaches_nerfacc(monkeypatch):
 
 
 def test_impossible_configurations_are_refused():
-    with pytest.raises(DreamFusionError, match="round"):
+    with pytest.raises(DreamFusionError, match=r"^rounds: "):
         ProposalConfig(rounds=0)
-    with pytest.raises(DreamFusionError, match="octave"):
+    with pytest.raises(DreamFusionError, match=r"^frequencies: "):
         ProposalConfig(frequencies=0)
     with pytest.raises(DreamFusionError, match="dt_gamma"):
         parse_config({"prompt": "a", "scene": {"renderer": "proposal", "dt_gamma": 0.01}})

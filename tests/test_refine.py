@@ -1,6 +1,5 @@
 """Refinement: a run or a mesh file becomes a mesh that is optimised, with everything that a run leaves."""
 
-import dataclasses
 import math
 import shutil
 from dataclasses import replace
@@ -13,12 +12,14 @@ import trimesh
 from PIL import Image
 
 import dreamfusion
+from dreamfusion import nemo
 from dreamfusion.app.cli import main
 from dreamfusion.assets import load as load_module
 from dreamfusion.assets.formats import save_glb, save_mesh
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh, extract_mesh
 from dreamfusion.config import SceneConfig, merged, parse_config
+from dreamfusion.config.schedule import constant
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.geometry import iou, score_geometry, toy_volume
 from dreamfusion.evaluation.outlines import score_outlines
@@ -34,14 +35,14 @@ from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import _configuration, _nemo_configuration, refine
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
-from dreamfusion.scenes.scene import Views, finished_views
+from dreamfusion.scenes.scene import Finished, Views, finished_views
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
 from support.worlds import BACKDROP, STILL, toy_config, toy_prior
 
 CPU = torch.device("cpu")
-DMTET = Path(__file__).parent / "data" / "nemo" / "dreamfusion-dmtet.yaml"
-GRID = TetrahedraConfig(16)
+DMTET = Path(nemo.__file__).parent / "dreamfusion-dmtet.yaml"
+GRID = TetrahedraConfig(resolution=16)
 
 
 def ball(radius: float = 0.5) -> Mesh:
@@ -51,7 +52,7 @@ def ball(radius: float = 0.5) -> Mesh:
 
 
 def ball_scene(resolution: int = 16) -> MeshScene:
-    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution)))
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution=resolution)))
     scene.start_from(ball())
     return scene
 
@@ -121,16 +122,16 @@ def test_the_field_of_a_mesh_is_its_surface():
         def albedo(self, x: torch.Tensor) -> torch.Tensor:
             return torch.ones_like(x)
 
-    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(40)))
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution=40)))
     scene.start_from(extract_mesh(Solid(), 96))
     score = score_geometry(scene.field, mushroom)
     assert score.iou > 0.9
     assert score.iou_unaligned > 0.85
     assert score.normal_error_deg < 15
-    seen = score_outlines(scene, mushroom)
+    seen = score_outlines(Finished(scene), mushroom)
     assert seen.silhouette_iou > 0.93
     assert seen.normal_error_deg < 10
-    other = score_outlines(scene, Toy("car", "red"))
+    other = score_outlines(Finished(scene), Toy("car", "red"))
     assert other.silhouette_iou < 0.7
     assert other.normal_error_deg > 25
 
@@ -140,7 +141,7 @@ def test_the_field_of_a_mesh_is_its_surface():
 
 def mesh_config(**changes):
     scene = {"tetrahedra": {"resolution": 16}, "background": "static", "background_color": BACKDROP}
-    values = {"scene": scene, "resolution": 48, "resolution_end": 48, "optim": {"surface_lr": 5e-3}}
+    values = {"scene": scene, "resolution": 48, "optim": {"surface_lr": 5e-3}}
     return toy_config(**merged(values, changes))
 
 
@@ -187,7 +188,7 @@ def test_every_smoothness_weight_smooths(name: str):
     rough = []
     for weight in (0.0, 1000.0):
         loss = {"normal_consistency": 0.0, "laplacian": 0.0, name: weight}
-        config = mesh_config(steps=8, views=1, resolution=16, resolution_end=16, loss=loss)
+        config = mesh_config(steps=8, views=1, resolution=16, loss=loss)
         state = fresh(config)
         with torch.no_grad():
             noise = torch.randn(state.scene.tetrahedra.distance.shape, generator=torch.Generator().manual_seed(0))
@@ -203,8 +204,7 @@ def test_a_restored_state_continues_bit_equal():
         steps=6,
         views=2,
         resolution=16,
-        resolution_end=16,
-        shading={"albedo_until": 0.2},
+        shading={"albedo_probability": {"start": 1, "from": 0.2, "curve": "step"}},
         scene={"tetrahedra": {"resolution": 16}, "background": "learned"},
     )
     whole = fresh(config)
@@ -247,7 +247,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> dreamfusion.Result:
         steps=20,
         views=2,
         resolution=16,
-        resolution_end=16,
         cameras=STILL,
         guidance={"guidance_scale": 1.0},
         scene={"background": "static", "background_color": BACKDROP},
@@ -277,8 +276,8 @@ def test_a_refinement_leaves_what_a_run_leaves_beside_it(source: dreamfusion.Res
     # What the run was told holds on; what refining asks for is changed.
     assert refined.config.prompt == "a red mushroom"
     assert refined.config.scene.background_color == BACKDROP
-    assert refined.config.resolution_end == 32
-    assert refined.config.guidance.t_max < source.config.guidance.t_max
+    assert refined.config.resolution == constant(32)
+    assert refined.config.guidance.t_max.start < source.config.guidance.t_max.start
     again = refine(source.folder, guidance_model=toy_prior("mushroom", views=8, size=16), assets=False, **SHORT)
     assert again.folder.name == "mushroom-refined-2"
     assert (again.folder / "metrics.jsonl").read_text() == (refined.folder / "metrics.jsonl").read_text()
@@ -289,11 +288,11 @@ def test_a_refinement_goes_on_with_the_last_prompt_and_fits_the_prior(source: dr
     run = replace(source, config=config)
     embedded = _configuration(run, "default", None, {})
     assert (embedded.prompt, embedded.later_prompts) == ("a green mushroom", {})
-    assert embedded.guidance.t_max == 0.9
+    assert embedded.guidance.t_max == constant(0.9)
     assert embedded.scene.tetrahedra.bulge_resolution == 16
     other = _configuration(run, "default", None, {"prompt": "a corgi", "guidance": {"kind": "sd"}})
     assert (other.prompt, other.later_prompts) == ("a corgi", {})
-    assert (other.guidance.t_min, other.guidance.t_max) == (0.02, 0.5)
+    assert (other.guidance.t_min, other.guidance.t_max) == (constant(0.02), constant(0.5))
     assert other.guidance.weighting == config.guidance.weighting
     assert other.optim.surface_lr == config.optim.surface_lr
     assert other.scene.tetrahedra.bulge_resolution is None
@@ -311,7 +310,6 @@ def test_a_configuration_of_nemos_second_stage_refines_a_run(source: dreamfusion
         prompt="a red mushroom",
         steps=2,
         resolution=24,
-        resolution_end=24,
         scene={"tetrahedra": {"resolution": 16}},
         device="cpu",
     )
@@ -492,26 +490,28 @@ def test_the_preset_is_nemos_stock_file_of_the_second_stage():
 
 def test_nemos_preset_keeps_prompt_device_and_networks_of_a_run_and_nothing_else(source: dreamfusion.Result):
     other = {
-        "guidance": {"t_min_start": 0.8, "negative_prompt": "a car", "perp_neg": True},
+        "guidance": {"t_min": {"start": 0.8}, "negative_prompt": "a car", "perp_neg": True},
         "loss": {"clip": 1.0, "kind": "ism"},
         "scene": {"surface_smoothing": 0.05, "material": {"specular": 0.2}},
         "optim": {"betas": [0.9, 0.99]},
     }
     kept = {"prompt": "a red mushroom", "device": "cpu"}
-    networks = {"nerf": dataclasses.asdict(source.config.scene.nerf)}
+    networks = {"nerf": source.config.scene.nerf.model_dump()}
     run = replace(source, config=parse_config(merged(kept | {"scene": networks}, other)))
     fresh = _configuration(None, "nemo-dmtet", None, kept | {"scene": networks})
     assert _configuration(run, "nemo-dmtet", None, {}) == fresh
-    assert (fresh.guidance.t_min_start, fresh.loss.clip, fresh.scene.surface_smoothing) == (None, None, 0)
-    assert _configuration(run, "quick", None, {}).loss.clip == 1, "our own presets keep what they do not change"
+    assert (fresh.guidance.t_min, fresh.loss.clip, fresh.scene.surface_smoothing) == (constant(0.02), None, 0)
+    assert _configuration(run, "quick", None, {}).loss.clip == constant(1), (
+        "our own presets keep what they do not change"
+    )
 
 
 def test_one_resolution_is_that_of_the_whole_refinement(source: dreamfusion.Result, tmp_path: Path):
-    for asked, expected in (({}, (512, 512)), ({"resolution": 128}, (128, 128))):
+    for asked, expected in (({}, 512), ({"resolution": 128}, 128)):
         config = _nemo_configuration(source, DMTET, "default", None, asked, lambda line: None)
-        assert (config.resolution, config.resolution_end) == expected
-    both = {"resolution": 64, "resolution_end": 128}
-    assert _nemo_configuration(source, DMTET, "default", None, both, lambda line: None).resolution_end == 128
+        assert config.resolution == constant(expected)
+    both = {"resolution": {"start": 64, "end": 128}}
+    assert _nemo_configuration(source, DMTET, "default", None, both, lambda line: None).resolution.end == 128
 
 
 def test_the_prompt_of_the_run_stands_where_nemos_file_has_none(source: dreamfusion.Result, tmp_path: Path):

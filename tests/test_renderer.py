@@ -24,7 +24,7 @@ def full_grid() -> OccupancyGrid:
 
 
 def rough_field() -> NerfField:
-    field = NerfField(NerfConfig(grid=SMALL_GRID, density_bias=-5.0), seeded())
+    field = NerfField(NerfConfig(grid=SMALL_GRID, density_bias=-5.0, normal_epsilon=0.03), seeded())
     with torch.no_grad():
         field.table.normal_(std=0.3, generator=seeded(1))
     return field

@@ -458,7 +458,7 @@ def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path):
 
 
 def test_validation_shows_depth_and_writes_a_video_if_asked(tmp_path: Path):
-    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(16)))
+    scene = MeshScene(SceneConfig(tetrahedra=TetrahedraConfig(resolution=16)))
     pictures = PicturesConfig(val_views=3, val_resolution=33, val_depth=True, val_video=True, radius=2.7)
     results.save_validation(scene, pictures, 7, tmp_path)
     written = sorted(path.name for path in (tmp_path / "validation").iterdir())

@@ -57,7 +57,7 @@ def test_the_grid_fills_the_ball_without_gaps_or_overlaps():
 
 
 def sphere(resolution: int, radius: float = 0.6) -> tuple[TetrahedralField, trimesh.Trimesh]:
-    field = TetrahedralField(TetrahedraConfig(resolution))
+    field = TetrahedralField(TetrahedraConfig(resolution=resolution))
     field.fit(field.grid.norm(dim=1) - radius)
     surface = field.surface()
     return field, trimesh.Trimesh(surface.vertices.detach(), surface.faces, process=False)
@@ -73,7 +73,7 @@ def test_a_sphere_is_closed_manifold_and_faces_outwards():
 
 
 def test_a_surface_that_reaches_the_edge_of_the_ball_is_closed_there():
-    field = TetrahedralField(TetrahedraConfig(8))
+    field = TetrahedralField(TetrahedraConfig(resolution=8))
     with torch.no_grad():
         field.distance.fill_(-1.0)
     surface = field.surface()
@@ -83,7 +83,7 @@ def test_a_surface_that_reaches_the_edge_of_the_ball_is_closed_there():
 
 
 def test_random_distances_give_a_closed_manifold():
-    field = TetrahedralField(TetrahedraConfig(6))
+    field = TetrahedralField(TetrahedraConfig(resolution=6))
     with torch.no_grad():
         field.distance.copy_(torch.randn(len(field.grid), generator=torch.Generator().manual_seed(0)))
         field.offset.copy_(torch.randn(field.grid.shape, generator=torch.Generator().manual_seed(1)))
@@ -122,11 +122,11 @@ def test_gradients_against_finite_differences():
 
 
 def test_a_bulge_moves_the_surface_outwards_where_it_is():
-    field = TetrahedralField(TetrahedraConfig(8, bulge_resolution=3))
+    field = TetrahedralField(TetrahedraConfig(resolution=8, bulge_resolution=3))
     field.fit(field.grid.norm(dim=1) - 0.5)
     with torch.no_grad():
         field.bulge[0, 0, 2] = 0.2  # at x = 1, whatever y and z: so 0.2 x for x > 0, nothing for x < 0
-    reference = TetrahedralField(TetrahedraConfig(8))
+    reference = TetrahedralField(TetrahedraConfig(resolution=8))
     reference.fit(field.grid.norm(dim=1) - 0.5 - 0.2 * field.grid[:, 0].clamp(min=0))
     vertices = field.surface().vertices
     torch.testing.assert_close(vertices, reference.surface().vertices)
@@ -167,7 +167,7 @@ def test_distance_to_a_mesh():
 
 
 def test_nothing_and_everything_are_refused():
-    field = TetrahedralField(TetrahedraConfig(8))
+    field = TetrahedralField(TetrahedraConfig(resolution=8))
     with pytest.raises(DreamFusionError, match="empty on this grid"):
         field.fit(torch.ones(len(field.grid)))
     with pytest.raises(DreamFusionError, match="fills the whole scene"):
@@ -176,7 +176,7 @@ def test_nothing_and_everything_are_refused():
         field.distance.fill_(1.0)
     with pytest.raises(DreamFusionError, match="vanished"):
         field.surface()
-    with pytest.raises(DreamFusionError, match="resolution of 4"):
-        TetrahedraConfig(2)
-    with pytest.raises(DreamFusionError, match="bulge_resolution of 2"):
-        TetrahedraConfig(8, bulge_resolution=1)
+    with pytest.raises(DreamFusionError, match=r"^resolution: .*4"):
+        TetrahedraConfig(resolution=2)
+    with pytest.raises(DreamFusionError, match=r"^bulge_resolution: .*2"):
+        TetrahedraConfig(resolution=8, bulge_resolution=1)

@@ -151,7 +151,7 @@ def test_the_embedded_prior_takes_a_new_prompt_and_refuses_unknown_words(tmp_pat
         2: lambda r: (answers.append(r.answered()), r.send("prompt", "a blue car")),
         3: lambda r: answers.append(r.answered()),
     }
-    tiny = {"steps": 4, "views": 1, "resolution": 8, "resolution_end": 8, "device": "cpu"}
+    tiny = {"steps": 4, "views": 1, "resolution": 8, "device": "cpu"}
 
     def on_step(step: Any) -> None:
         if step.number in at:

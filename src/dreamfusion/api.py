@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from dreamfusion.config import Config
+    from dreamfusion.config import Config, Preset
     from dreamfusion.evaluation.evaluate import Evaluation
     from dreamfusion.guidance.base import Guidance
     from dreamfusion.method.distillation import Loss
     from dreamfusion.method.optimize import Step
     from dreamfusion.pictures.compose import Placement
     from dreamfusion.pictures.render import PictureShading
-    from dreamfusion.presets import Preset
     from dreamfusion.runs.refine import RefinePreset
     from dreamfusion.runs.results import Result
 
@@ -217,7 +216,7 @@ def render(
         light_intensity: factor on all light.
         light_color: a name such as "orange", or "#rrggbb".
         ambient: share of the light that comes from everywhere; 0.3 by default, 0 with an environment.
-        environment: an equirectangular picture of the light all around.
+        environment: "studio", "sunset", "overcast", or an equirectangular picture of the light all around.
         background: a colour, a picture, "environment" or "transparent".
         turntable: number of frames of a film once around.
         cameras: JSON list of the cameras of a film (docs/pictures.md).
@@ -258,9 +257,15 @@ def export(
     faces: int = 20_000,
     texture_size: int = 1024,
     size_mm: float | None = None,
+    height: float | None = None,
+    pivot: Literal["base", "center"] | None = None,
+    lod: int = 0,
+    normal_map: bool = False,
+    compress: bool = False,
+    license: str = "",
     device: str = "auto",
 ) -> list[Path]:
-    """Write the mesh of a finished run for other programs and return the paths.
+    """Write the mesh of a finished run for other programs and return every file written.
 
     Args:
         run: a `Result` or the folder of a run.
@@ -270,6 +275,12 @@ def export(
         faces: the mesh has at most about this many triangles.
         texture_size: side of the texture in texels.
         size_mm: longest side of the object in millimetres.
+        height: height of the object in metres, in place of ``size_mm``.
+        pivot: put the origin at the middle of the "base", or at the "center"; by default it stays where it is.
+        lod: also write this many levels of detail, each with a quarter of the faces.
+        normal_map: bake what the faces leave out into a normal map (GLB).
+        compress: make the GLB small, with Draco and WebP; needs dreamfusion[compress].
+        license: licence or copyright line to write into the file (GLB, USDZ).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
@@ -286,9 +297,32 @@ def export(
         max_faces=faces,
         texture_size=texture_size,
         size_mm=size_mm,
+        height_m=height,
+        pivot=pivot,
+        lod=lod,
+        normal_map=normal_map,
+        compress=compress,
+        licence=license,
         device=device,
         on_note=_log.info,
     )
+
+
+def compare(first: PathOrText, second: PathOrText, *, output: PathOrText | None = None) -> Path:
+    """Put two results side by side into one page, to turn together, and return its path.
+
+    Args:
+        first: a `Result`, the folder of a run, or a .glb file.
+        second: another.
+        output: page to write; by default compare.html in the folder of the second.
+
+    Raises:
+        DreamFusionError: for objects that cannot be read, or a page that cannot be written.
+
+    """
+    from dreamfusion.pictures.compare import compare as page
+
+    return page(Path(first), Path(second), _path(output))
 
 
 def compose(
@@ -384,7 +418,7 @@ def evaluate(
     """
     from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluation.evaluate import evaluate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
     from dreamfusion.evaluation.report import write_reports
 
     file, changes = _settings(config, steps=steps)
@@ -395,7 +429,7 @@ def evaluate(
             seeds=seeds,
             preset=preset,
             changes=changes if file is None else merged(read_yaml(file), changes),
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=on_progress,
         )
@@ -458,15 +492,16 @@ def _settings(config: Settings | None, **asked: Any) -> tuple[Path | None, dict[
 def _prompt_list(prompts: PathOrText | Sequence[str] | None) -> Any:
     from dreamfusion.evaluation.prompts import PromptList, default_prompts, read_prompts
     from dreamfusion.toybox.captions import parse_toy
+    from dreamfusion.toybox.words import understood
 
     if prompts is None:
         return default_prompts()
     if isinstance(prompts, (str, PathLike)):
         chosen = read_prompts(Path(prompts))
         for note in chosen.notes:
-            _log.info("%s: %s; left out", prompts, note)
+            _log.info("%s: %s", prompts, note)
         return chosen
-    return PromptList({prompt: parse_toy(prompt) for prompt in prompts})
+    return PromptList({words: parse_toy(words) for words in (understood(prompt).prompt for prompt in prompts)})
 
 
 @dataclass

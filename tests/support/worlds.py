@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from dreamfusion.config import Config, parse_config
+from dreamfusion.config import Config, merged, parse_config
 from dreamfusion.guidance.analytic import AnalyticGuidance
 from dreamfusion.method.cameras import CameraRange, sample_cameras
 from dreamfusion.method.prompts import view_weights
@@ -29,16 +29,30 @@ SHORT: dict[str, Any] = {
     "steps": 20,
     "views": 2,
     "resolution": 16,
-    "resolution_end": 16,
     "cameras": STILL,
     "guidance": {"guidance_scale": 1.0},
     "scene": {"background": "static", "background_color": BACKDROP},
-    "shading": {"albedo_until": 0.5},
+    "shading": {"albedo_probability": {"from": 0.5}},
     "checkpoint_every": 5,
     "preview_every": 5,
     "device": "cpu",
 }
 """A run of seconds: enough to change the ball it starts from."""
+
+
+UNTUNED = {
+    "steps": 300,
+    "guidance": {
+        "guidance_scale": 8.0,
+        "t_min": 0.02,
+        "t_max": {"start": 0.98, "end": 0.35, "from": 0.0, "curve": "sqrt"},
+        "weighting": None,
+    },
+    "scene": {"surface_smoothing": 0.0, "nerf": {"normal_epsilon": 0.03}},
+    "shading": {"albedo_probability": 0.35, "textureless_probability": 0.1},
+    "loss": {"opacity": 1e-3, "entropy": {"end": 1e-3, "until": 0.5}, "normal_smooth_3d": 0.0},
+}
+"""Settings for a prior that says the same at every noise level, where the defaults are for the embedded one."""
 
 
 def toy_prior(kind: str, *, views: int = 400, size: int = 32) -> AnalyticGuidance:
@@ -58,14 +72,13 @@ def toy_config(**changes: Any) -> Config:
         "steps": 120,
         "views": 4,
         "resolution": 32,
-        "resolution_end": 32,
         "cameras": STILL,
-        "guidance": {"guidance_scale": 1.0, "t_max_end": 0.3},
+        "guidance": {"guidance_scale": 1.0, "t_max": {"end": 0.3}},
         "scene": {"background": "static", "background_color": BACKDROP},
-        "shading": {"albedo_until": 1.0},
+        "shading": {"albedo_probability": {"start": 1.0, "from": 1.0, "curve": "step"}},
         "device": "cpu",
     }
-    return parse_config(values | changes)
+    return parse_config(merged(UNTUNED, values | changes))
 
 
 def shrink_pictures() -> None:

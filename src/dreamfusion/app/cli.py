@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.text import Text
 from tyro.conf import Positional
 
+from dreamfusion import __version__
 from dreamfusion.app.terminal import run, say
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS, TEXTURE_SIZE
 
 if TYPE_CHECKING:
     from dreamfusion.evaluation.prompts import PromptList
@@ -192,9 +194,9 @@ def render(
     output: Path | None = None,
     shading: Literal["albedo", "lambertian", "textureless", "normal"] = "lambertian",
     azimuth: tuple[float, ...] = (30.0,),
-    elevation: tuple[float, ...] = (15.0,),
-    radius: float = 2.7,
-    focal: float = 1.35,
+    elevation: tuple[float, ...] = (ORBIT_ELEVATION_DEG,),
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
     size: tuple[int, ...] = (512,),
     light_azimuth: float | None = None,
     light_elevation: float = 45.0,
@@ -259,8 +261,8 @@ def export(
     format: tuple[str, ...] = (),
     output: Path | None = None,
     resolution: int | None = None,
-    faces: int = 20_000,
-    texture_size: int = 1024,
+    faces: int = MESH_FACES,
+    texture_size: int = TEXTURE_SIZE,
     size_mm: float | None = None,
     height: float | None = None,
     pivot: Literal["base", "center"] | None = None,
@@ -353,7 +355,7 @@ def compose(
         light_elevation: degrees above the horizon the sun stands at
         softness: degrees of half the width of the sun; larger makes softer shadows
         sky: share of the light that comes evenly from everywhere
-        environment: picture of the light all around in its place, equirectangular, .hdr, .exr or an ordinary one
+        environment: light all around in its place: studio, sunset, overcast, or an equirectangular .hdr, .exr or .png
         ground: colour of the ground, three numbers from 0 to 1
         samples: paths of light per pixel; more are slower and less grainy
         device: auto, cpu, cuda or cuda:N
@@ -393,7 +395,8 @@ def view(run: Positional[Path], *, host: str = "127.0.0.1", port: int = 8080) ->
 def prior_train(
     *,
     output: Path = Path("runs/prior"),
-    steps: int = 8000,
+    steps: int | None = None,
+    minutes: float | None = None,
     batch_size: int = 48,
     image_size: int = 32,
     lr: float = 1e-3,
@@ -410,7 +413,8 @@ def prior_train(
 
     Args:
         output: folder for checkpoints, log, sample grids and the finished prior
-        steps: training steps in all
+        steps: training steps in all; 8000 if neither these nor minutes are given
+        minutes: time for this sitting, with learning rates that fall to zero in time; writing the prior comes on top
         batch_size: images per step
         image_size: side of the images in pixels; a prior can be trained further at twice its size with --start-from
         lr: learning rate of embeddings, norms, biases, first and last layer (AdamW)
@@ -426,10 +430,12 @@ def prior_train(
     """
     from dreamfusion.app.progress import TrainProgress
     from dreamfusion.device import pick_device
-    from dreamfusion.toybox.train import TrainSettings, train
+    from dreamfusion.toybox.train import UNLIMITED, TrainSettings, train
 
+    if minutes is not None and not minutes > 0:
+        raise DreamFusionError("--minutes must be above 0.")
     settings = TrainSettings(
-        steps=steps,
+        steps=steps or (TrainSettings.steps if minutes is None else UNLIMITED),
         batch_size=batch_size,
         image_size=image_size,
         lr=lr,
@@ -438,12 +444,13 @@ def prior_train(
         precision=precision,
         seed=seed,
     )
-    with TrainProgress(console, steps) as progress:
+    with TrainProgress(console, None if steps is None and minutes else settings.steps) as progress:
         train(
             output,
             settings,
             device=str(pick_device(device)),
             start_from=start_from,
+            minutes=minutes,
             save_every=save_every,
             sample_every=sample_every,
             on_progress=progress.update,
@@ -495,6 +502,44 @@ def prior_sample(
     )
     save_png(grid, output)
     print(output)
+
+
+def prior_evaluate(
+    *,
+    model: str | None = None,
+    output: Path = Path("runs/prior-evaluation"),
+    quick: bool = False,
+    card: bool = False,
+    judge: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Score a prior of the toybox: its loss, what its samples show, how true and how different they are.
+
+    Args:
+        model: folder of the prior; the embedded prior if not given
+        output: folder for scores.json and scores.md
+        quick: a glance, at a twentieth of the cost
+        card: write the scores beside the prior and their tables into its README.md, too
+        judge: folder of a judge that judge train has made, in place of the one that ships with the package
+        device: auto, cpu, cuda, cuda:N or mps
+
+    """
+    from dreamfusion.app.progress import EvaluationProgress
+    from dreamfusion.device import pick_device
+    from dreamfusion.evaluation.judge import TOYBOX_JUDGE, ToyboxJudge
+    from dreamfusion.evaluation.prior import QUICK, PriorTrial, evaluate_prior, write_scores
+    from dreamfusion.guidance.pixel import PixelGuidance
+    from dreamfusion.toybox import EMBEDDED_PRIOR
+    from dreamfusion.toybox.scores import score_tables
+
+    folder, chosen = Path(model or EMBEDDED_PRIOR), pick_device(device)
+    guidance, reader = PixelGuidance(folder, device=chosen), ToyboxJudge(judge or TOYBOX_JUDGE, chosen)
+    trial = QUICK if quick else PriorTrial()
+    with EvaluationProgress(console, "parts") as progress:
+        scores = evaluate_prior(guidance, reader, trial, name=folder.name, on_progress=progress.update)
+    write_scores(scores, output, folder if card else None)
+    print(score_tables(scores))
+    print(output / "scores.json")
 
 
 def guidance_compile(
@@ -553,7 +598,7 @@ def toybox_render(
 
 def evaluate(
     *,
-    prompts: Path | None = None,
+    prompts: str | None = None,
     seeds: int = 1,
     preset: PresetName = "default",
     output: Path = Path("runs/evaluation"),
@@ -565,20 +610,20 @@ def evaluate(
     """Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.
 
     Args:
-        prompts: file with one prompt per line (forty prompts that nobody picked if not given)
+        prompts: file with one prompt per line, or how many to draw that nobody picked (80 if not given)
         seeds: runs per prompt, with seeds 0 to SEEDS - 1
         preset: quick, default, high, or another system's settings
         output: folder for all runs, evaluation.json, report.md, report.html and overview.png; call again to go on
         steps: optimisation steps of every run, in place of the preset's
         config: YAML file with any of the settings of a run's config.yaml, for every run
-        judge: folder or hub name of a CLIP model, in place of the toybox judge
-        jobs: runs side by side (one per two CPU cores, or one on a GPU, if not given)
+        judge: folder of a trained judge, or folder or hub name of a CLIP model, in place of the toybox judge
+        jobs: runs side by side (one per CPU core, or one on a GPU, if not given)
 
     """
     from dreamfusion.app.progress import EvaluationProgress
     from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluation.evaluate import evaluate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
     from dreamfusion.evaluation.report import markdown, write_reports
 
     chosen = _prompt_list(prompts)
@@ -590,7 +635,7 @@ def evaluate(
             seeds=seeds,
             preset=preset,
             changes=changes,
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=progress.update,
         )
@@ -602,7 +647,7 @@ def evaluate(
 def ablate(
     study: Positional[Literal["parts", "guidance"]] = "parts",
     *,
-    prompts: Path | None = None,
+    prompts: str | None = None,
     seeds: int = 1,
     preset: PresetName = "default",
     output: Path = Path("runs/ablation"),
@@ -614,18 +659,18 @@ def ablate(
 
     Args:
         study: parts (views, view prompts, lighting, textureless; paper Figure 6) or guidance (scale x seed; Figure 9)
-        prompts: file with one prompt per line (forty prompts that nobody picked if not given)
+        prompts: file with one prompt per line, or how many to draw that nobody picked (80 if not given)
         seeds: runs per prompt and variant
         preset: quick, default, high, or another system's settings
         output: folder for all runs, ablation.json, ablation.md and ablation.svg; call again to go on
         steps: optimisation steps of every run, in place of the preset's
-        judge: folder or hub name of a CLIP model, in place of the toybox judge
-        jobs: runs side by side (one per two CPU cores, or one on a GPU, if not given)
+        judge: folder of a trained judge, or folder or hub name of a CLIP model, in place of the toybox judge
+        jobs: runs side by side (one per CPU core, or one on a GPU, if not given)
 
     """
     from dreamfusion.app.progress import EvaluationProgress
     from dreamfusion.evaluation.ablation import ablate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
 
     chosen = _prompt_list(prompts)
     with EvaluationProgress(console) as progress:
@@ -636,42 +681,73 @@ def ablate(
             seeds=seeds,
             preset=preset,
             changes={"steps": steps} if steps else {},
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=progress.update,
         )
     print((output / "ablation.md").read_text(encoding="utf-8"))
 
 
-def _prompt_list(file: Path | None) -> PromptList:
-    """Return the prompts of a file, saying what was left out, or the default ones."""
-    from dreamfusion.evaluation.prompts import default_prompts, read_prompts
+def _prompt_list(asked: str | None) -> PromptList:
+    """Return the prompts of a file, saying what was left out, or drawn ones."""
+    from dreamfusion.evaluation.prompts import chosen_prompts
 
-    chosen = read_prompts(file) if file else default_prompts()
+    chosen = chosen_prompts(asked)
     for note in chosen.notes:
-        say(console, f"{file}: {note}; left out")
+        say(console, f"{asked}: {note}")
     return chosen
 
 
 def judge_train(
-    *, output: Path = Path("runs/judge"), steps: int = 1500, batch_size: int = 96, lr: float = 2e-3, seed: int = 77_000
+    *,
+    output: Path = Path("runs/judge"),
+    steps: int = 2600,
+    batch_size: int = 96,
+    lr: float = 2e-3,
+    muon_lr: float = 2e-2,
+    seed: int = 77_000,
+    start_from: Path | None = None,
 ) -> None:
-    """Train the toybox judge, which plays CLIP's part in evaluations.
+    """Train the toybox judge, which reads off pictures what they show.
 
     Args:
-        output: folder for the finished judge
+        output: folder for the judge
         steps: training steps
-        batch_size: pictures and captions per step, told apart from each other
-        lr: highest learning rate
+        batch_size: pictures per step
+        lr: highest learning rate of norms, first and last layers (AdamW)
+        muon_lr: highest learning rate of all other weights (Muon)
         seed: decides weights, data and noise; the prior's seed should be another
+        start_from: folder of a finished judge to begin with, in place of random weights
 
     """
     from dreamfusion.app.progress import JudgeProgress
     from dreamfusion.evaluation.training import JudgeSettings, train_judge
 
-    settings = JudgeSettings(steps=steps, batch_size=batch_size, lr=lr, seed=seed)
+    settings = JudgeSettings(steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed)
     with JudgeProgress(console, steps) as progress:
-        print(train_judge(output, settings, progress.update))
+        print(train_judge(output, settings, start_from=start_from, on_progress=progress.update))
+
+
+def judge_evaluate(
+    *, judge: Path | None = None, count: int = 1000, seed: int = 555_000, sheet: Path = Path("judge-mistakes.png")
+) -> None:
+    """Examine the toybox judge on true pictures: how often it reads each attribute right where it can be seen.
+
+    Args:
+        judge: folder of a judge that judge train has made; the one that ships with the package if not given
+        count: pictures, half of them finished ones, half as a prior is trained on
+        seed: decides the pictures; the judge's own seed is another
+        sheet: picture to write of what it read wrong
+
+    """
+    from dreamfusion.assets.images import save_png
+    from dreamfusion.evaluation.exam import examine, table
+    from dreamfusion.evaluation.judge import TOYBOX_JUDGE, ToyboxJudge
+
+    marks = examine(ToyboxJudge(judge or TOYBOX_JUDGE), count, seed)
+    save_png(marks.sheet, sheet)
+    print(table(marks))
+    print(sheet)
 
 
 def doctor(
@@ -703,6 +779,7 @@ def build_app() -> tyro.extras.SubcommandApp:
     prior = tyro.extras.SubcommandApp()
     prior.command(name="train")(prior_train)
     prior.command(name="sample")(prior_sample)
+    prior.command(name="evaluate")(prior_evaluate)
     guidance = tyro.extras.SubcommandApp()
     guidance.command(name="compile")(guidance_compile)
     toybox = tyro.extras.SubcommandApp()
@@ -715,20 +792,25 @@ def build_app() -> tyro.extras.SubcommandApp:
     app.command(compare)
     app.command(compose)
     app.command(view)
-    app.command(prior, name="prior", help="Train the small prior, or draw what a prior believes words look like.")
+    app.command(prior, name="prior", help="Train the small prior, score it, or draw what it believes words are.")
     app.command(guidance, name="guidance", help="Compile a prior, so that it runs faster.")
     app.command(toybox, name="toybox", help="Show the world that the embedded prior is trained on.")
     judge = tyro.extras.SubcommandApp()
     judge.command(name="train")(judge_train)
+    judge.command(name="evaluate")(judge_evaluate)
     app.command(evaluate)
     app.command(ablate)
-    app.command(judge, name="judge", help="Train the judge of evaluations.")
+    app.command(judge, name="judge", help="Train or examine the judge of evaluations.")
     app.command(doctor)
     return app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; `terminal.run` says how it ends."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"dreamfusion {__version__}")
+        return
     _quiet_libraries()
     run(lambda: build_app().cli(prog="dreamfusion", description=__doc__, args=arguments), console)
 

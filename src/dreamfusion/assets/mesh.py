@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dreamfusion.assets.checks import check_triangles
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.standard import MESH_RESOLUTION
 
 Floats = NDArray[np.float32]
 Faces = NDArray[np.int64]
@@ -63,7 +64,7 @@ class Mesh:
 
 def extract_mesh(
     field: ColoredDensity,
-    resolution: int = 128,
+    resolution: int = MESH_RESOLUTION,
     *,
     bound: float = 1.0,
     level: float | None = None,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from dreamfusion.assets.images import contact_sheet, save_png
+from dreamfusion.config.presets import Preset
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.evaluate import Evaluation, evaluate, load_views, run_folder
 from dreamfusion.evaluation.judge import Judge, open_judge
@@ -23,17 +24,17 @@ from dreamfusion.evaluation.report import show
 from dreamfusion.evaluation.statistics import Estimate
 from dreamfusion.io.claims import claim
 from dreamfusion.io.files import slugify, write_text
-from dreamfusion.presets import Preset
 
 Study = Literal["parts", "guidance"]
 
 _NARROW = {"azimuth_min_deg": -60.0, "azimuth_max_deg": 60.0, "elevation_min_deg": 0.0, "elevation_max_deg": 30.0}
+_PLAIN = {"albedo_probability": 1.0, "textureless_probability": 0.0}
 _NO_VIEW = {"view_texts": {"front": "", "side": "", "back": "", "overhead": ""}, "tell_cameras": False}
 
 PARTS: dict[str, dict[str, Any]] = {
-    "base": {"cameras": _NARROW, "guidance": _NO_VIEW, "shading": {"albedo_until": 1.0}},
-    "+ wide views": {"guidance": _NO_VIEW, "shading": {"albedo_until": 1.0}},
-    "+ view-dependent prompts": {"shading": {"albedo_until": 1.0}},
+    "base": {"cameras": _NARROW, "guidance": _NO_VIEW, "shading": _PLAIN},
+    "+ wide views": {"guidance": _NO_VIEW, "shading": _PLAIN},
+    "+ view-dependent prompts": {"shading": _PLAIN},
     "+ lighting": {"shading": {"textureless_probability": 0.0}},
     "+ textureless": {"shading": {"textureless_probability": 0.15}},
 }

@@ -29,16 +29,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dreamfusion.config import build_config
+from dreamfusion.config.presets import Preset
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.judge import Judge, open_judge
 from dreamfusion.evaluation.judging import NAMED, judge_views, true_views
 from dreamfusion.evaluation.prompts import PromptList
 from dreamfusion.evaluation.statistics import Estimate, bootstrap, lowest_tenth, share
-from dreamfusion.evaluation.worker import AZIMUTHS_DEG, BEHIND, BEHIND_DEG, SUPERVISED, VIEW_SIZE
+from dreamfusion.evaluation.worker import BEHIND, BEHIND_DEG, SUPERVISED, VIEW_SIZE
 from dreamfusion.io.claims import claim
 from dreamfusion.io.files import slugify, write_text
-from dreamfusion.presets import Preset
 from dreamfusion.runs.results import SHADINGS
+from dreamfusion.standard import AZIMUTHS_DEG
 from dreamfusion.stopping import stop_at_once
 from dreamfusion.toybox.world import Toy, is_held_out
 

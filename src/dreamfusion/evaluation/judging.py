@@ -12,7 +12,6 @@ from dreamfusion.evaluation.judge import Judge, ToyboxJudge
 from dreamfusion.evaluation.prompts import PromptList, distinct_shapes, shape
 from dreamfusion.evaluation.reading import shown
 from dreamfusion.evaluation.worker import (
-    AZIMUTHS_DEG,
     BEHIND,
     BEHIND_DEG,
     BEHIND_ELEVATION_DEG,
@@ -23,6 +22,7 @@ from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.method.shading import headlights
 from dreamfusion.runs.results import SHADINGS
 from dreamfusion.scenes.scene import PICTURE_BACKDROP
+from dreamfusion.standard import AZIMUTHS_DEG
 from dreamfusion.toybox.captions import caption
 from dreamfusion.toybox.render import render_toy
 from dreamfusion.toybox.world import Toy

@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, interpolate
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, one_hot
 
-from dreamfusion.evaluation.network import IMAGE_SIZE
+from dreamfusion.evaluation.network import CELLS, IMAGE_SIZE
 from dreamfusion.evaluation.prompts import shape
 from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
 from dreamfusion.method.prompts import VIEWS, view_weights
 from dreamfusion.method.shading import LightRange, Lights, headlights, sample_backdrops, sample_lights
 from dreamfusion.scenes.scene import PICTURE_BACKDROP
-from dreamfusion.toybox.kinds import BODY, KINDS
-from dreamfusion.toybox.render import GeometryBuffers, compose, paint_toys, trace
+from dreamfusion.toybox.kinds import BODY, KINDS, MATERIALS
+from dreamfusion.toybox.render import GeometryBuffers, paint_toys, paint_views, trace
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 
 FINISHED = CameraRange(
@@ -39,11 +39,17 @@ _CHUNK = 64  # pictures traced at once
 
 @dataclass(frozen=True)
 class Lesson:
-    """``images`` [B, 3, S, S] in [0, 1] of ``toys`` from ``views``; toys without a colour are shown as white shapes."""
+    """``images`` [B, 3, S, S] in [0, 1] of ``toys`` from ``views``; toys without a colour are shown as white shapes.
+
+    ``materials`` [B, M + 1, CELLS, CELLS] say how much of a cell every material covers, and nothing; ``normals``
+    [B, 3, CELLS, CELLS] are means over cells, in world space.
+    """
 
     images: Tensor
     toys: list[Toy]
     views: list[str]
+    materials: Tensor
+    normals: Tensor
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def random_paint(toy: Toy, choose: random.Random) -> Toy:
     return replace(toy, color=color, pattern=choose.choice([None, None, *PATTERNS]), part_color=part_color)
 
 
-def paint_views(traced: TracedViews, picks: Tensor, choose: random.Random, generator: torch.Generator) -> Lesson:
+def painted_lesson(traced: TracedViews, picks: Tensor, choose: random.Random, generator: torch.Generator) -> Lesson:
     """Return pictures of some views by number, painted and lit at random, every seventh a white shape."""
     count, finished = len(picks), is_finished(picks)[:, None]
     cameras = Cameras(**{name: value[picks] for name, value in vars(traced.cameras).items()})
@@ -112,10 +118,19 @@ def paint_views(traced: TracedViews, picks: Tensor, choose: random.Random, gener
     buffers = traced.buffers
     buffers = GeometryBuffers(buffers.material[picks], buffers.normal[picks].float(), buffers.depth[picks].float())
     size = buffers.material.shape[-1]
-    images = compose(buffers, cameras.rays(size, size), paint, lights, backdrop, supersample=size // IMAGE_SIZE)
+    images = paint_views(buffers, cameras.rays(size, size), paint, lights, backdrop, supersample=size // IMAGE_SIZE)
     seen = [shape(toy) if bare else toy for toy, bare in zip(toys, white.tolist(), strict=True)]
     views = traced.views
-    return Lesson(images, seen, [views[i] for i in picks.tolist()])
+    return Lesson(images, seen, [views[i] for i in picks.tolist()], *_places(buffers))
+
+
+def _places(buffers: GeometryBuffers) -> tuple[Tensor, Tensor]:
+    """Return the materials and normals of a `Lesson`."""
+    every = buffers.material.shape[-1] // (4 * CELLS)  # the pixels that are looked at: four by four of a cell
+    material = buffers.material[:, ::every, ::every].long().clamp(max=len(MATERIALS))
+    shares = one_hot(material, len(MATERIALS) + 1).permute(0, 3, 1, 2).float()
+    normals = buffers.normal[:, ::every, ::every].permute(0, 3, 1, 2)
+    return avg_pool2d(shares, 4), avg_pool2d(normals, 4)
 
 
 def asked_lights(cameras: Cameras, generator: torch.Generator) -> tuple[Lights, Tensor]:
@@ -129,6 +144,17 @@ def shades(toys: Sequence[Toy], generator: torch.Generator) -> list[tuple[float,
     """Return shades of the toys' colours."""
     named = torch.tensor([COLORS[str(toy.color)] for toy in toys])
     return (named + 0.03 * torch.randn(named.shape, generator=generator)).clamp(0, 1).tolist()
+
+
+def mirrored(lesson: Lesson) -> Lesson:
+    """Return the mirror images: toys are their own in y, so those are pictures of the same toys from the other side."""
+    turned = torch.tensor([1.0, -1.0, 1.0])[:, None, None]
+    return replace(
+        lesson,
+        images=lesson.images.flip(-1),
+        materials=lesson.materials.flip(-1),
+        normals=lesson.normals.flip(-1) * turned,
+    )
 
 
 def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -151,7 +177,7 @@ def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
 class Lessons:
     """Batches of roughened pictures. Batch ``step`` is a function of seed and step alone."""
 
-    def __init__(self, seed: int, batch_size: int, *, pool_size: int = 1536, pool_steps: int = 160) -> None:
+    def __init__(self, seed: int, batch_size: int, *, pool_size: int = 1536, pool_steps: int = 240) -> None:
         self.seed, self.batch_size, self.pool_size, self.pool_steps = seed, batch_size, pool_size, pool_steps
         self._pool: tuple[int, TracedViews] | None = None
 
@@ -163,5 +189,7 @@ class Lessons:
         seed = self.seed * 1_000_003 + step
         choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         picks = torch.randint(self.pool_size, (self.batch_size,), generator=generator)
-        lesson = paint_views(self._pool[1], picks, choose, generator)
+        lesson = painted_lesson(self._pool[1], picks, choose, generator)
+        if choose.random() < 0.5:
+            lesson = mirrored(lesson)
         return replace(lesson, images=roughen(lesson.images, generator))

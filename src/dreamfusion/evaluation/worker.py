@@ -25,11 +25,11 @@ from dreamfusion.io.files import write_atomically, write_text
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.results import SHADINGS, Result
-from dreamfusion.scenes.scene import Scene, finished_views
+from dreamfusion.scenes.scene import Finished, finished_views
+from dreamfusion.standard import AZIMUTHS_DEG
 from dreamfusion.stopping import stop_at_once
 from dreamfusion.toybox.captions import parse_toy
 
-AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 ELEVATION_DEG = 30.0
 VIEW_SIZE = 64
 SUPERVISED = "supervised"
@@ -51,10 +51,12 @@ def run_task(folder: Path) -> None:
     result = _generate(folder / "run", task)
     seconds = time.monotonic() - begun
     metrics = [json.loads(row) for row in (result.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    smoothing = result.config.scene.surface_smoothing
-    score = asdict(score_geometry(result.scene.field, parse_toy(task["prompt"]), smoothing=smoothing))
+    result.scene.refresh()
+    scene = result.finished
+    smoothing = result.config.scene.surface_smoothing * scene.scale
+    score = asdict(score_geometry(scene.field, parse_toy(task["prompt"]), smoothing=smoothing))
     with write_atomically(folder / "views.safetensors", ours=True) as path:
-        save_file(evaluation_views(result.scene), path)
+        save_file(evaluation_views(scene), path)
     last = metrics[-20:]
     record = score | {"seconds": round(seconds, 1), "opacity": sum(row["opacity"] for row in last) / len(last)}
     write_text(folder / "score.json", json.dumps(record, indent=2))
@@ -74,9 +76,8 @@ def _generate(folder: Path, task: dict[str, object]) -> Result:
     )
 
 
-def evaluation_views(scene: Scene) -> dict[str, Tensor]:
+def evaluation_views(scene: Finished) -> dict[str, Tensor]:
     """Return the renderings that are judged, [8, 3, S, S] in [0, 1] per shading, all around, and three from behind."""
-    scene.refresh()
     around = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
     behind = fixed_cameras(torch.tensor(BEHIND_DEG), BEHIND_ELEVATION_DEG)
     views: dict[str, Tensor] = dict(finished_views(scene, around, SHADINGS, VIEW_SIZE))

@@ -6,30 +6,16 @@ A *background* is such a function; a *backdrop* is one plain colour per view, an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.config import BackgroundConfig
 from dreamfusion.fields.encodings import frequency_channels, frequency_encode
 from dreamfusion.fields.nerf import mlp
 
 Background = Callable[[Tensor], Tensor]
 """Anything that maps unit directions [..., 3] to colours [..., 3]."""
-
-
-@dataclass(frozen=True)
-class BackgroundConfig:
-    """Size of the learned background's network (NeMo, for its tetrahedra: 6 octaves, one hidden layer of 32)."""
-
-    frequencies: int = 4
-    hidden_width: int = 16
-    hidden_layers: int = 1
-
-    def __post_init__(self) -> None:
-        if self.frequencies < 0 or self.hidden_width < 1 or self.hidden_layers < 1:
-            raise DreamFusionError("Background: give frequencies of at least 0 and a hidden layer of width 1 or more.")
 
 
 class LearnedBackground(nn.Module):

@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dreamfusion.errors import DreamFusionError
-
-NormalMethod = Literal["forward", "backward", "central", "analytic"]
-
-
-@dataclass(frozen=True)
-class FieldConfig:
-    """Density and normals of a field.
-
-    The density is activation(network + bias + blob). The blob makes a fresh scene a soft ball, so that there is
-    something to carve: "gaussian" is the paper's, density * exp(-|x|^2 / (2 std^2)) (appendix A.2), "linear"
-    Magic3D's, density * (1 - |x| / std). The paper adds 5 with std 0.2 in a scene of half our size and no bias,
-    which after exp is opaque in the middle (e^5) and fog everywhere else (e^0). Here a bias removes the fog, so that
-    empty space is skipped from the first step on, and a wider blob leaves a ball of opacity 0.9 in the middle and
-    0.2 at radius 0.5, through which gradients reach all of its inside.
-
-    Normals are differences over ``normal_epsilon`` world units, "forward" or "backward" (three more evaluations) or
-    "central" (six, NeMo's with 0.01), or "analytic": the exact derivative, at the price of a second backward pass.
-    """
-
-    density_activation: Literal["exp", "softplus"] = "exp"
-    density_bias: float = -6.5
-    blob: Literal["gaussian", "linear"] = "gaussian"
-    blob_density: float = 8.0
-    blob_std: float = 0.55
-    normal_method: NormalMethod = "forward"
-    normal_epsilon: float = 0.03
-
-    def __post_init__(self) -> None:
-        if self.blob_std <= 0 or self.normal_epsilon <= 0:
-            raise DreamFusionError("Scene: give a blob_std and a normal_epsilon above 0.")
+from dreamfusion.config import FieldConfig, NormalMethod
 
 
 class _TruncatedExp(torch.autograd.Function):
@@ -76,7 +46,7 @@ class Field(nn.Module):
         self.trunk: nn.Module = nn.Identity()
         self.register_buffer("progress", torch.zeros(()), persistent=annealed)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
         """Return what the networks know of the points ``x`` [N, 3], [N, C]."""
         raise NotImplementedError
 
@@ -88,15 +58,15 @@ class Field(nn.Module):
         """Return optimiser groups: a hash grid, if there is one, with ``grid_lr``, networks with ``network_lr``."""
         return [{"params": list(self.parameters()), "lr": network_lr}]
 
-    def density(self, x: Tensor) -> Tensor:
+    def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Return the density per world unit [N] at points ``x`` [N, 3]; zero outside the unit sphere."""
         return self._density(x, self._logit(x, self._features(x)))
 
-    def albedo(self, x: Tensor) -> Tensor:
+    def albedo(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Return the albedo [N, 3] in (0, 1) at points ``x`` [N, 3]."""
         return torch.sigmoid(self.albedo_network(self._features(x)))
 
-    def normal(self, x: Tensor, method: NormalMethod | None = None) -> Tensor:
+    def normal(self, x: Float[Tensor, "N 3"], method: NormalMethod | None = None) -> Float[Tensor, "N 3"]:
         """Return unit normals [N, 3] at points ``x`` [N, 3] (zero where the density is constant).
 
         Paper section 3.1: -grad(density) / |grad(density)|. The slope is taken before the activation, which
@@ -110,7 +80,9 @@ class Field(nn.Module):
         logit = self._logit(points, self._features(points))
         return self._normal(logit[: len(x)], logit[len(x) :], method)
 
-    def evaluate(self, x: Tensor, normal_at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(
+        self, x: Float[Tensor, "N 3"], normal_at: Int[Tensor, " K"]
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"], Float[Tensor, "K 3"]]:
         """Return density [N], albedo [N, 3] and the normals [K, 3] of the points ``x[normal_at]``.
 
         ``x`` is [N, 3], ``normal_at`` [K] holds indices. Points and their neighbours share one encoding; without

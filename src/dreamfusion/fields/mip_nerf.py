@@ -9,43 +9,12 @@ layer into the trunk, and two linear heads on it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.config import MipConfig
 from dreamfusion.fields.encodings import integrated_encode
-from dreamfusion.fields.field import Field, FieldConfig, NormalMethod
-
-
-@dataclass(frozen=True)
-class MipConfig(FieldConfig):
-    """Encoding, network, density and normals of a ``MipField``; the defaults are the paper's.
-
-    ``scale`` is the paper's length of one world unit: its scene is half as large as ours. Encoding and ``variance``
-    (the paper's lambda) are in the paper's lengths, ``blob_std`` is in world units. The variance moves linearly from
-    ``variance`` to ``variance_end`` and arrives at the share ``variance_until`` of a run (5000 of 15,000 steps).
-    """
-
-    density_bias: float = 0.0
-    blob_density: float = 5.0
-    blob_std: float = 0.4
-    normal_method: NormalMethod = "analytic"
-    frequencies: int = 8
-    scale: float = 0.5
-    variance: float = 5e-2
-    variance_end: float = 2e-3
-    variance_until: float = 1 / 3
-    hidden_width: int = 128
-    blocks: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.frequencies < 1 or self.hidden_width < 1 or self.blocks < 1:
-            raise DreamFusionError("Scene networks: give at least one octave and one block of width 1 or more.")
-        if self.scale <= 0 or self.variance < 0 or self.variance_end < 0 or not 0 < self.variance_until <= 1:
-            raise DreamFusionError("Scene: give a scale above 0, variances of at least 0, variance_until in (0, 1].")
+from dreamfusion.fields.field import Field
 
 
 class ResidualBlock(nn.Module):
@@ -88,8 +57,8 @@ class MipField(Field):
     @property
     def variance(self) -> Tensor:
         """The paper's lambda at this point of the run, a number as a tensor."""
-        c = self.config
-        return c.variance + (c.variance_end - c.variance) * (self.progress / c.variance_until).clamp(max=1)
+        v = self.config.variance
+        return v.start + (v.end - v.start) * ((self.progress - v.from_) / (v.until - v.from_)).clamp(0, 1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the integrated positional encoding [N, 6 L] of the points ``x`` [N, 3]."""

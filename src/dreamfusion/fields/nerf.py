@@ -8,104 +8,42 @@ empty.
 from __future__ import annotations
 
 import itertools
-import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.config import HashGridConfig, NerfConfig
+from dreamfusion.config.schedule import constant
 from dreamfusion.fields import tinycudann
 from dreamfusion.fields.encodings import frequency_channels, frequency_encode
-from dreamfusion.fields.field import Field, FieldConfig
+from dreamfusion.fields.field import Field
 from dreamfusion.kernels.hashgrid import HashGridLayout, hash_encode, hash_encode_slope
 
 
-@dataclass(frozen=True)
-class HashGridConfig:
-    """Shape of the hash grid; resolutions are cells along an edge of the cube [-1, 1]^3.
-
-    The default ends at 48, as fine as pictures of 32 to 48 pixels can tell: finer levels fill with the noise of score
-    distillation and make surfaces rough.
-
-    ``max_level`` is the share of the levels in use, rounded up (NeMo's encoder_max_level); the networks read 0 for the
-    others. With ``start_level`` a run begins with that many, and one more joins at the share ``progressive_from`` of
-    the run and after each ``progressive_interval`` (threestudio: 8, 0.2 and 0.05, which is every 500 of its 10,000
-    steps). A ``staggered`` grid is that of tiny-cuda-nn, its levels shifted by half a cell and its table in that
-    library's order (`HashGridLayout`).
-    """
-
-    levels: int = 6
-    features: int = 4
-    log2_size: int = 16
-    base_resolution: int = 8
-    max_resolution: int = 48
-    interpolation: Literal["linear", "smoothstep"] = "smoothstep"
-    staggered: bool = False
-    max_level: float = 1.0
-    start_level: int | None = None
-    progressive_from: float = 0.2
-    progressive_interval: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.levels < 1 or self.features < 1 or not 1 <= self.log2_size <= 24:
-            raise DreamFusionError("Hash grid: give levels and features of at least 1 and a log2_size of 1 to 24.")
-        if not 1 <= self.base_resolution <= self.max_resolution:
-            raise DreamFusionError("Hash grid: give 1 <= base_resolution <= max_resolution.")
-        if not 0 < self.max_level <= 1:
-            raise DreamFusionError("Hash grid: give a max_level in (0, 1], the share of the levels in use.")
-        if self.start_level is not None and not 1 <= self.start_level <= self.levels:
-            raise DreamFusionError("Hash grid: give a start_level of 1 to levels, or none.")
-        if not 0 <= self.progressive_from <= 1 or self.progressive_interval <= 0:
-            raise DreamFusionError("Hash grid: give progressive_from in [0, 1] and a progressive_interval above 0.")
-
-    def layout(self) -> HashGridLayout:
-        """Return where the levels lie in the table."""
-        return HashGridLayout.geometric(
-            self.levels,
-            self.features,
-            self.log2_size,
-            self.base_resolution,
-            self.max_resolution,
-            smoothstep=self.interpolation == "smoothstep",
-            staggered=self.staggered,
-        )
-
-    def active_levels(self, progress: Tensor) -> Tensor:
-        """Return how many levels are in use when the share ``progress`` of a run is done, a number as a tensor."""
-        last = torch.full_like(progress, math.ceil(self.max_level * self.levels))
-        if self.start_level is None:
-            return last
-        # The small term keeps a share such as 0.3 from falling just below its own step.
-        joined = torch.floor((progress - self.progressive_from) / self.progressive_interval + 1e-4) + 1
-        return torch.minimum(self.start_level + joined.clamp(min=0), last)
+def grid_layout(grid: HashGridConfig) -> HashGridLayout:
+    """Return where the levels of a hash grid lie in its table."""
+    return HashGridLayout.geometric(
+        grid.levels,
+        grid.features,
+        grid.log2_size,
+        grid.base_resolution,
+        grid.max_resolution,
+        smoothstep=grid.interpolation == "smoothstep",
+        staggered=grid.staggered,
+    )
 
 
-@dataclass(frozen=True)
-class NerfConfig(FieldConfig):
-    """Encoding, networks, density and normals of a ``NerfField``.
-
-    ``encoding`` "frequency" replaces the hash grid by sines and cosines of the position at ``frequencies`` octaves,
-    the first with a period of two pi world units, and so wants wider and deeper networks. ``network_bias`` False is
-    how tiny-cuda-nn's fused networks are; NeMo's variant on them has a softplus, and a linear blob of 10 and 0.5.
-    Without biases, on a ``staggered`` grid, that library computes both on a GPU if it is installed, in half precision;
-    but for analytic normals, since it cannot be differentiated twice.
-    """
-
-    encoding: Literal["hashgrid", "frequency"] = "hashgrid"
-    grid: HashGridConfig = field(default_factory=HashGridConfig)
-    frequencies: int = 8
-    hidden_width: int = 32
-    hidden_layers: int = 1
-    network_bias: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.hidden_width < 1 or self.hidden_layers < 1:
-            raise DreamFusionError("Scene networks: give at least one hidden layer of width 1 or more.")
-        if self.frequencies < 1:
-            raise DreamFusionError("Frequency encoding: give at least 1 octave.")
+def active_levels(grid: HashGridConfig, progress: Tensor) -> Tensor:
+    """Return how many levels are in use when the share ``progress`` of a run is done, a number as a tensor."""
+    used = grid.levels_used or constant(grid.levels)
+    last = torch.full_like(progress, used.end)
+    if not used.changes:
+        return last
+    interval = (used.until - used.from_) / max(1, used.end - used.start - 1)
+    # The small term keeps a share such as 0.3 from falling just below its own step.
+    joined = torch.floor((progress - used.from_) / interval + 1e-4) + 1
+    return torch.minimum(used.start + joined.clamp(min=0), last)
 
 
 class FusedNetwork(nn.Sequential):
@@ -151,8 +89,8 @@ class NerfField(Field):
         """Draw the initial parameters from ``generator`` (a CPU one; PyTorch's global one if None)."""
         c = config or NerfConfig()
         hashed = c.encoding == "hashgrid"
-        super().__init__(c, annealed=hashed and c.grid.start_level is not None)
-        self.layout = c.grid.layout()
+        super().__init__(c, annealed=hashed and c.grid.levels_used is not None and c.grid.levels_used.changes)
+        self.layout = grid_layout(c.grid)
         self.register_parameter("table", None)
         if hashed:
             table = torch.empty(self.layout.entries, self.layout.features)
@@ -185,7 +123,7 @@ class NerfField(Field):
 
     def _masked(self, encoding: Tensor) -> Tensor:
         grid = self.config.grid
-        if grid.max_level == 1 and grid.start_level is None:
+        if grid.levels_used is None:
             return encoding
         level = torch.arange(self.layout.levels, device=encoding.device).repeat_interleave(self.layout.features)
-        return encoding * (level < grid.active_levels(self.progress))
+        return encoding * (level < active_levels(grid, self.progress))

@@ -16,30 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.config import TetrahedraConfig
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.topology import half_edge_pairs
 
 EDGES = torch.tensor([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
 """The edges of a tetrahedron, as numbers of its corners."""
-
-
-@dataclass(frozen=True)
-class TetrahedraConfig:
-    """Grid of a refined mesh.
-
-    ``resolution`` is the number of cubes along the side of [-1, 1]^3; the grid has about resolution^3 vertices, so 64
-    is as fine as the grids named 128 of other implementations. With ``bulge_resolution`` distances also move with a
-    second, coarser grid of so many samples a side.
-    """
-
-    resolution: int = 48
-    bulge_resolution: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 4 <= self.resolution <= 160:
-            raise DreamFusionError("Tetrahedra: give a resolution of 4 to 160.")
-        if self.bulge_resolution is not None and not 2 <= self.bulge_resolution <= 160:
-            raise DreamFusionError("Tetrahedra: give a bulge_resolution of 2 to 160, or null for none.")
 
 
 @dataclass(frozen=True)

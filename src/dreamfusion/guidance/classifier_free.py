@@ -6,12 +6,15 @@ for the i-th text that is pushed away from; e_i = eps_i - eps_uncond and e_pos =
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.guidance.base import per_image
 
 
-def classifier_free_guidance(eps_uncond: Tensor, eps_text: Tensor, scale: float) -> Tensor:
+def classifier_free_guidance(
+    eps_uncond: Float[Tensor, "*shape"], eps_text: Float[Tensor, "*shape"], scale: float
+) -> Float[Tensor, "*shape"]:
     """Return eps_uncond + scale * (eps_text - eps_uncond).
 
     The paper writes (1 + omega) eps_text - omega eps_uncond (section 2), so its omega is ``scale - 1``: the paper's
@@ -21,8 +24,12 @@ def classifier_free_guidance(eps_uncond: Tensor, eps_text: Tensor, scale: float)
 
 
 def perp_neg_guidance(
-    eps_uncond: Tensor, eps_text: Tensor, eps_negative: list[Tensor], weights: Tensor, scale: float
-) -> Tensor:
+    eps_uncond: Float[Tensor, " B *eps"],
+    eps_text: Float[Tensor, " B *eps"],
+    eps_negative: list[Float[Tensor, " B *eps"]],
+    weights: Float[Tensor, "B n"],
+    scale: float,
+) -> Float[Tensor, " B *eps"]:
     """Return eps_uncond + scale * (e_pos + sum_i w_i perpendicular(e_i, e_pos)), with weights w [B, n] of at most 0.
 
     A negative text shares most of its words with the prompt, so that subtracting all of e_i takes away from the object
@@ -36,13 +43,15 @@ def perp_neg_guidance(
     return eps_uncond + scale * direction
 
 
-def perpendicular(x: Tensor, y: Tensor) -> Tensor:
+def perpendicular(x: Float[Tensor, " B *eps"], y: Float[Tensor, " B *eps"]) -> Float[Tensor, " B *eps"]:
     """Return what is left of x [B, ...] without its part along y, x - (x.y / y.y) y, per image; x where y is 0."""
     along = (x * y).flatten(1).sum(dim=1) / y.flatten(1).square().sum(dim=1).clamp(min=1e-20)
     return x - per_image(along, y) * y
 
 
-def rescale_guidance(eps_hat: Tensor, eps_text: Tensor, strength: float) -> Tensor:
+def rescale_guidance(
+    eps_hat: Float[Tensor, " B *eps"], eps_text: Float[Tensor, " B *eps"], strength: float
+) -> Float[Tensor, " B *eps"]:
     """Return ``eps_hat`` moved by ``strength`` in [0, 1] towards its copy that has the deviation of ``eps_text``.
 
     A large guidance scale makes predictions too loud and images too bright; arXiv 2305.08891, section 3.4, gives them

@@ -5,22 +5,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import diffusers
 
-from dreamfusion.config import LossConfig
+from dreamfusion.config import LossKind, Weighting
 from dreamfusion.guidance.execution import COMPILED_VAE_SWITCHES, DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
 from dreamfusion.guidance.families import FAMILIES
 from dreamfusion.guidance.pipeline import PipelineGuidance
 from dreamfusion.guidance.predictions import PREDICTIONS
 from dreamfusion.guidance.reading.places import ORIGINAL_FAMILY
 from dreamfusion.io.files import write_table
-from dreamfusion.method.losses import Weighting
 
 _ITS_MODELS = "as its model"
 
@@ -48,15 +46,16 @@ def support_table() -> str:
     for precision in get_args(Precision):
         add(f"`precision: {precision}`", everyone, "as compiled")
     refused = DENOISER_SWITCHES + COMPILED_VAE_SWITCHES
-    for field in dataclasses.fields(Execution):
-        families = with_vae if field.name in VAE_SWITCHES else everyone
-        add(f"`execution.{field.name}`", families, "no" if field.name in refused else _ITS_MODELS)
-    for kind in get_args(LossConfig.model_fields["kind"].annotation):
-        add(f"`loss.kind: {kind}`", everyone, "no" if kind == "vsd" else _ITS_MODELS)
+    for switch in Execution.model_fields:
+        families = with_vae if switch in VAE_SWITCHES else everyone
+        add(f"`execution.{switch}`", families, "no" if switch in refused else _ITS_MODELS)
+    for kind in get_args(LossKind):
+        families = [name for name in everyone if kind != "vsd" or _takes_adapters(name)]
+        add(f"`loss.kind: {kind}`", families, "no" if kind == "vsd" else _ITS_MODELS)
     for weighting in get_args(Weighting):
         add(f"`guidance.weighting: {weighting}`", everyone)
     add("`guidance.prompt_weighting`", [family.family for family in FAMILIES if family.weighs_words], "no")
-    add("`shading.latent_until`", with_vae, yes="with 4 latent channels")
+    add("`shading.latent`", with_vae, yes="with 4 latent channels")
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -69,8 +68,18 @@ def _single_file(family: type[PipelineGuidance]) -> str:
 
 def _is_flow(family: str) -> bool:
     """Tell whether a pipeline's own signature asks for the scheduler of a rectified flow."""
-    scheduler = inspect.signature(getattr(diffusers, family).__init__).parameters["scheduler"].annotation
+    scheduler = _asks_for(family)["scheduler"]
     return "FlowMatch" in getattr(scheduler, "__name__", str(scheduler))
+
+
+def _takes_adapters(family: str) -> bool:
+    """Tell whether diffusers' class of a pipeline's denoiser takes the adapters that `--loss vsd` trains."""
+    parts = _asks_for(family)
+    return hasattr(parts.get("unet", parts.get("transformer")), "add_adapter")
+
+
+def _asks_for(family: str) -> dict[str, Any]:
+    return {name: part.annotation for name, part in inspect.signature(getattr(diffusers, family)).parameters.items()}
 
 
 if __name__ == "__main__":

@@ -131,6 +131,11 @@ def check_adaptable(guidance: Guidance) -> None:
         raise DreamFusionError(
             f'loss.kind "vsd" needs a network to adapt: {type(guidance).__name__} is in closed form, or compiled.'
         )
+    if not hasattr(guidance.denoiser, "add_adapter"):
+        raise DreamFusionError(
+            f'loss.kind "vsd" needs a network that diffusers can adapt, and a {type(guidance.denoiser).__name__} is '
+            "none: choose another loss, or another prior."
+        )
     if hasattr(guidance.denoiser, "_hf_hook"):  # accelerate's, which moves the weights away before the way back
         raise DreamFusionError(
             'loss.kind "vsd" sends gradients through the denoiser, whose weights must then stay where it runs: leave '

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.config import Config
@@ -50,7 +51,9 @@ def distill(config: Config, state: State, asked: Asked, z: Tensor, t: Tensor, no
             return Distilled(ism(asked, z, t, noise, delta_t=delta_t, delta_s=delta_s), "ism")
 
 
-def sds(asked: Asked, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def sds(
+    asked: Asked, z: Float[Tensor, " B *z"], t: Int[Tensor, " B"], noise: Float[Tensor, " B *z"]
+) -> Float[Tensor, " B *z"]:
     """Return eps_hat - eps of score distillation sampling (paper equation 3).
 
     w(t) times it, times dz/dtheta, reaches the scene: the denoiser's own Jacobian is left out.
@@ -58,7 +61,9 @@ def sds(asked: Asked, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return asked.guided(asked.add_noise(z, noise, t), t) - noise
 
 
-def vsd(asked: Asked, critic: Critic, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def vsd(
+    asked: Asked, critic: Critic, z: Float[Tensor, " B *z"], t: Int[Tensor, " B"], noise: Float[Tensor, " B *z"]
+) -> Float[Tensor, " B *z"]:
     """Return eps_hat - eps_phi of variational score distillation (ProlificDreamer, arXiv 2305.16213).
 
     eps_phi(z_t, t, text, camera) is the unguided prediction of ``critic``, the model of what the scene looks like now.
@@ -72,7 +77,15 @@ def vsd(asked: Asked, critic: Critic, z: Tensor, t: Tensor, noise: Tensor) -> Te
     return asked.guided(z_t, t) - critic.predict_noise(z_t, t, asked.positive, asked.cameras)
 
 
-def ism(asked: Asked, z: Tensor, t: Tensor, noise: Tensor, *, delta_t: int = 50, delta_s: int = 200) -> Tensor:
+def ism(
+    asked: Asked,
+    z: Float[Tensor, " B *z"],
+    t: Int[Tensor, " B"],
+    noise: Float[Tensor, " B *z"],
+    *,
+    delta_t: int = 50,
+    delta_s: int = 200,
+) -> Float[Tensor, " B *z"]:
     """Return eps_hat(z_t, t, text) - eps(z_s, s, empty) of interval score matching (LucidDreamer, arXiv 2311.11284).
 
     s is t - ``delta_t``, at least 0. Both z_s and z_t lie on one path, found by `ddim_inversion` of z without words in
@@ -90,7 +103,9 @@ def ism(asked: Asked, z: Tensor, t: Tensor, noise: Tensor, *, delta_t: int = 50,
     return asked.guided(asked.ddim_step(z_s, s, t, eps_s), t) - eps_s
 
 
-def ddim_inversion(asked: Asked, z: Tensor, end: Tensor, noise: Tensor, delta: int) -> Tensor:
+def ddim_inversion(
+    asked: Asked, z: Float[Tensor, " B *z"], end: Int[Tensor, " B"], noise: Float[Tensor, " B *z"], delta: int
+) -> Float[Tensor, " B *z"]:
     """Return z_s at the timesteps ``end`` [B] of the deterministic path from z [B, ...] into noise (arXiv 2010.02502).
 
     It begins at timestep 0, with the little ``noise`` there is, as LucidDreamer's code does. All views take the same
@@ -105,7 +120,7 @@ def ddim_inversion(asked: Asked, z: Tensor, end: Tensor, noise: Tensor, delta: i
     return z_now
 
 
-def loss_with_gradient(z: Tensor, gradient: Tensor) -> Tensor:
+def loss_with_gradient(z: Float[Tensor, " B *z"], gradient: Float[Tensor, " B *z"]) -> Float[Tensor, ""]:
     """Return a loss whose gradient is ``gradient`` for views z, both [B, ...]: the mean over the B views.
 
     It is 1/2 |z - stop_gradient(z - g)|^2, summed over a view and averaged over the views. Its value is only |g|^2 / 2
@@ -115,7 +130,7 @@ def loss_with_gradient(z: Tensor, gradient: Tensor) -> Tensor:
     return 0.5 * (z - target).square().sum() / len(z)
 
 
-def clipped(gradient: Tensor, limit: float | None) -> Tensor:
+def clipped(gradient: Float[Tensor, "*shape"], limit: float | None) -> Float[Tensor, "*shape"]:
     """Return the gradient with each element limited to [-limit, limit]; as it is without a limit.
 
     That is debiased score distillation (arXiv 2303.15413), which raises the limit linearly: from 0.5 to 2 for
@@ -124,7 +139,7 @@ def clipped(gradient: Tensor, limit: float | None) -> Tensor:
     return gradient if limit is None else gradient.clamp(-limit, limit)
 
 
-def distillation_figures(difference: Tensor, gradient: Tensor) -> dict[str, float]:
+def distillation_figures(difference: Float[Tensor, " B *z"], gradient: Float[Tensor, " B *z"]) -> dict[str, float]:
     """Return means over the B views: "sds_gradient" is |g|, "noise_error" the root mean square of the difference."""
     return {
         "sds_gradient": gradient.flatten(1).norm(dim=1).mean().item(),

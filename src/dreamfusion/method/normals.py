@@ -26,8 +26,8 @@ def latent_picture(out: RenderOutput, guidance: Guidance) -> Tensor:
 def check_latent_phase(config: Config, guidance: Guidance) -> None:
     """Raise DreamFusionError if the configuration has a latent phase and the prior no latents of four channels."""
     shape = guidance.latent_shape
-    if config.shading.latent_until > 0 and (shape is None or shape[0] != 4):
+    if config.shading.latent.largest > 0 and (shape is None or shape[0] != 4):
         found = "works on pixels" if shape is None else f"has latents of {shape[0]} channels"
         raise DreamFusionError(
-            f"shading.latent_until renders normals and opacity as four latents, but this prior {found}: set it to 0."
+            f"shading.latent renders normals and opacity as four latents, but this prior {found}: set it to 0."
         )

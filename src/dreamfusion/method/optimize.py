@@ -29,9 +29,7 @@ from dreamfusion.method.distillation import (
     loss_with_gradient,
 )
 from dreamfusion.method.losses import (
-    annealed_clip,
     sample_timesteps,
-    timestep_range,
     timestep_weight,
 )
 from dreamfusion.method.normals import check_latent_phase, latent_picture
@@ -62,12 +60,11 @@ def sample_shading(count: int, progress: float, config: Config, generator: torch
     """Draw how each view is shaded: albedo first, then a mixture (paper A.2)."""
     shading = config.shading
     draws = torch.rand(count, generator=generator).tolist()
-    if progress < shading.albedo_until:
-        return ["albedo"] * count
-    textureless_from = 1.0 - shading.textureless_probability
+    albedo_until = shading.albedo_probability.at(progress)
+    textureless_from = 1.0 - shading.textureless_probability.at(progress)
 
     def pick(draw: float) -> Shading:
-        if draw < shading.albedo_probability:
+        if draw < albedo_until:
             return "albedo"
         return "textureless" if draw >= textureless_from else "lambertian"
 
@@ -87,22 +84,16 @@ def draw_views(config: Config, progress: float, random: dict[str, torch.Generato
         ratio=scene.background_random_ratio,
         base=scene.background_color,
     )
-    size = config.resolution if progress < config.resolution_from else config.resolution_end
-    if progress < config.shading.latent_until:
+    size = round(config.resolution.at(progress))
+    if config.shading.latent.at(progress) > 0:
         return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True)
     return Views(cameras, lights, shading, size, backdrop, with_normals=config.loss.normal_smooth_2d > 0)
 
 
 def set_learning_rates(state: State, config: Config) -> None:
-    """Set each group's rate: its peak times a warm-up and a cosine decay, less after the scene was not finite."""
+    """Set each group's rate: its peak times a warm-up and its decay, less after the scene was not finite."""
     optim = config.optim
-    factor = learning_rate_factor(
-        state.step,
-        config.steps,
-        warmup_steps=optim.warmup_steps,
-        warmup_start=optim.warmup_start,
-        final=optim.final_lr,
-    )
+    factor = learning_rate_factor(state.step, config.steps, optim.warmup, optim.decay)
     peaks = state.scene.parameter_groups(optim)
     for group, peak in zip(state.optimizer.param_groups, peaks, strict=True):
         group["lr"] = peak["lr"] * factor * state.rate
@@ -228,18 +219,17 @@ def take_step(
         out = scene.render(views, random["jitter"])
 
         # 3. Ask the prior which way the renderings should change: g = w(t) (eps_hat - eps), paper equation 3.
-        g = config.guidance
-        start = (g.t_min if g.t_min_start is None else g.t_min_start, g.t_max)
-        t_min, t_max = timestep_range(progress, start, (g.t_min, g.t_max_end), g.anneal, g.anneal_from)
+        t_min, t_max = config.guidance.t_min.at(progress), config.guidance.t_max.at(progress)
         t = sample_timesteps(len(views.cameras), t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         t = t.to(guidance.device)
-        in_latents = progress < config.shading.latent_until
+        in_latents = config.shading.latent.at(progress) > 0
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
         noise = torch.randn(z.shape, generator=random["noise"]).to(z)
-        asked = questions[config.prompt_at(state.step)].about(views.cameras)
+        textureless = torch.tensor([shading == "textureless" for shading in views.shading])
+        asked = questions[config.prompt_at(state.step)].about(views.cameras, textureless)
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
-        w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)
-        gradient = clipped(w * said.difference, annealed_clip(progress, config.loss.clip, config.loss.clip_end))
+        w = timestep_weight(asked.abar(t, like=z), config.guidance.weighting or said.weighting)
+        gradient = clipped(w * said.difference, config.loss.clip.at(progress) if config.loss.clip else None)
         distillation = loss_with_gradient(z, gradient)
 
         # 4. Regularise.
@@ -266,6 +256,6 @@ def take_step(
     state.step += 1
     carry_over(optimizer, scene.adapt(state.step, progress, random["occupancy"]))
     state.opacity += 0.05 * (metrics["opacity"] - state.opacity)
-    if progress >= config.collapse_from:
+    if config.collapse_check.at(progress) > 0:
         refuse_collapse(state.opacity, state.step)
     return Step(state.step, {"step": state.step, "grad_norm": norm, **metrics}, image)

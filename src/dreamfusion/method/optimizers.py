@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dreamfusion.config import OptimizerName, Schedule
 from dreamfusion.scenes.resized import Resized
 
-OptimizerName = Literal["adam", "adan", "shampoo"]
 BETAS: dict[OptimizerName, tuple[float, ...]] = {"adam": (0.9, 0.99), "adan": (0.98, 0.92, 0.99), "shampoo": (0.9, 0.9)}
 EPS: dict[OptimizerName, float] = {"adam": 1e-15, "adan": 1e-8, "shampoo": 1e-6}
 
@@ -131,17 +130,15 @@ def _taken(values: Tensor, rows: Tensor) -> Tensor:
     return taken
 
 
-def learning_rate_factor(
-    step: int, steps: int, *, warmup_steps: int = 0, warmup_start: float | None = None, final: float = 1.0
-) -> float:
-    """Return what to multiply the learning rates by at ``step`` (0 to ``steps``): linear warm-up, then cosine decay.
+def learning_rate_factor(step: int, steps: int, warmup: Schedule, decay: Schedule) -> float:
+    """Return what to multiply the learning rates by at ``step`` (0 to ``steps``): a warm-up, then its decay.
 
-    The first step of a warm-up is ``warmup_start``, 1 / (warmup_steps + 1) if None, the step after it 1, the end
-    ``final``. The paper warms up from 1e-5 over 3000 of its 15,000 steps and decays to 0.01.
+    The warm-up takes whole steps. One from 0 has its 0 before the first step, which would else do nothing. The paper
+    warms up from 1e-5 over 3000 of its 15,000 steps and decays to 0.01.
     """
-    if step < warmup_steps:
-        if warmup_start is not None:
-            return warmup_start + (1 - warmup_start) * step / warmup_steps
-        return (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    rising = round(warmup.until * steps) if warmup.changes else 0
+    if step >= rising:
+        return decay.at_step(step, steps)
+    if warmup.start == 0:
+        return (step + 1) / (rising + 1)
+    return warmup.start + (warmup.end - warmup.start) * step / rising

@@ -6,41 +6,15 @@ that was rendered: the prompt gets ", front view" and so on appended, chosen by 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from dreamfusion.config import ViewMode, ViewTexts
 from dreamfusion.errors import DreamFusionError
 
 VIEWS = ("front", "side", "back", "overhead")
 """The named views, in the order of every tensor that has one entry per view."""
-
-ViewMode = Literal["nearest", "interpolated"]
-
-
-@dataclass(frozen=True)
-class ViewTexts:
-    """What is appended to the prompt for each view, and where each view begins (degrees).
-
-    A camera with an elevation above ``overhead_deg`` looks from overhead. Below that, it looks at the front within
-    ``front_deg`` of azimuth 0, at the back within ``back_deg`` of azimuth 180, and at a side in between. The paper
-    gives 60 degrees for overhead and no number for the others; quadrants (45) are threestudio's choice.
-    """
-
-    front: str = ", front view"
-    side: str = ", side view"
-    back: str = ", back view"
-    overhead: str = ", overhead view"
-    overhead_deg: float = 60.0
-    front_deg: float = 45.0
-    back_deg: float = 45.0
-
-    def __post_init__(self) -> None:
-        if self.front_deg < 0 or self.back_deg < 0 or self.front_deg + self.back_deg > 180:
-            raise DreamFusionError("front_deg and back_deg must not be negative nor add up to more than 180 degrees.")
-
 
 _DEFAULT_TEXTS = ViewTexts()
 
@@ -62,8 +36,11 @@ def view_prompts(prompt: str, texts: ViewTexts = _DEFAULT_TEXTS) -> list[str]:
 
 
 def view_weights(
-    azimuth_deg: Tensor, elevation_deg: Tensor, mode: ViewMode = "nearest", texts: ViewTexts = _DEFAULT_TEXTS
-) -> Tensor:
+    azimuth_deg: Float[Tensor, " B"],
+    elevation_deg: Float[Tensor, " B"],
+    mode: ViewMode = "nearest",
+    texts: ViewTexts = _DEFAULT_TEXTS,
+) -> Float[Tensor, "B 4"]:
     """Return how much each of `VIEWS` counts for each camera, [B, 4]; rows sum to 1.
 
     ``azimuth_deg`` and ``elevation_deg`` are [B] in degrees; azimuths may be outside [-180, 180]. The text embedding
@@ -78,7 +55,9 @@ def view_weights(
     return torch.cat([around * (1 - overhead), overhead], dim=-1)
 
 
-def perp_neg_weights(azimuth_deg: Tensor, elevation_deg: Tensor, texts: ViewTexts = _DEFAULT_TEXTS) -> Tensor:
+def perp_neg_weights(
+    azimuth_deg: Float[Tensor, " B"], elevation_deg: Float[Tensor, " B"], texts: ViewTexts = _DEFAULT_TEXTS
+) -> Float[Tensor, "B 2"]:
     """Return how strongly each camera is pushed away from the front and from the side view, [B, 2], at most about 0.
 
     Perp-Neg (arXiv 2304.04968) takes weights -(a exp(-b r) + c) that vanish where the negative view is

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.config import Backdrops, LightRange, Material, Shading
 from dreamfusion.method.cameras import Cameras
-
-Shading = Literal["albedo", "lambertian", "textureless"]
 
 GAMMA = 2.2
 """Pictures multiply display-referred values; with a power law that is the same as multiplying linear light."""
@@ -30,10 +28,10 @@ class Lights:
     ``environment`` [9, 3] is light from all around on all images (see `dreamfusion.pictures.environment`).
     """
 
-    position: Tensor
-    diffuse: Tensor
-    ambient: Tensor
-    environment: Tensor | None = None
+    position: Float[Tensor, "B 3"]
+    diffuse: Float[Tensor, " B"] | Float[Tensor, "B 3"]
+    ambient: Float[Tensor, " B"] | Float[Tensor, "B 3"]
+    environment: Float[Tensor, "9 3"] | None = None
 
     def to(self, device: torch.device | str) -> Lights:
         """Return the same lights on another device."""
@@ -42,53 +40,6 @@ class Lights:
 
     def __getitem__(self, index: slice) -> Lights:
         return Lights(self.position[index], self.diffuse[index], self.ambient[index], self.environment)
-
-
-@dataclass(frozen=True)
-class Material:
-    """What light does at the surface beside being scattered: a Phong highlight on Lambertian views, off by default.
-
-    ``specular`` is its weight (0.2 to 0.5 looks like plastic), ``shininess`` its exponent: 10 is dull, 100 polished.
-    """
-
-    specular: float = 0.0
-    shininess: float = 32.0
-
-    def __post_init__(self) -> None:
-        if self.specular < 0 or self.shininess < 1:
-            raise DreamFusionError("Material: give specular of at least 0 and shininess of at least 1.")
-
-
-@dataclass(frozen=True)
-class LightRange:
-    """What random lights are drawn from (paper section 3.2 and A.2; lengths twice the paper's, as the scene is).
-
-    The paper's lights scatter twice as far around the camera (direction_noise 1) and leave 0.1 of ambient light. Many
-    views are then nearly black, and tell a small prior nothing.
-
-    With ``ambient_max`` each light draws its ambient part between ``ambient`` and that, and its diffuse part is the
-    rest of 1 (NVIDIA's NeMo draws the first in the same way, but leaves the second at 1, so that its pictures clip).
-    With ``position_noise``, in world units, a light's direction is that of a point drawn around the camera's position,
-    as in the paper, in place of one drawn around the camera's direction.
-    """
-
-    distance_min: float = 1.6
-    distance_max: float = 3.0
-    direction_noise: float = 0.5
-    ambient: float = 0.3
-    diffuse: float = 0.7
-    ambient_max: float | None = None
-    position_noise: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.distance_min <= self.distance_max:
-            raise DreamFusionError("lights: give 0 < distance_min <= distance_max.")
-        if self.direction_noise < 0 or (self.position_noise is not None and self.position_noise < 0):
-            raise DreamFusionError("lights: give direction_noise and position_noise of at least 0.")
-        if not 0 <= self.ambient <= 1 or self.diffuse < 0:
-            raise DreamFusionError("lights: give ambient from 0 to 1 and diffuse of at least 0.")
-        if self.ambient_max is not None and not self.ambient <= self.ambient_max <= 1:
-            raise DreamFusionError("lights: give ambient_max from ambient to 1.")
 
 
 def sample_lights(cameras: Cameras, light_range: LightRange, generator: torch.Generator) -> Lights:
@@ -109,9 +60,6 @@ def sample_lights(cameras: Cameras, light_range: LightRange, generator: torch.Ge
     return Lights(position, 1 - ambient, ambient)
 
 
-Backdrops = Literal["grey", "any"]
-
-
 def sample_backdrops(
     count: int,
     generator: torch.Generator,
@@ -119,7 +67,7 @@ def sample_backdrops(
     *,
     ratio: float = 1.0,
     base: Sequence[float] = (1.0, 1.0, 1.0),
-) -> Tensor:
+) -> Float[Tensor, "{count} 3"]:
     """Draw a plain colour behind each view, [count, 3]: dark or light greys with a faint tint, or any colour.
 
     A backdrop that changes keeps paint out of the background. Any colour would do for that, but then a small prior has
@@ -149,14 +97,14 @@ def headlights(cameras: Cameras, *, ambient: float = 0.3, side_deg: float = 30.0
 
 
 def shade(
-    albedo: Tensor,
-    normal: Tensor,
-    point: Tensor,
-    light_position: Tensor,
-    diffuse: Tensor,
-    ambient: Tensor,
-    highlight: Tensor | None = None,
-) -> Tensor:
+    albedo: Float[Tensor, "*#n 3"],
+    normal: Float[Tensor, "*#n 3"],
+    point: Float[Tensor, "*#n 3"],
+    light_position: Float[Tensor, "*#n 3"],
+    diffuse: Float[Tensor, "*#n #3"],
+    ambient: Float[Tensor, "*#n #3"],
+    highlight: Float[Tensor, "*#n 1"] | None = None,
+) -> Float[Tensor, "... 3"]:
     """Return Lambertian colour: albedo * (diffuse * max(0, n . l) + ambient), l the unit vector to the light.
 
     Paper equation 4. ``albedo``, ``normal`` (unit), ``point`` and ``light_position`` are [..., 3];
@@ -170,8 +118,12 @@ def shade(
 
 
 def phong_highlight(
-    normal: Tensor, point: Tensor, light_position: Tensor, direction: Tensor, material: Material
-) -> Tensor:
+    normal: Float[Tensor, "*#n 3"],
+    point: Float[Tensor, "*#n 3"],
+    light_position: Float[Tensor, "*#n 3"],
+    direction: Float[Tensor, "*#n 3"],
+    material: Material,
+) -> Float[Tensor, "... 1"]:
     """Return the weight of the specular reflection (Phong 1975): k max(0, r . v)^s where the light is in front, else 0.
 
     r = 2 (n . l) n - l is the light's direction l mirrored at the normal n, v the direction to the camera; k is
@@ -186,15 +138,15 @@ def phong_highlight(
 
 
 def shade_images(
-    albedo: Tensor,
-    normal: Tensor,
-    point: Tensor,
-    direction: Tensor,
-    image: Tensor,
+    albedo: Float[Tensor, "N 3"],
+    normal: Float[Tensor, "N 3"],
+    point: Float[Tensor, "N 3"],
+    direction: Float[Tensor, "N 3"],
+    image: Int[Tensor, " N"],
     lights: Lights,
     shading: Sequence[Shading],
     material: Material,
-) -> Tensor:
+) -> Float[Tensor, "N 3"]:
     """Return the colours [N, 3] of points of several images, each shaded as its image is.
 
     ``albedo``, ``normal``, ``point`` and ``direction`` (of the camera's ray) are [N, 3], ``image`` [N] says which of
@@ -218,7 +170,7 @@ def shade_images(
     return shade(color, normal, point, position, diffuse, ambient, highlight)
 
 
-def harmonics(direction: Tensor) -> Tensor:
+def harmonics(direction: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 9"]:
     """Return the nine real spherical harmonics [..., 9] up to degree 2 at unit directions [..., 3]."""
     x, y, z = direction.unbind(-1)
     constant = torch.full_like(x, 0.5 * math.sqrt(1 / math.pi))
@@ -231,7 +183,9 @@ def harmonics(direction: Tensor) -> Tensor:
     )
 
 
-def environment_light(coefficients: Tensor, normal: Tensor) -> Tensor:
+def environment_light(
+    coefficients: Float[Tensor, "9 3"], normal: Float[Tensor, "*shape 3"]
+) -> Float[Tensor, "*shape 3"]:
     """Return what an environment multiplies display-referred colours by, [..., 3], for unit normals [..., 3].
 
     ``coefficients`` [9, 3] are those of `dreamfusion.pictures.environment.irradiance_coefficients`.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.config import Config, leaves
+from dreamfusion.config.earlier import translated
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.io.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
@@ -90,7 +91,7 @@ class State:
 
     def _differences(self, tree: dict[str, Any]) -> str:
         """Return which keys of the scene are others than in a checkpoint; earlier checkpoints do not tell."""
-        saved = dict(leaves(tree.get("scene_config", {})))
+        saved = dict(leaves(translated({"scene": tree.get("scene_config", {})})["scene"]))
         mine = dict(leaves(self.scene.config.model_dump(mode="json")))
         names = [name for name in saved if mine.get(name) != saved[name]]
         return ", ".join(f"scene.{name} is {mine.get(name)} here and {saved[name]} there" for name in names)

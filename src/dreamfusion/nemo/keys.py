@@ -100,9 +100,10 @@ def finest(scale: float | None, part: Mapping[str, Any]) -> int:
     return round(part["encoder_cfg.base_resolution"] * ratio ** (part["encoder_cfg.n_levels"] - 1))
 
 
-def same_twice(value: Any) -> tuple[Any, Any]:
-    """Return the value for two keys."""
-    return value, value
+def used_levels(share: float | None, part: Mapping[str, Any]) -> int | None:
+    """Return how many levels of the grid a share of them is; None for all."""
+    levels = part["encoder_cfg.num_levels"]
+    return None if share is None or share == 1 else math.ceil(share * levels)
 
 
 def _if_on(factor: float = 1.0) -> Callable[[Any, Mapping[str, Any]], float]:
@@ -129,9 +130,7 @@ _ENCODINGS = {"hashgrid": "hashgrid", "frequency": "frequency", "frequency_torch
 _FUSED = only("FullyFusedMLP", "CutlassMLP", why="the same network, as ordinary layers")
 _RELU = only("ReLU", why="hidden layers are ReLU")
 _NO_ACTIVATION = only("None", None, why="density and colour have their own activations")
-_T_RANGE = to(
-    "guidance.t_min", "guidance.t_max", "guidance.t_max_end", by=lambda v: (v[0], v[1], v[1]), left_out=[0.02, 0.98]
-)
+_T_RANGE = to("guidance.t_min", "guidance.t_max", left_out=[0.02, 0.98])
 _PRECISION = to("guidance.precision", among=_PRECISIONS, left_out="16", remark="fp16 on a CPU is run as fp32")
 _SAMPLER = unused("score distillation draws no samples")
 _NERF = {
@@ -221,7 +220,7 @@ def _adam(name: str) -> dict[str, Key]:
 
 
 _ORDER = unused("the same arithmetic in another order of tensors")
-_CONSTANT_RATE = {"optim.warmup_steps": 0, "optim.final_lr": 1.0}
+_CONSTANT_RATE = {"optim.warmup": 1.0, "optim.decay": 1.0}
 _ANGLES = unused("these angles name views that NeMo's prompts do not use; they are interpolated by azimuth")
 _RANGE = unused("rays are followed through the whole unit sphere")
 _DEVICE = unused("--device says where a run is computed")
@@ -248,10 +247,14 @@ TOP: dict[str, Key] = {
     ),
     "iters": to("steps"),
     "latent_iter_ratio": to(
-        "shading.latent_until",
+        "shading.latent",
+        by=lambda share: {"start": 1, "end": 0, "from": share, "curve": "step"} if share > 0 else 0,
         remark="normals and opacity over black, where NeMo has its background; left out for a prior on pixels",
     ),
-    "albedo_iter_ratio": to("shading.albedo_until"),
+    "albedo_iter_ratio": to(
+        "shading.albedo_probability",
+        by=lambda share: {"start": 1, "end": 0, "from": share, "curve": "step"} if share > 0 else 0,
+    ),
     "min_ambient_ratio": to(
         "lights.ambient",
         remark="diffuse light is 1 - ambient, so that pictures do not clip; NeMo leaves it at 1",
@@ -265,12 +268,11 @@ TOP: dict[str, Key] = {
 
 TOP_SETS: dict[str, Any] = {
     "seed": 2023,
-    "collapse_from": 0.5,
+    "collapse_check": {"start": 0, "end": 1, "from": 0.5, "curve": "step"},
     "guidance.view_mode": "interpolated",
     "guidance.view_texts.overhead_deg": 90.0,  # it has no text for views from above
-    "guidance.anneal": "none",
     "guidance.weighting": "sds",
-    "shading.albedo_probability": 0.0,
+    "scene.surface_smoothing": 0.0,
     # A light without distance, in the direction of a point within N(0, I) of the camera.
     "lights.distance_min": 1000.0,
     "lights.distance_max": 1000.0,
@@ -294,10 +296,10 @@ PARTS: dict[str, dict[str, Part]] = {
                     "scene.nerf.encoding", among=_ENCODINGS, remark="tiled grids and harmonics are not here"
                 ),
                 "encoder_cfg.encoder_max_level": to(
-                    "scene.nerf.grid.max_level",
-                    by=lambda v: 1.0 if v is None else v,
+                    "scene.nerf.grid.levels_used",
+                    beside=used_levels,
                     left_out=None,
-                    remark="none is all levels",
+                    remark="a share of the levels, rounded up; none is all",
                 ),
                 "encoder_cfg.multires": to(
                     "scene.nerf.frequencies", left_out=6, remark="octaves of encoder_type frequency"
@@ -524,7 +526,11 @@ PLAIN_PARTS: dict[str, Part] = {
         {
             "lambda_sds": to("loss.distillation"),
             "lambda_opacity": to("loss.opacity_squared", remark="mean opacity^2; the paper's form is loss.opacity"),
-            "lambda_entropy": to("loss.entropy", remark="of each ray's opacity; NeMo takes each sample's weight"),
+            "lambda_entropy": to(
+                "loss.entropy",
+                by=lambda v: {"start": 0, "end": v, "until": 0.5} if v else 0,
+                remark="grows over the first half; of each ray's opacity, where NeMo takes each sample's weight",
+            ),
             "lambda_orientation": to(
                 "loss.orientation", remark="summed along a ray, as in the paper; NeMo has the mean over samples"
             ),
@@ -535,7 +541,7 @@ PLAIN_PARTS: dict[str, Part] = {
             "lambda_mesh_normal": only(0, why="for meshes: the mesh stage"),
             "lambda_mesh_laplacian": only(0, why="for meshes: the mesh stage"),
         },
-        {"loss.opacity": 0.0, "loss.entropy_ramp": 0.5, "loss.orientation_ramp": 0.0},
+        {"loss.opacity": 0.0},
     ),
     "data": Part(
         {
@@ -544,8 +550,8 @@ PLAIN_PARTS: dict[str, Part] = {
             "train_shuffle": unused("cameras are random"),
             "train_dataset._target_": unused("there is one way to draw cameras", left_out=LeftOut.REFUSED),
             "train_dataset.internal_batch_size": unused("cameras are drawn as they are needed"),
-            "train_dataset.width": to("resolution", "resolution_end", by=same_twice, left_out=256, remark=_SQUARE),
-            "train_dataset.height": to("resolution", "resolution_end", by=same_twice, left_out=256, remark=_SQUARE),
+            "train_dataset.width": to("resolution", left_out=256, remark=_SQUARE),
+            "train_dataset.height": to("resolution", left_out=256, remark=_SQUARE),
             "train_dataset.radius_range": to("cameras.radius_min", "cameras.radius_max", left_out=[3.0, 3.5]),
             "train_dataset.theta_range": to(
                 "cameras.elevation_max_deg",

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from re import findall
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dreamfusion.config import Config, leaves, parse_config
+from dreamfusion.config.schedule import constant
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.base import Guidance
 from dreamfusion.nemo.keys import GROUPS, MESH_STAGE, PARTS, PLAIN_PARTS, TOP, TOP_SETS, Key, LeftOut, Part
+
+if TYPE_CHECKING:
+    import torch
+
+    from dreamfusion.guidance.base import Guidance
 
 _MESH_STAGE = "nvdiffrast_renderer"
 _MAX_STEPS, _MESH_MAX_STEPS = 10000, 5000
@@ -66,6 +71,16 @@ def read_nemo(path: Path) -> NemoConfig:
     return _mapped(_resolved(_composed(path), path))
 
 
+@cache
+def _stock(file: str) -> NemoConfig:
+    return read_nemo(Path(__file__).parent / file)
+
+
+def stock_values(file: str) -> dict[str, Any]:
+    """Return what NeMo's own ``file``, dreamfusion.yaml or dreamfusion-dmtet.yaml, asks for, but for its prompt."""
+    return {key: value for key, value in _stock(file).values.items() if key != "prompt"}
+
+
 def fit_device(config: Config, device: torch.device, tell: Callable[[str], None]) -> Config:
     """Return the configuration with fp32 in place of fp16 on a CPU, and tell: there, fp16 is slow and not better."""
     if device.type != "cpu" or config.guidance.precision != "fp16":
@@ -76,10 +91,10 @@ def fit_device(config: Config, device: torch.device, tell: Callable[[str], None]
 
 def fit_prior(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:
     """Return the configuration without its latent phase if the prior works on pixels, and tell."""
-    if guidance.latent_shape is not None or config.shading.latent_until == 0:
+    if guidance.latent_shape is not None or config.shading.latent.largest == 0:
         return config
     tell("the latent phase (latent_iter_ratio) is left out: this prior works on pixels")
-    return config.model_copy(update={"shading": config.shading.model_copy(update={"latent_until": 0.0})})
+    return config.model_copy(update={"shading": config.shading.model_copy(update={"latent": constant(0)})})
 
 
 def _load(source: Path | Any) -> DictConfig:
@@ -354,4 +369,6 @@ def _left_out(key: Key) -> str:
 def _short(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_short(part)}' for name, part in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def _decode(path: Path) -> np.ndarray:
     return np.nan_to_num(pixels.astype(np.float32)).clip(0.0, 1e6)
 
 
-def look_up(environment: Tensor, toward: Tensor) -> Tensor:
+def look_up(environment: Float[Tensor, "H W 3"], toward: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
     """Return the light [..., 3] that comes from unit directions [..., 3], interpolated between pixels."""
     height, width, _ = environment.shape
     column = (0.5 - torch.atan2(toward[..., 1], toward[..., 0]) / (2 * math.pi)) * width
@@ -91,7 +92,7 @@ def look_up(environment: Tensor, toward: Tensor) -> Tensor:
     return found[0, :, 0].T.reshape(toward.shape)
 
 
-def irradiance_coefficients(environment: Tensor) -> Tensor:
+def irradiance_coefficients(environment: Float[Tensor, "H W 3"]) -> Float[Tensor, "9 3"]:
     """Return [9, 3]: times `harmonics` of a normal, the linear light that a white diffuse surface sends back.
 
     That is the environment convolved with the clamped cosine, over pi (equations 7 to 9 of the paper).

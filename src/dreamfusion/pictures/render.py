@@ -21,7 +21,8 @@ from dreamfusion.method.cameras import Cameras, fixed_cameras, spherical_positio
 from dreamfusion.method.shading import GAMMA, Lights, Shading, headlights
 from dreamfusion.pictures.environment import irradiance_coefficients, load_environment, load_picture, look_up
 from dreamfusion.runs.results import FPS, open_run
-from dreamfusion.scenes.scene import Scene
+from dreamfusion.scenes.scene import Finished
+from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 FILMS = (".mp4", ".webm", ".gif")
 PictureShading = Literal["albedo", "lambertian", "textureless", "normal"]
@@ -64,9 +65,9 @@ def render_run(
     output: Path | None = None,
     shading: PictureShading = "lambertian",
     azimuths_deg: Sequence[float] = (30.0,),
-    elevations_deg: Sequence[float] = (15.0,),
-    radius: float = 2.7,
-    focal: float = 1.35,
+    elevations_deg: Sequence[float] = (ORBIT_ELEVATION_DEG,),
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
     size: Sequence[int] = (512,),
     light: Light | None = None,
     background: str = "#cccfd6",
@@ -104,7 +105,7 @@ def render_run(
     environment = load_environment(light.environment) if light.environment else None
     behind = _background(background, environment, (width, height))
     lights = _lights(light, cameras, environment)
-    scene = open_run(folder, device).scene
+    scene = open_run(folder, device).finished
     frames = _frames(scene, cameras, lights, shading, (width, height), behind)
     if path.suffix.lower() in FILMS:
         save_video(frames, path, fps=fps)
@@ -210,7 +211,7 @@ def _seen(environment: Tensor, toward: Tensor) -> Tensor:
 
 
 def _frames(
-    scene: Scene,
+    scene: Finished,
     cameras: Cameras,
     lights: Lights,
     shading: PictureShading,

@@ -46,7 +46,7 @@ def _sunset(toward: Tensor) -> Tensor:
     near_sun = (toward * _direction(55, 8)).sum(-1, keepdim=True).clamp(min=0)
     glow = near_sun**12 * toward.new_tensor([2.2, 1.0, 0.35])
     sun = _lamp(toward, 55, 8, 4) * toward.new_tensor([160.0, 90.0, 40.0])
-    ground = toward.new_tensor([0.10, 0.075, 0.06]) * (1.0 + near_sun)
+    ground = toward.new_tensor([0.10, 0.075, 0.06]) * (1.0 + near_sun**4)
     return torch.where(up > 0, sky + glow, ground) + sun * (up > 0)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamfusion.config import Rasterizer
 from dreamfusion.fields.background import Background
 from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.kernels.antialias import antialias
@@ -16,7 +17,6 @@ from dreamfusion.kernels.rasterize import interpolate, rasterize
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.shading import Lights, Material, Shading, shade_images
 from dreamfusion.renderers import nvdiffrast
-from dreamfusion.renderers.nvdiffrast import Rasterizer
 from dreamfusion.renderers.output import RenderOutput
 
 

@@ -8,16 +8,13 @@ with the lowest row, so that y and rows run as ours do and z alone is converted.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.rasterize import Fragments
-
-Rasterizer = Literal["warp", "nvdiffrast"]
-"""What draws meshes: our kernels, or that library's."""
 
 
 def require_nvdiffrast() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.config import ProposalConfig
 from dreamfusion.fields.encodings import frequency_channels, frequency_encode
 from dreamfusion.fields.nerf import mlp
 from dreamfusion.kernels.compositing import ray_weights
@@ -19,28 +19,6 @@ from dreamfusion.kernels.marching import PackedSamples, sphere_interval
 
 _UNIFORM_SHARE = 0.01
 """Part of the samples that is spread evenly, so that matter can be found anywhere."""
-
-
-@dataclass(frozen=True)
-class ProposalConfig:
-    """How many samples a ray has, and the network that proposes where (mip-NeRF 360, section 3).
-
-    ``rounds`` times, ``proposal_samples`` intervals of a ray are weighed by the proposal network and new ones drawn
-    in proportion; then the field is asked at ``samples``. (mip-NeRF 360: 2 rounds of 64, then 32.)
-    """
-
-    rounds: int = 2
-    proposal_samples: int = 64
-    samples: int = 32
-    frequencies: int = 5
-    hidden_width: int = 32
-    hidden_layers: int = 2
-
-    def __post_init__(self) -> None:
-        if self.rounds < 1 or self.proposal_samples < 2 or self.samples < 2:
-            raise DreamFusionError("Proposal sampling: give at least 1 round and 2 samples.")
-        if self.frequencies < 1 or self.hidden_width < 1 or self.hidden_layers < 1:
-            raise DreamFusionError("Proposal network: give at least 1 octave and a hidden layer of width 1 or more.")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
+from dreamfusion.config.presets import Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
@@ -39,9 +40,8 @@ from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
 from dreamfusion.nemo import fit_device, fit_prior, read_stage
-from dreamfusion.presets import Preset
 from dreamfusion.runs.control import Requests
-from dreamfusion.runs.results import Result, open_state, save_preview, save_validation, write_assets
+from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
 from dreamfusion.stopping import Stop, stop_at_once, stop_between_steps, stopped
 
 RUNS = Path("runs")
@@ -124,6 +124,7 @@ def generate(
         _advise(config, guidance, preset, tell)
     config = rooted(config)
     check_suits(guidance, config)
+    config = as_read(config, guidance, tell)
     state = State.fresh(config, device)
     own = guidance_model is None
     with new_folder(RUNS / slugify(config.prompt), output) as folder:
@@ -229,6 +230,25 @@ def check_suits(guidance: Guidance, config: Config) -> None:
         check_adaptable(guidance)
 
 
+def as_read(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:
+    """Return the configuration with the size that the prior reads in the prompt, unless one is set.
+
+    ``tell(line)`` is told of every word that the prior reads as another.
+    """
+    for prompt in [*config.prompts.values(), config.guidance.negative_prompt]:
+        reading = guidance.understood(prompt)
+        if reading.notes:
+            tell(f'"{prompt}" is read as "{reading.prompt}" ({", ".join(reading.notes)})')
+    if config.scene.scale is not None:
+        return config
+    return with_scale(config, guidance.true_scale(config.prompt_at(config.steps)))
+
+
+def with_scale(config: Config, scale: float | None) -> Config:
+    """Return the configuration with the size of the finished object; None leaves it to the prior."""
+    return config.model_copy(update={"scene": config.scene.model_copy(update={"scale": scale})})
+
+
 def _check_words(guidance: Guidance, config: Config) -> None:
     """Raise DreamFusionError if the prior does not know a word of any prompt."""
     for prompt in [*config.prompts.values(), config.guidance.negative_prompt]:
@@ -249,10 +269,13 @@ def _change_prompt(
         changed = config.model_copy(update={"later_prompts": later})
         guidance = guidance_model or load_guidance(changed, device)
         _check_words(guidance, changed)
+        last, now = (guidance.true_scale(one.prompt_at(config.steps)) for one in (config, changed))
+        if config.scene.scale == last:  # and nobody has set another
+            changed = with_scale(changed, now)
     except DreamFusionError as error:
         requests.answer(f"The prompt stays as it was. {error}")
         return config, guidance_model or load_guidance(config, device)
-    requests.answer(f"From step {step} on the prompt is: {later[step]}")
+    requests.answer(f"From step {step} on the prompt is: {guidance.understood(later[step]).prompt}")
     return changed, guidance
 
 
@@ -288,10 +311,10 @@ def _save_on_the_way(
             if step.number % config.checkpoint_every == 0 or step.number == config.steps:
                 save()
             if step.number % config.preview_every == 0:
-                save_preview(state.scene, step.number, folder)
+                save_preview(at_true_size(state.scene, config), step.number, folder)
             every = config.pictures.val_every
             if every is not None and step.number % every == 0:
-                save_validation(state.scene, config.pictures, step.number, folder)
+                save_validation(at_true_size(state.scene, config), config.pictures, step.number, folder)
             _show(step, on_step, stop)
             asked = requests.take()
             if "stop" in asked:
@@ -310,7 +333,7 @@ def _save_on_the_way(
             raise
         # The step may be half done, so nothing is saved of it; the last checkpoint stays what it was.
         raise DreamFusionError(
-            f"Not enough memory at step {state.step + 1}, even for one view at a time: lower resolution_end, or for a "
+            f"Not enough memory at step {state.step + 1}, even for one view at a time: lower resolution, or for a "
             "prior with a VAE guidance.image_size, or set guidance.execution.checkpoint_vae, tiny_vae or offload."
         ) from None
 

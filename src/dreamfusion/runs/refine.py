@@ -7,10 +7,11 @@ tetrahedra (`fields/tetrahedra.py`), rendered by rasterisation, and optimised by
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter
+import numpy as np
 
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh
@@ -25,22 +26,28 @@ from dreamfusion.io.files import slugify
 from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
-from dreamfusion.nemo import fit_device, read_stage
-from dreamfusion.presets import PRESETS
-from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder, rooted
+from dreamfusion.nemo import fit_device, read_stage, stock_values
+from dreamfusion.runs.generate import (
+    RUNS,
+    as_read,
+    carry_out,
+    check_suits,
+    load_guidance,
+    new_folder,
+    rooted,
+    with_scale,
+)
 from dreamfusion.runs.results import Result, open_run
 from dreamfusion.scenes.mesh import MeshScene
+from dreamfusion.standard import MESH_RESOLUTION
 from dreamfusion.stopping import stop_at_once
 
 GPU_RESOLUTION = 512
 """Side of the rendered views on a GPU, in pixels; on a CPU the preset's."""
 
-MESH_RESOLUTION = 128
-"""Samples per side at which the surface of a NeRF is found."""
-
 COMMON: dict[str, Any] = {
     "scene": {"kind": "mesh"},
-    "shading": {"albedo_until": 0.0, "latent_until": 0.0},
+    "shading": {"albedo_probability": {"from": 0.0}, "latent": 0},
     "loss": {
         "opacity": 0.0,
         "entropy": 0.0,
@@ -56,10 +63,7 @@ EMBEDDED: dict[str, Any] = {
     "guidance": {
         "guidance_scale": 2.0,
         "t_min": 0.6,
-        "t_min_start": None,
         "t_max": 0.9,
-        "t_max_end": 0.9,
-        "anneal": "none",
         "weighting": "ism",
     },
     "scene": {"tetrahedra": {"bulge_resolution": 16}},
@@ -75,36 +79,36 @@ drift: a pale stem took on the green of its cap.
 """
 
 OTHERS: dict[str, Any] = {
-    "guidance": {"t_min": 0.02, "t_min_start": None, "t_max": 0.5, "t_max_end": 0.5, "anneal": "none"},
+    "guidance": {"t_min": 0.02, "t_max": 0.5},
 }
 """And for any other prior: less noise than for a run, as in Magic3D's second stage (in threestudio)."""
 
+WITHOUT_RUN: dict[str, Any] = {
+    "guidance": {"guidance_scale": 8.0, "weighting": None},
+    "shading": {"albedo_probability": 0.35, "textureless_probability": 0.1},
+}
+"""What a refinement that begins with a mesh alone does not have as a run has it by default: any prior may follow."""
+
 RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
 
+
+def _sizes(steps: int, resolution: int, tetrahedra: int) -> dict[str, Any]:
+    """Return the settings in which our presets differ, with a warm-up of 10 steps."""
+    share = 10 / steps
+    return {
+        "steps": steps,
+        "resolution": resolution,
+        "scene": {"tetrahedra": {"resolution": tetrahedra}},
+        "optim": {"warmup": {"until": share}, "decay": {"from": share}},
+    }
+
+
 REFINE_PRESETS: dict[str, dict[str, Any]] = {
-    "quick": merged(COMMON, {"steps": 60, "resolution": 96, "scene": {"tetrahedra": {"resolution": 32}}}),
-    "default": merged(COMMON, {"steps": 150, "resolution": 128, "scene": {"tetrahedra": {"resolution": 48}}}),
-    "high": merged(COMMON, {"steps": 1000, "resolution": 256, "scene": {"tetrahedra": {"resolution": 64}}}),
-    # What `dreamfusion.nemo` makes of NeMo's dreamfusion-dmtet.yaml and the groups it names (a test compares).
-    "nemo-dmtet": merged(
-        PRESETS["nemo"],
-        {
-            "steps": 5000,
-            "resolution": 512,
-            "resolution_end": 512,
-            "scene": {
-                "kind": "mesh",
-                "tetrahedra": {"resolution": 64},
-                "background": "learned",
-                "background_network": {"frequencies": 6, "hidden_layers": 1, "hidden_width": 32},
-            },
-            "shading": {"latent_until": 0.0},
-            "loss": {"entropy": 0.0, "orientation": 0.0, "normal_consistency": 0.5, "laplacian": 0.5},
-            "optim": {"surface_lr": 5e-3},
-        },
-    ),
+    "quick": COMMON | _sizes(60, 96, 32),
+    "default": COMMON | _sizes(150, 128, 48),
+    "high": COMMON | _sizes(1000, 256, 64),
 }
-"""What each preset changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
+"""What each preset of our own changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
 
 
 @stop_at_once()
@@ -145,12 +149,13 @@ def refine(
         config = fit_device(config, device, tell)
     if config.scene.kind != "mesh":
         raise DreamFusionError("A refinement is of a mesh: leave scene.kind to it.")
-    scene = MeshScene(config.scene, config.seed).to(device)
-    scene.start_from(shape, colors)
-    state = State.fresh(config, device, scene)
     guidance = guidance_model or load_guidance(config, device)
     config = rooted(config)
     check_suits(guidance, config)
+    config = as_read(_without_scale_of(source, config), guidance, tell)
+    scene = MeshScene(config.scene, config.seed).to(device)
+    scene.start_from(shape if mesh is None else _at_full_size(shape, config.scene.scale or 1.0), colors)
+    state = State.fresh(config, device, scene)
     default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
     own = guidance_model is None
     with new_folder(default.with_name(f"{default.name}-refined"), output) as folder:
@@ -165,26 +170,26 @@ def refine(
 def _configuration(
     source: Result | None, preset: RefinePreset, config_file: Path | str | None, changes: dict[str, Any]
 ) -> Config:
-    if preset not in REFINE_PRESETS:
-        raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(REFINE_PRESETS)}.")
+    if preset not in get_args(RefinePreset):
+        raise DreamFusionError(f"Unknown preset {preset!r}: choose one of {', '.join(get_args(RefinePreset))}.")
     asked = _asked(config_file, changes)
     values = _settings_of(source)
     if preset == "nemo-dmtet":
-        values = _without_settings(values)
-    values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
-    if preset != "nemo-dmtet":
+        values = merged(_without_settings(values), stock_values("dreamfusion-dmtet.yaml"))
+        values = _with_networks_of(source, values)
+    else:
+        values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
         kind = merged(values, asked).get("guidance", {}).get("kind", "toybox")
         values = merged(values, EMBEDDED if kind == "toybox" else OTHERS)
     if pick_device(asked.get("device", values.get("device", "auto"))).type == "cuda":
         values["resolution"] = GPU_RESOLUTION
-    values["resolution_end"] = asked.get("resolution", values["resolution"])
     return changed_config(values, asked)
 
 
 def _settings_of(source: Result | None) -> dict[str, Any]:
-    """Return all values of a run, with the prompt that it ended with; none without a run."""
+    """Return all values of a run, with the prompt that it ended with; without a run, what is not as in one."""
     if source is None:
-        return {}
+        return WITHOUT_RUN
     last = source.config.prompt_at(source.config.steps)
     return source.config.model_dump(mode="json") | {"prompt": last, "later_prompts": {}}
 
@@ -213,7 +218,6 @@ def _nemo_configuration(
     if source is not None:
         tell("the colours go on in the networks of the run, not in those of the nerf group")
     asked = _asked(config_file, changes)
-    values["resolution_end"] = asked.get("resolution", values["resolution"])
     return changed_config(values, asked)
 
 
@@ -221,14 +225,27 @@ def _with_networks_of(source: Result | None, values: dict[str, Any]) -> dict[str
     """Return ``values`` with the networks of a run, in which its colours go on; as they are without a run."""
     if source is None:
         return values
-    kept = {key: getattr(source.config.scene, key) for key in ("architecture", "nerf", "mip")}
-    return merged(values, {"scene": TypeAdapter(dict[str, Any]).dump_python(kept, mode="json")})
+    kept = source.config.scene.model_dump(mode="json", include={"architecture", "nerf", "mip"})
+    return merged(values, {"scene": kept})
 
 
 def _asked(config_file: Path | str | None, changes: dict[str, Any]) -> dict[str, Any]:
     """Return what the caller asks for by a file and by options, its prompt in order."""
     asked = changes if config_file is None else merged(read_yaml(Path(config_file)), changes)
     return {**asked, "prompt": validate_prompt(asked["prompt"])} if "prompt" in asked else asked
+
+
+def _without_scale_of(source: Result | None, config: Config) -> Config:
+    """Return the configuration without the size of the run's object if it is to become another one."""
+    if source is None or config.prompt == source.config.prompt_at(source.config.steps):
+        return config
+    return with_scale(config, None) if config.scene.scale == source.config.scene.scale else config
+
+
+def _at_full_size(shape: Mesh, scale: float) -> Mesh:
+    """Return a mesh as large as it is distilled, if ``scale`` was applied to it, as to the mesh.glb of a run."""
+    vertices = shape.vertices / np.float32(scale)
+    return replace(shape, vertices=vertices) if np.linalg.norm(vertices, axis=1).max() <= 1 else shape
 
 
 def _beginning(source: Result | None, mesh: Path | str | None) -> tuple[Mesh, Field | None]:

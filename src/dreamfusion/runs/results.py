@@ -60,16 +60,15 @@ from dreamfusion.method.shading import Shading
 from dreamfusion.method.state import State
 from dreamfusion.pictures.film import growth_frames, mesh_pictures
 from dreamfusion.renderers.output import RenderOutput
-from dreamfusion.scenes.scene import PICTURE_BACKDROP, Scene, finished_views
+from dreamfusion.scenes.scene import PICTURE_BACKDROP, Finished, Scene, finished_views
+from dreamfusion.standard import AZIMUTHS_DEG, MESH_FACES, MESH_RESOLUTION, ORBIT_ELEVATION_DEG, TEXTURE_SIZE
 
 _logger = logging.getLogger(__name__)
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
-SHEET_AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 _PREVIEW_SIZE = 72
 SHEET_SIZE, THUMBNAIL_SIZE, VALIDATION_SIZE = 256, 512, 144
 TURNTABLE_SIZE, TURNTABLE_FRAMES = 512, 30
-MESH_RESOLUTION, MESH_FACES, TEXTURE_SIZE = 128, 20_000, 1024
 MAX_LOD = 6
 FPS = 15
 
@@ -84,6 +83,11 @@ class Result:
 
     def __fspath__(self) -> str:
         return str(self.folder)
+
+    @property
+    def finished(self) -> Finished:
+        """The scene at its true size, as all results show it."""
+        return at_true_size(self.scene, self.config)
 
     @property
     def mesh(self) -> Path:
@@ -119,6 +123,11 @@ class Result:
     def files(self) -> tuple[Path, ...]:
         """Everything that is written at the end, the mesh first."""
         return self.mesh, self.viewer, self.thumbnail, self.contact_sheet, self.turntable, self.growth
+
+
+def at_true_size(scene: Scene, config: Config) -> Finished:
+    """Return the scene as the results of a run show it."""
+    return Finished(scene, config.scene.scale or 1.0)
 
 
 def open_state(folder: Path, config: Config, device: torch.device, scene: Scene | None = None) -> State:
@@ -168,9 +177,9 @@ def _or_warn(save: Callable[[], None], path: Path) -> None:
 
 def _save_object(result: Result) -> Mesh:
     """Write the mesh and its page, and return it."""
-    mesh = result.scene.mesh(MESH_RESOLUTION, MESH_FACES)
+    mesh = result.finished.mesh(MESH_RESOLUTION, MESH_FACES)
     # A run of hours must not end without its mesh for want of a library.
-    save_glb(_textured(result.scene, mesh, TEXTURE_SIZE), result.mesh, _about(result))
+    save_glb(_textured(result.finished, mesh, TEXTURE_SIZE), result.mesh, _about(result))
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
     return mesh
 
@@ -178,21 +187,23 @@ def _save_object(result: Result) -> Mesh:
 def _save_thumbnail(result: Result, mesh: Mesh) -> None:
     pictures = result.config.pictures
     side = pictures.thumbnail_resolution or THUMBNAIL_SIZE
-    (thumbnail,) = mesh_pictures(result.scene, mesh, fixed_cameras(30.0, 15.0), pictures.shading, side)
+    (thumbnail,) = mesh_pictures(
+        result.finished, mesh, fixed_cameras(30.0, ORBIT_ELEVATION_DEG), pictures.shading, side
+    )
     save_png(thumbnail, result.thumbnail)
 
 
 def _save_sheet(result: Result) -> None:
     """Write the scene itself from all around, in all shadings."""
-    cameras = fixed_cameras(torch.tensor(SHEET_AZIMUTHS_DEG), 15.0)
-    views = finished_views(result.scene, cameras, SHADINGS, result.config.pictures.sheet_resolution or SHEET_SIZE)
+    cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ORBIT_ELEVATION_DEG)
+    views = finished_views(result.finished, cameras, SHADINGS, result.config.pictures.sheet_resolution or SHEET_SIZE)
     sheet = {str(shading): images for shading, images in views.items()}
-    save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in SHEET_AZIMUTHS_DEG]), result.contact_sheet)
+    save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in AZIMUTHS_DEG]), result.contact_sheet)
 
 
 def _save_films(result: Result, mesh: Mesh) -> None:
     """Write the turntable of the mesh and, from the previews, how the object grew."""
-    scene, pictures = result.scene, result.config.pictures
+    scene, pictures = result.finished, result.config.pictures
     cameras = orbit_cameras(
         pictures.video_frames or TURNTABLE_FRAMES,
         elevation_deg=pictures.elevation_deg,
@@ -206,7 +217,7 @@ def _save_films(result: Result, mesh: Mesh) -> None:
         save_video(growth_frames(previews), result.growth, fps=FPS)
 
 
-def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
+def _around(scene: Finished, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
     """Render pictures of the scene once around, one at a time: large ones together take gigabytes."""
     cameras = orbit_cameras(count, elevation_deg=pictures.elevation_deg, radius=pictures.radius, focal=pictures.focal)
     for index in range(count):
@@ -214,7 +225,7 @@ def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None
         yield scene.layers(cameras[index : index + 1], [pictures.shading], side, backdrop=PICTURE_BACKDROP)[0]
 
 
-def save_validation(scene: Scene, pictures: PicturesConfig, step: int, folder: Path) -> None:
+def save_validation(scene: Finished, pictures: PicturesConfig, step: int, folder: Path) -> None:
     """Write validation/step_<step>.png in the folder of a run, the configured views side by side.
 
     If configured, step_<step>_depth.png shows how near they are, and step_<step>.mp4 has them one after the other.
@@ -235,7 +246,7 @@ def _nearness(view: RenderOutput, radius: float) -> Tensor:
     return view.opacity * ((radius + 1 - view.depth) / 2).clamp(0, 1)
 
 
-def save_preview(scene: Scene, step: int, folder: Path) -> None:
+def save_preview(scene: Finished, step: int, folder: Path) -> None:
     """Write preview.png, and the same as previews/step_<step>.png, of which growth.mp4 is made."""
     picture = preview(scene)
     (folder / "previews").mkdir(exist_ok=True)
@@ -243,7 +254,7 @@ def save_preview(scene: Scene, step: int, folder: Path) -> None:
     save_png(picture, folder / "previews" / f"step_{step:06d}.png")
 
 
-def preview(scene: Scene) -> Tensor:
+def preview(scene: Finished) -> Tensor:
     """Return a small picture [3, H, W] of the scene from four sides, shaded."""
     return torch.cat(list(finished_views(scene, orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
 
@@ -290,7 +301,7 @@ def export_run(
     if resolution is not None and result.scene.has_surface:
         tell("--resolution changes nothing here: a refined run has its surface already.")
     prepare_output_dir(paths[0].parent)  # before the minutes that follow
-    scene, about = result.scene, _about(result, licence)
+    scene, about = result.finished, _about(result, licence)
     dense = scene.mesh(resolution or MESH_RESOLUTION)
     written = []
     for level in range(lod + 1):
@@ -355,7 +366,7 @@ def _about(result: Result, licence: str = "") -> About:
     return About(prompt, roughness, reflectance, licence, {"prompt": prompt, "seed": config.seed})
 
 
-def _textured(scene: Scene, mesh: Mesh, size: int) -> Mesh:
+def _textured(scene: Finished, mesh: Mesh, size: int) -> Mesh:
     """Return the mesh with its texture, or as it is, with its vertex colours, where the library for that is missing."""
     return texture_mesh(mesh, scene.field.albedo, size, device=scene.device) if can_unwrap() else mesh
 

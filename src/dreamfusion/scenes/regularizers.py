@@ -18,18 +18,13 @@ def picture_terms(out: RenderOutput, loss: LossConfig, progress: float) -> dict[
     """Return the weighted terms that keep the pictures of a scene compact, solid and smooth."""
     terms = {
         "opacity_loss": loss.opacity * opacity_loss(out.opacity),
-        "entropy_loss": loss.entropy * ramp(progress, loss.entropy_ramp) * entropy_loss(out.opacity),
+        "entropy_loss": loss.entropy.at(progress) * entropy_loss(out.opacity),
     }
     if loss.opacity_squared > 0:
         terms["opacity_squared_loss"] = loss.opacity_squared * squared_opacity_loss(out.opacity)
     if loss.normal_smooth_2d > 0:
         terms["normal_smooth_2d_loss"] = loss.normal_smooth_2d * normal_difference_loss(out.normal_picture())
     return terms
-
-
-def ramp(progress: float, share: float) -> float:
-    """Return what grows linearly from 0 to 1 over the first ``share`` of a run, at ``progress`` in [0, 1]."""
-    return min(1.0, progress / share) if share > 0 else 1.0
 
 
 def opacity_loss(opacity: Tensor) -> Tensor:

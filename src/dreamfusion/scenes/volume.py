@@ -18,7 +18,7 @@ from dreamfusion.renderers.nerfacc import require_nerfacc
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
 from dreamfusion.renderers.proposal import ProposalNetwork
 from dreamfusion.renderers.volume import RenderSettings, VolumeOutput, render, render_pictures
-from dreamfusion.scenes.regularizers import picture_terms, ramp, surface_change
+from dreamfusion.scenes.regularizers import picture_terms, surface_change
 from dreamfusion.scenes.scene import FixedSize, Views
 
 
@@ -101,8 +101,8 @@ class VolumeScene(FixedSize, nn.Module):
         self, out: VolumeOutput, views: Views, loss: LossConfig, progress: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Return the weighted terms that keep a volume compact, solid, outward-facing and smooth (paper A.2)."""
-        orientation = loss.orientation * max(ramp(progress, loss.orientation_ramp), loss.orientation_start)
-        terms = picture_terms(out, loss, progress) | {"orientation_loss": orientation * out.orientation.mean()}
+        orientation = loss.orientation.at(progress) * out.orientation.mean()
+        terms = picture_terms(out, loss, progress) | {"orientation_loss": orientation}
         if out.interlevel is not None and out.distortion is not None:
             terms["interlevel_loss"] = loss.interlevel * out.interlevel
             terms["distortion_loss"] = loss.distortion * out.distortion

@@ -136,7 +136,7 @@ class _BackToCpu(CpuOffload):
         return output
 
 
-def modules_of(pipeline: Any) -> dict[str, nn.Module]:
+def modules_of(pipeline: Any) -> dict[str, Any]:
     """Return the networks of a pipeline that PyTorch runs, by the names of its parts."""
     return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
 
@@ -161,7 +161,9 @@ def _fit_vae(pipeline: Any, execution: Execution, model: str | Path) -> None:
 def _spare_vae(pipeline: Any) -> None:
     """Run a VAE in float32 whose activations are larger than a float16 can be, as Stable Diffusion XL's."""
     vae = getattr(pipeline, "vae", None)
-    if isinstance(vae, nn.Module) and vae.dtype == torch.float16 and vae.config.force_upcast:
+    if vae is None or isinstance(vae, Engine):
+        return
+    if vae.dtype == torch.float16 and vae.config.force_upcast:
         vae.float()
 
 

@@ -1,0 +1,55 @@
+"""Configurations as YAML files."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dreamfusion.config.run import Config
+from dreamfusion.config.section import Section
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.io.files import write_text
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the whole configuration as YAML, with the meaning of every key above it."""
+    write_text(path, "\n".join(_lines(config)) + "\n")
+
+
+def _lines(section: Section) -> list[str]:
+    """Return the lines of a section, a comment before every key."""
+    from dreamfusion.config.reference import meanings
+
+    lines = []
+    for name, meaning in meanings(type(section)).items():
+        value = getattr(section, name)
+        lines += textwrap.wrap(meaning, 110, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+        if isinstance(value, Section) and not value.is_value:
+            lines += [f"{name}:", *(f"  {line}" for line in _lines(value))]
+        else:
+            plain = section.model_dump(mode="json", include={name})
+            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=None)
+            lines += text.splitlines()
+    return lines
+
+
+def load_config(path: Path) -> Config:
+    """Read a configuration written by `save_config`; DreamFusionError if that is not possible."""
+    from dreamfusion.config.build import parse_config
+
+    return parse_config(read_yaml(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the table in a YAML file; DreamFusionError if it cannot be read or holds something else."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise DreamFusionError(f"Cannot read the configuration {path}: {reason}.") from None
+    if not isinstance(values, dict):
+        raise DreamFusionError(f"{path} is not a configuration: it must be a YAML table of keys and values.")
+    return values

@@ -1,0 +1,219 @@
+"""Presets: what each changes of the classes' defaults.
+
+quick, default and high are tuned for the embedded prior. The others are other systems' settings, number for number, and
+want the large model they name; `--guidance` and `--model` choose another. ``nemo`` is what `dreamfusion.nemo` reads in
+NeMo's own file.
+
+The defaults are score distillation from the embedded prior, which knows the camera. It says what belongs where at high
+noise, and at low noise believes what it is shown: a scene that has become all red stays so. So the first half of a run
+is at high noise alone. There z - x_hat, which is the gradient with the weight "ism", is large enough beside that of
+lower noise; with the paper's weight it would be a tenth of it. Knowing the camera the prior needs little
+classifier-free guidance, which makes colours loud. Against that gradient, which is summed over pixels, opacity and
+entropy, which are means, must weigh much: together, with entropy growing to the end, they clear the haze and make
+surfaces sharp without making them wider or narrower. The prior sees 32 pixels, so more of them, or a finer grid, only
+cost time. A run of few steps needs larger ones.
+Below the size of a pixel normals are paint: where colours should be darker, surfaces grow bristles that turn away from
+the light, most of all in textureless views, which this prior has never seen. So there are none of those and few lit
+ones, and normals are kept smooth.
+
+Lengths. Our scene is the unit sphere. The paper's has radius 1.4 and cameras that may stand inside it, so `paper`
+divides its lengths by 1.4 and multiplies densities, which are per length, by it. threestudio's has radius 2: divided by
+2. NeMo's scene is the cube [-1, 1]^3, of which an object fills less than the unit sphere: as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from dreamfusion.config.tables import merged
+
+Preset = Literal["quick", "default", "high", "paper", "nemo", "threestudio-sd", "threestudio-if"]
+
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+_UNTUNED: dict[str, Any] = {
+    "guidance": {"t_min": 0.02, "t_max": 0.98, "weighting": "sds"},
+    "scene": {"surface_smoothing": 0.0, "nerf": {"normal_epsilon": 0.03}},
+    "loss": {"entropy": 0.0, "normal_smooth_3d": 0.0},
+}
+"""What the systems below have in common: times without annealing, w = 1 - abar, and nothing that smooths."""
+
+_LATE = {"start": 0, "end": 1, "from": 0.5, "curve": "step"}
+"""The second half of a run."""
+
+_THREESTUDIO: dict[str, Any] = {
+    "steps": 10000,
+    "views": 1,
+    "resolution": 64,
+    "collapse_check": _LATE,
+    "scene": {
+        "nerf": {
+            "grid": {
+                "levels": 16,
+                "features": 2,
+                "log2_size": 19,
+                "base_resolution": 16,
+                "max_resolution": 4096,
+                "interpolation": "linear",
+                # one more at step 2000 and after every 500 steps
+                "levels_used": {"start": 8, "end": 16, "from": 0.2, "until": 0.2 + 0.05 * 7, "curve": "stairs"},
+            },
+            "hidden_width": 64,
+            "density_activation": "softplus",
+            "density_bias": 0.0,
+            "blob": "linear",
+            "blob_density": 20.0,  # 10 per length of theirs, which is half of ours
+            "blob_std": 0.25,  # 0.5 / 2
+            "normal_method": "analytic",
+        },
+        "background": "learned",
+        "background_network": {"frequencies": 2, "hidden_width": 16, "hidden_layers": 2},  # theirs: harmonics, degree 3
+        "step_length": 0.00677,  # 512 samples on the diagonal of their cube, 2 sqrt(3) 2 / 512, halved
+    },
+    "shading": {
+        "albedo_probability": {"start": 1, "end": 0.25, "from": 0.2001, "curve": "step"},  # 2001 steps
+        "textureless_probability": 0.375,
+    },
+    "loss": {
+        "opacity": 1.0,
+        "orientation": {"start": 10.0, "end": 1000.0, "from": 0, "until": 0.5, "curve": "ramp"},
+    },
+    "optim": {
+        "optimizer": "adam",
+        "betas": (0.9, 0.99),
+        "eps": 1e-15,
+        "grid_lr": 0.01,
+        "network_lr": 0.01,
+        "background_lr": 0.001,
+        "warmup": 1,
+        "decay": 1,
+        "max_grad_norm": None,
+    },
+    "cameras": {
+        "radius_min": 0.75,  # 1.5 / 2
+        "radius_max": 1.0,  # 2 / 2
+        "elevation_min_deg": -10.0,
+        "fov_min_deg": 40.0,
+        "fov_max_deg": 70.0,
+        "position_noise": 0.05,  # 0.1 / 2
+        "look_at_noise": 0.1,  # 0.2 / 2
+        "up_noise": 0.02,
+    },
+    "lights": {
+        "distance_min": 0.4,  # 0.8 / 2
+        "distance_max": 0.75,  # 1.5 / 2
+        "position_noise": 0.5,  # 1 / 2
+        "ambient": 0.1,
+        "diffuse": 0.9,
+    },
+}
+
+_CHANGES: dict[Preset, dict[str, Any]] = {
+    "quick": {
+        "steps": 120,
+        "views": 2,
+        "optim": {"grid_lr": 2e-2, "network_lr": 4e-3, "warmup": {"until": 10 / 120}, "decay": {"from": 10 / 120}},
+    },
+    "default": {},
+    "high": {"steps": 1000, "optim": {"warmup": {"until": 0.01}, "decay": {"from": 0.01}}},
+    # The paper (arXiv 2209.14988); "not given" is our choice.
+    "paper": {
+        "steps": 15000,  # section 3.2
+        "views": 4,  # section 3.2: four chips, one view each
+        "resolution": 64,  # section 3.2
+        "collapse_check": _LATE,  # not given; a scene of fog fills the view at first
+        "guidance": {
+            "kind": "diffusers",
+            "model": "DeepFloyd/IF-I-XL-v1.0",  # section 3: Imagen's 64 x 64 base model, which nobody else has
+            "guidance_scale": 101.0,  # section 3.2: omega = 100
+            "view_mode": "nearest",  # A.2
+        },
+        "scene": {
+            "architecture": "mip360",  # section 3.1
+            "mip": {
+                "scale": 1.4,  # A.2: the scene's radius
+                "density_activation": "exp",  # section 3.1
+                "density_bias": 0.33647223662121,  # ln 1.4: density per length of ours
+                "blob_density": 5.0,  # A.2
+                "blob_std": 0.2 / 1.4,  # A.2
+                "normal_method": "analytic",  # section 3.1
+                "frequencies": 8,  # A.2: octaves 2^0 to 2^7
+                "variance": {"start": 5e-2, "end": 2e-3, "until": 1 / 3},  # A.2: over 5000 steps
+                "hidden_width": 128,  # A.2
+                "blocks": 5,  # A.2
+            },
+            "renderer": "proposal",  # section 3.1, mip-NeRF 360
+            "background": "learned",  # section 3.1; its size is not given
+        },
+        "shading": {
+            "albedo_probability": {"start": 1, "end": 0.25, "from": 1 / 15, "curve": "step"},  # A.2: 1000 steps
+            "textureless_probability": 0.375,  # A.2: half of the lit views
+        },
+        "loss": {
+            "opacity": 1e-3,  # A.2: in [1e-3, 5e-3]
+            "orientation": {"start": 1e-4, "end": 1e-2, "until": 1 / 3, "curve": "ramp"},  # A.2: over 5000 steps
+        },
+        "optim": {
+            "optimizer": "shampoo",  # A.2, and all the numbers here
+            "betas": (0.9, 0.9),
+            "eps": 1e-6,
+            "grid_lr": 1e-4,
+            "network_lr": 1e-4,
+            "warmup": {"start": 1e-5, "until": 0.2},  # from 1e-9 to 1e-4 over 3000 steps
+            "decay": {"end": 1e-2, "from": 0.2},  # to 1e-6
+            "max_grad_norm": None,
+        },
+        "cameras": {
+            "radius_min": 1 / 1.4,  # section 3.2
+            "radius_max": 1.5 / 1.4,
+            "elevation_min_deg": -10.0,  # section 3.2
+            "elevation_max_deg": 90.0,
+            "uniform_angle_probability": 0.5,  # A.2
+            "focal_min": 0.7,  # section 3.2
+            "focal_max": 1.35,
+            "position_noise": 0.1 / 1.4,  # A.2
+            "look_at_noise": 0.2 / 1.4,  # A.2
+            "up_noise": 0.02,  # A.2
+        },
+        "lights": {
+            "distance_min": 0.8 / 1.4,  # A.2
+            "distance_max": 1.5 / 1.4,
+            "position_noise": 1 / 1.4,  # A.2
+            "ambient": 0.1,  # A.2
+            "diffuse": 0.9,
+        },
+    },
+    "threestudio-sd": merged(
+        _THREESTUDIO,
+        {
+            # threestudio's 100 is added to the text's prediction, not to the empty one's.
+            "guidance": {"kind": "sd", "guidance_scale": 101.0, "view_mode": "nearest"},
+            "cameras": {"elevation_max_deg": 45.0},
+        },
+    ),
+    "threestudio-if": merged(
+        _THREESTUDIO,
+        {
+            "guidance": {
+                "kind": "diffusers",
+                "model": "DeepFloyd/IF-I-XL-v1.0",
+                "guidance_scale": 21.0,
+                "view_mode": "nearest",
+            },
+            "cameras": {"elevation_max_deg": 90.0},
+        },
+    ),
+}
+
+
+def preset_values(preset: Preset) -> dict[str, Any]:
+    """Return what a preset changes of the defaults, as nested tables."""
+    match preset:
+        case "quick" | "default" | "high":
+            return _CHANGES[preset]
+        case "nemo":
+            from dreamfusion.nemo import stock_values  # imported here: its reader takes as long as all else
+
+            return stock_values("dreamfusion.yaml")
+        case _:
+            return merged(_UNTUNED, _CHANGES[preset])
