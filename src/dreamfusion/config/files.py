@@ -30,10 +30,18 @@ def _lines(section: Section) -> list[str]:
         if isinstance(value, Section) and not value.is_value:
             lines += [f"{name}:", *(f"  {line}" for line in _lines(value))]
         else:
-            plain = section.model_dump(mode="json", include={name})
-            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=None)
-            lines += text.splitlines()
+            lines += _plain(name, section.model_dump(mode="json", include={name})[name])
     return lines
+
+
+def _plain(name: str, value: Any) -> list[str]:
+    """Return the lines of a key without keys of its own; a list or a schedule takes one."""
+    if isinstance(value, dict | list):
+        return [f"{name}: {yaml.safe_dump(value, default_flow_style=True, sort_keys=False, **_STYLE).strip()}"]
+    return yaml.safe_dump({name: value}, **_STYLE).splitlines()
+
+
+_STYLE: dict[str, Any] = {"allow_unicode": True, "width": 10**6}
 
 
 def load_config(path: Path) -> Config:
