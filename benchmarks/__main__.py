@@ -11,9 +11,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import assets, guidance, hashgrid, iteration, mesh
+from benchmarks import assets, guidance, hashgrid, imports, iteration, mesh
 
 PARTS = {
+    "imports": imports.rows,
     "hashgrid": hashgrid.rows,
     "iteration": iteration.rows,
     "architectures": iteration.architectures,

@@ -19,18 +19,19 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
-from tests.support.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import Row
+from dreamfusion.guidance.asked import Asked
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.guidance.compiling import compile_prior
+from dreamfusion.guidance.compiled.compiling import compile_prior
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.guided import guided_noise
-from dreamfusion.guidance.prepare import denoiser_of
+from dreamfusion.guidance.reading.prepare import denoiser_of
+from dreamfusion.method.cameras import CameraRange, sample_cameras
 from dreamfusion.toybox import EMBEDDED_PRIOR
+from tiny.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
 
 VIEWS, SIDE = 2, 64
 _UNET = {"block_out_channels": (64, 128), "sample_size": SIDE // 2}
@@ -63,6 +64,7 @@ class Question:
         self.prior: Any = prior
         generator = torch.Generator().manual_seed(0)
         self.image = torch.rand(views, 3, side, side, generator=generator).to(prior.device).requires_grad_()
+        self.cameras = sample_cameras(views, CameraRange(), generator)
         self.t = torch.linspace(100, 800, views).long().to(prior.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -71,7 +73,7 @@ class Question:
         with torch.no_grad():
             self.noise = torch.randn(prior.encode(self.image).shape, generator=generator).to(prior.device)
         self.vae = getattr(prior, "_vae", None)
-        self.denoiser = denoiser_of(self.prior._pipeline)
+        self.denoiser = denoiser_of(self.prior.pipeline)
         calls: list[tuple[Any, Any]] = []
         if prior.denoiser is not None:
             hook = self.denoiser.register_forward_pre_hook(lambda _, a, k: calls.append((a, k)), with_kwargs=True)
@@ -83,7 +85,7 @@ class Question:
         """Ask as `optimize` does, through the contract of `Guidance`."""
         z = self.prior.encode(self.image)
         z_t = self.prior.add_noise(z.detach(), self.noise, self.t)
-        eps = guided_noise(self.prior, z_t, self.t, self.text, self.empty, guidance_scale=8.0)
+        eps = Asked(self.prior, self.text, self.empty, self.cameras, 8.0).guided(z_t, self.t)
         torch.autograd.grad(z, self.image, eps - self.noise)
 
     def bare(self) -> None:

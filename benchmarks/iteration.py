@@ -29,7 +29,8 @@ from dreamfusion.method.state import State
 from dreamfusion.renderers import volume
 from dreamfusion.renderers.proposal import ProposalNetwork
 from dreamfusion.runs.generate import load_guidance
-from dreamfusion.scenes.volume import Scene
+from dreamfusion.scenes.scene import Views
+from dreamfusion.scenes.volume import VolumeScene
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "sampling": [(volume, "_visible_samples"), (ProposalNetwork, "propose")],
@@ -38,7 +39,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "shading": [(volume, "_shaded")],
     "compositing": [(volume, "_show"), (volume, "ray_weights")],
     "backward": [(torch.Tensor, "backward")],
-    "other rendering": [(Scene, "render"), (Scene, "prepare")],
+    "other rendering": [(VolumeScene, "render"), (VolumeScene, "prepare")],
 }
 """What is timed under which name; a part does not count the parts that it calls."""
 
@@ -136,15 +137,10 @@ def architectures(quick: bool = False) -> list[Row]:
             cameras = sample_cameras(config.views, config.cameras, random["camera"])
             lights = sample_lights(cameras, config.lights, random["light"])
             modes: list[Shading] = ["lambertian", "albedo"][: config.views]
-            out = state.scene.render(
-                cameras,
-                lights,
-                modes,
-                config.resolution,
-                generator=random["jitter"],
-                random_backdrop=torch.full((config.views, 3), 0.5),
-            )
-            (out.rgb.square().mean() + out.orientation.mean()).backward()
+            views = Views(cameras, lights, modes, config.resolution, torch.full((config.views, 3), 0.5))
+            out = state.scene.render(views, random["jitter"])
+            terms = state.scene.regularize(out, views, config.loss, 1.0, random["jitter"])
+            (out.rgb.square().mean() + sum(terms.values())).backward()
 
         step()  # compiles
         with measured() as shares:

@@ -9,7 +9,11 @@ import pytest
 import torch
 from playwright.sync_api import sync_playwright
 
-from support.worlds import shrink_pictures
+from support.shapes import check_shapes
+
+check_shapes()  # before anything imports those modules, or they are there unchecked
+
+from support.worlds import shrink_pictures  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

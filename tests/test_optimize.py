@@ -11,7 +11,7 @@ from dreamfusion.io.checkpoints import Checkpoint
 from dreamfusion.method.normals import latent_picture
 from dreamfusion.method.optimize import optimize, refuse_collapse, sample_shading
 from dreamfusion.method.state import State
-from dreamfusion.renderers.volume import RenderOutput
+from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
 from support.worlds import BACKDROP, toy_config, toy_prior
@@ -195,7 +195,7 @@ def test_shading_begins_with_albedo_and_then_mixes():
 def test_normals_and_opacity_as_latents_by_hand():
     normal = torch.tensor([0.5, -0.5, 0.0])[None, :, None, None].expand(1, 3, 2, 2)
     opacity = torch.full((1, 1, 2, 2), 0.5)
-    out = RenderOutput(normal, opacity, opacity, normal, torch.zeros(1), 0)
+    out = RenderOutput(normal, opacity, opacity, normal, 0)
     latents = latent_picture(out, SimpleNamespace(latent_shape=(4, 8, 8)))
     assert latents.shape == (1, 4, 8, 8)
     # A half opaque pixel of normal (1, -1, 0), coded to (1, 0, 0.5), over black; then from [0, 1] to [-1, 1].

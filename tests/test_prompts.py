@@ -6,7 +6,7 @@ from dreamfusion.method.prompts import VIEWS, ViewTexts, perp_neg_weights, valid
 
 
 def weights(azimuth: float, elevation: float = 0.0, mode: str = "nearest", texts: ViewTexts | None = None):
-    row = view_weights(torch.tensor([azimuth]), torch.tensor([elevation]), mode, texts or ViewTexts())
+    row = view_weights(torch.tensor([float(azimuth)]), torch.tensor([float(elevation)]), mode, texts or ViewTexts())
     return row[0].tolist()
 
 

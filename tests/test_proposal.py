@@ -23,8 +23,8 @@ from dreamfusion.renderers.proposal import (
     resample,
 )
 from dreamfusion.renderers.volume import RenderSettings, render, render_pictures
-from dreamfusion.scenes.volume import Scene
-from test_renderer import ALBEDO, BLACK, UniformBall, lights, one_ray, seeded
+from dreamfusion.scenes.volume import VolumeScene
+from support.balls import ALBEDO, BLACK, UniformBall, lights, one_ray, seeded
 
 UNUSED = OccupancyGrid(OccupancyConfig(resolution=2))
 """Stands where marching would have its grid."""
@@ -149,7 +149,7 @@ def test_a_package_that_is_absent_or_without_kernels_is_named(monkeypatch):
     for name in ("nerfacc", "nerfacc.cuda", "nerfacc.cuda._backend"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(DreamFusionError, match="pip install nerfacc") as error:
-        Scene(SceneConfig(renderer="nerfacc"))
+        VolumeScene(SceneConfig(renderer="nerfacc"))
     assert "\n" not in str(error.value)
     # nerfacc without its compiled part imports, and leaves this name at None.
     for name in ("nerfacc", "nerfacc.cuda", "nerfacc.cuda._backend"):

@@ -16,7 +16,7 @@ from dreamfusion.kernels.rasterize import (
     rasterize,
 )
 from dreamfusion.kernels.topology import opposite_half_edges
-from dreamfusion.renderers.texture import mip_levels, mip_pyramid, sample_texture
+from support.texture import mip_levels, mip_pyramid, sample_texture
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 on_every_device = pytest.mark.parametrize("device", DEVICES)

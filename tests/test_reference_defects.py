@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dreamfusion.config import build_config
 from dreamfusion.guidance.base import Embeddings
-from dreamfusion.method.asking import ViewPrompts
+from dreamfusion.method.asking import Question
 from dreamfusion.method.cameras import fixed_cameras, sample_cameras
 from dreamfusion.method.prompts import VIEWS
 from dreamfusion.method.shading import sample_lights, shade
@@ -33,7 +33,7 @@ def test_the_azimuth_reaches_the_prompt_as_azimuth(preset):
     """NeMo unpacks its cameras in another order, takes the radius for the azimuth, and always asks for the front."""
     config = build_config(preset, {"prompt": "a", "guidance": {"view_mode": "nearest"}})
     cameras = sample_cameras(10_000, config.cameras, torch.Generator().manual_seed(0))
-    asked = ViewPrompts(ViewReader(), config, "a")(cameras).positive.tokens[:, 0, :4]
+    asked = Question(ViewReader(), config, "a").about(cameras).positive.tokens[:, 0, :4]
     below = cameras.elevation_deg <= config.guidance.view_texts.overhead_deg
     shares = asked[below].mean(dim=0)
     torch.testing.assert_close(shares, torch.tensor([0.25, 0.5, 0.25, 0.0]), atol=0.02, rtol=0)

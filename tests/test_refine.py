@@ -34,7 +34,8 @@ from dreamfusion.pictures.render import render_run
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import _configuration, _nemo_configuration, refine
 from dreamfusion.runs.results import export_run, open_run
-from dreamfusion.scenes.mesh import MeshScene, finished_views
+from dreamfusion.scenes.mesh import MeshScene
+from dreamfusion.scenes.scene import Views, finished_views
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
 from support.worlds import BACKDROP, STILL, toy_config, toy_prior
@@ -76,9 +77,7 @@ def test_clip_space_agrees_with_the_rays_of_the_pixels():
 def test_a_ball_looks_as_it_must():
     scene, cameras, size = ball_scene(24), fixed_cameras(0.0, 0.0), 65
     light = Lights(torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([0.7]), torch.tensor([0.3]))
-    out = scene.render(
-        cameras, light, ["textureless"], size, generator=torch.Generator(), random_backdrop=torch.zeros(1, 3)
-    )
+    out = scene.render(Views(cameras, light, ["textureless"], size, torch.zeros(1, 3)), torch.Generator())
     # A ball of radius 1/2 from 2.7 away is seen within asin(0.5 / 2.7) of the middle.
     radius = 1.35 * math.tan(math.asin(0.5 / 2.7)) * size
     assert out.opacity.sum().item() == pytest.approx(math.pi * radius**2, rel=0.02)
@@ -100,9 +99,7 @@ def test_the_outline_pulls_the_surface():
     scene.colors.requires_grad_(False)
     cameras = fixed_cameras(torch.tensor([0.0, 90.0]), 10.0)
     lights = Lights(torch.zeros(2, 3), torch.zeros(2), torch.ones(2))
-    out = scene.render(
-        cameras, lights, ["textureless"] * 2, 48, generator=torch.Generator(), random_backdrop=torch.zeros(2, 3)
-    )
+    out = scene.render(Views(cameras, lights, ["textureless"] * 2, 48, torch.zeros(2, 3)), torch.Generator())
     (grad,) = torch.autograd.grad(out.opacity.mean(), scene.tetrahedra.distance)
     assert grad.sum() < 0
     assert (grad > 0).sum() < 0.1 * (grad < 0).sum()
@@ -456,7 +453,7 @@ def test_what_cannot_be_refined_leaves_nothing_behind(source: dreamfusion.Result
         ({"run": tmp_path}, "no run with a checkpoint"),
         ({"run": source.folder, "mesh": write(tmp_path / "thin.ply", thin)}, "empty on this grid"),
         ({"run": source.folder, "mesh": tmp_path / "none.glb"}, "is no file"),
-        ({"run": source.folder, "scene": {"tetrahedra": None}}, "leave scene.tetrahedra"),
+        ({"run": source.folder, "scene": {"kind": "volume"}}, "leave them out"),
         ({"run": source.folder, "scene": {"tetrahedra": {"resolution": 2}}}, "resolution of 4"),
         ({"run": source.folder, "scene": {"nerf": {"hidden_width": 8}}}, "leave scene.nerf"),
         ({"run": source.folder, "preset": "best"}, "Unknown preset"),

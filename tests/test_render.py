@@ -18,8 +18,7 @@ from dreamfusion.method.shading import environment_light, harmonics
 from dreamfusion.pictures.environment import directions, irradiance_coefficients, load_environment, look_up
 from dreamfusion.pictures.render import Light, read_cameras, render_run
 from dreamfusion.runs.generate import generate
-from support.worlds import toy_prior
-from test_run import SHORT
+from support.worlds import SHORT, toy_prior
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +97,26 @@ def test_several_cameras_give_a_strip_and_light_falls_where_it_stands(run: Path,
     dark = {"output": tmp_path / "i.png", "size": (24,), "background": "black"}
     half, full = (pixels(render_run(run, light=Light(intensity=value), **dark))[12, 12] for value in (0.5, 1.0))
     np.testing.assert_allclose(2 * half, full, atol=4)
+
+
+@pytest.mark.parametrize("name", ["studio", "sunset", "overcast"])
+def test_skies_that_ship_are_as_bright_as_white_paper(name: str):
+    sky = load_environment(Path(name))
+    assert sky.shape == (128, 256, 3)
+    assert sky.isfinite().all()
+    assert sky.min() >= 0
+    lit = harmonics(directions(8, 16)) @ irradiance_coefficients(sky)
+    assert lit.mean(-1).max() == pytest.approx(1.0, abs=0.1), "nine numbers hold a small sun to 6 percent"
+    assert lit[0].mean() > lit[-1].mean(), "it comes from above"
+    front, back = lit[4, 8].mean(), lit[4, 0].mean()  # the middle of a picture is azimuth 0
+    assert (front > 1.3 * back) == (name != "overcast")
+
+
+def test_a_sunset_is_red_where_the_sun_is_and_blue_above():
+    sky = load_environment(Path("sunset"))
+    toward_sun, above = look_up(sky, torch.tensor([[0.57, 0.81, 0.14], [0.0, 0.0, 1.0]]))
+    assert toward_sun[0] > 3 * toward_sun[2]
+    assert above[2] > 2 * above[0]
 
 
 def test_an_environment_lights_and_is_seen(run: Path, tmp_path: Path):

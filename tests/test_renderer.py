@@ -5,50 +5,18 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import LearnedBackground, StaticBackground
 from dreamfusion.fields.nerf import HashGridConfig, NerfConfig, NerfField
 from dreamfusion.method.cameras import Rays, fixed_cameras
-from dreamfusion.method.shading import Lights, Material
+from dreamfusion.method.shading import Material
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
 from dreamfusion.renderers.volume import RenderSettings, render, render_pictures
+from support.balls import ALBEDO, BLACK, UniformBall, lights, one_ray, seeded
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SMALL_GRID = HashGridConfig(levels=3, features=2, log2_size=10, base_resolution=4, max_resolution=16)
-ALBEDO = (0.8, 0.4, 0.2)
-BLACK = StaticBackground((0.0, 0.0, 0.0))
-
-
-class UniformBall(nn.Module):
-    """A ball of constant density and albedo, normals outwards: every pixel has a closed form."""
-
-    def __init__(self, density: float, radius: float = 1.0) -> None:
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor(density))
-        self.radius = radius
-
-    def density(self, x: torch.Tensor) -> torch.Tensor:
-        return self.value * (x.norm(dim=-1) < self.radius)
-
-    def evaluate(self, x: torch.Tensor, normal_at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        normal = torch.nn.functional.normalize(x[normal_at], dim=-1)
-        return self.density(x), torch.tensor(ALBEDO, device=x.device).expand(len(x), 3), normal
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def one_ray(*, reverse: bool = False) -> Rays:
-    """A single pixel looking along -x through the origin (or away from it)."""
-    direction = torch.tensor([1.0 if reverse else -1.0, 0.0, 0.0])
-    return Rays(torch.tensor([2.0, 0.0, 0.0]).view(1, 1, 1, 3), direction.view(1, 1, 1, 3))
-
-
-def lights(count: int, position: tuple[float, float, float] = (5.0, 0.0, 0.0)) -> Lights:
-    return Lights(torch.tensor([position] * count), torch.full((count,), 0.7), torch.full((count,), 0.2))
 
 
 def full_grid() -> OccupancyGrid:
@@ -93,7 +61,7 @@ def test_background_shows_through_and_can_be_replaced():
     out = render(ball, blue, full_grid(), one_ray(), lights(1), ["albedo"], EXACT)
     assert out.rgb[0, 2].item() == pytest.approx(ALBEDO[2] * (1 - transparency) + transparency, rel=1e-4)
     red = torch.tensor([[1.0, 0.0, 0.0]])
-    out = render(ball, blue, full_grid(), one_ray(), lights(1), ["albedo"], EXACT, background_color=red)
+    out = render(ball, blue, full_grid(), one_ray(), lights(1), ["albedo"], EXACT, backdrop=red)
     assert out.rgb[0, 0].item() == pytest.approx(ALBEDO[0] * (1 - transparency) + transparency, rel=1e-4)
     assert out.rgb[0, 2].item() == pytest.approx(ALBEDO[2] * (1 - transparency), rel=1e-4)
 

@@ -20,34 +20,18 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
 from dreamfusion.io.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
-from dreamfusion.renderers.volume import RenderOutput
+from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.runs import results
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
-from dreamfusion.scenes.volume import Scene
-from support.worlds import BACKDROP, STILL, toy_prior
-
-SHORT = {
-    "steps": 20,
-    "views": 2,
-    "resolution": 16,
-    "cameras": STILL,
-    "guidance": {"guidance_scale": 1.0},
-    "scene": {"background": "static", "background_color": BACKDROP},
-    "shading": {"albedo_probability": {"from": 0.5}},
-    "checkpoint_every": 5,
-    "preview_every": 5,
-    "device": "cpu",
-}
-"""A run of seconds: enough to change the ball it starts from."""
+from support.worlds import SHORT, toy_prior
 
 # A run in another process, with the analytic prior, that can be killed.
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_run import SHORT
-from support.worlds import shrink_pictures, toy_prior
+from support.worlds import SHORT, shrink_pictures, toy_prior
 from dreamfusion.runs.generate import generate
 shrink_pictures()
 kind = dict(SHORT, steps=60)
@@ -79,8 +63,15 @@ def test_a_run_leaves_everything_it_promises(finished: dreamfusion.Result):
         "metrics.jsonl",
         "checkpoints",
         "preview.png",
+        "previews",
+        "thumbnail.png",
+        "growth.mp4",
     }
     assert names == promised
+    assert sorted(path.name for path in (folder / "previews").iterdir()) == [
+        f"step_{step:06d}.png" for step in (5, 10, 15, 20)
+    ]
+    assert Image.open(finished.thumbnail).size == (16, 16)
     rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 21))
     assert {"opacity", "noise_error", "t_max", "grad_norm"} <= set(rows[0])
@@ -107,9 +98,9 @@ def test_a_finished_run_can_be_exported_again(finished: dreamfusion.Result, tmp_
 def test_one_export_writes_several_formats(finished: dreamfusion.Result, tmp_path: Path):
     small = {"resolution": 32, "max_faces": 400, "texture_size": 64}
     paths = export_run(finished.folder, formats=("glb", "stl", "obj", "stl"), output=tmp_path / "new/toy.stl", **small)
-    assert [path.name for path in paths] == ["toy.glb", "toy.stl", "toy.obj"]
-    assert {path.suffix for path in (tmp_path / "new").iterdir()} == {".glb", ".stl", ".obj", ".mtl", ".png"}
-    for path in paths:
+    assert [path.name for path in paths] == ["toy.glb", "toy.stl", "toy.obj", "toy.mtl", "toy.png"]
+    assert set((tmp_path / "new").iterdir()) == set(paths), "every file is named"
+    for path in paths[:3]:
         assert 300 < len(trimesh.load(path, force="mesh").faces) <= 400
     assert trimesh.load(paths[1]).is_watertight
     assert Image.open(tmp_path / "new/toy.png").size == (64, 64)
@@ -129,6 +120,9 @@ def test_one_export_writes_several_formats(finished: dreamfusion.Result, tmp_pat
         ({"texture_size": 16}, "--texture-size"),
         ({"size_mm": 0.0}, "--size-mm"),
         ({"size_mm": float("nan")}, "--size-mm"),
+        ({"height_m": 0.0}, "--height"),
+        ({"height_m": 1.0, "size_mm": 50.0}, "not both"),
+        ({"lod": 7}, "--lod"),
     ],
 )
 def test_exporting_refuses_what_it_cannot_do(finished: dreamfusion.Result, arguments: dict, message: str, in_tmp: Path):
@@ -140,6 +134,23 @@ def test_exporting_refuses_what_it_cannot_do(finished: dreamfusion.Result, argum
     assert list(in_tmp.iterdir()) == []
 
 
+def test_a_game_gets_levels_of_detail_that_stand_on_their_base(finished: dreamfusion.Result, tmp_path: Path):
+    notes: list[str] = []
+    small = {"resolution": 32, "max_faces": 800, "texture_size": 128, "on_note": notes.append}
+    paths = export_run(finished.folder, output=tmp_path / "toy.glb", lod=2, pivot="base", height_m=0.3, **small)
+    assert [path.name for path in paths] == ["toy.glb", "toy_lod1.glb", "toy_lod2.glb"]
+    for path, faces, texels in zip(paths, (800, 200, 50), (128, 64, 64), strict=True):
+        body = trimesh.load(path, force="mesh")
+        assert 0.7 * faces <= len(body.faces) <= faces
+        assert body.bounds[0, 1] == pytest.approx(0, abs=1e-6), "y is up in glTF, and the base at 0"
+        assert body.bounds[1, 1] == pytest.approx(0.3, abs=1e-6)
+        assert body.visual.material.baseColorTexture.size == (texels, texels)
+    assert notes == []
+    tree = json.loads(paths[0].read_bytes()[20:].split(b"BIN\0")[0].rsplit(b"}", 1)[0] + b"}")
+    assert tree["meshes"][0]["name"] == tree["materials"][0]["name"] == finished.config.prompt
+    assert tree["asset"]["extras"] == {"prompt": finished.config.prompt, "seed": finished.config.seed}
+
+
 def test_a_mesh_that_cannot_be_reduced_is_told(
     finished: dreamfusion.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -147,8 +158,7 @@ def test_a_mesh_that_cannot_be_reduced_is_told(
     target = tmp_path / "m.stl"
     export_run(finished.folder, output=target, resolution=32, max_faces=300, on_note=notes.append)
     assert notes == []
-    whole = Scene.mesh
-    monkeypatch.setattr(Scene, "mesh", lambda scene, resolution, max_faces: whole(scene, resolution))
+    monkeypatch.setattr(results, "reduced", lambda mesh, *_: mesh)
     export_run(finished.folder, output=target, resolution=32, max_faces=300, on_note=notes.append)
     (note,) = notes
     count = len(trimesh.load(target).faces)
@@ -354,7 +364,6 @@ def test_depth_of_a_volume_is_that_of_what_can_be_seen():
         opacity=torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3),
         depth=torch.tensor([2.0, 2.0, 0.0]).view(1, 1, 1, 3),
         normal=None,
-        orientation=torch.zeros(1),
         samples=0,
     )
     assert results._nearness(view, 2.5).flatten().tolist() == [0.75, 0.375, 0]

@@ -31,6 +31,8 @@ def test_a_few_cells_by_hand():
     assert table["`execution.checkpoint_vae`"]["compiled engine"] == "no"
     assert table["`loss.kind: vsd`"]["`FluxPipeline`"] == "yes"
     assert table["`loss.kind: vsd`"]["compiled engine"] == "no"
+    assert table["`loss.kind: vsd`"]["`PixArtSigmaPipeline`"] == "no"
+    assert table["`loss.kind: ism`"]["`PixArtSigmaPipeline`"] == "yes"
     assert table["`guidance.weighting: fantasia3d`"]["`IFPipeline`"] == "yes"
     assert table["`guidance.prompt_weighting`"]["`StableDiffusion3Pipeline`"] == "no"
     assert table["`shading.latent`"]["`StableDiffusionPipeline`"] == "with 4 latent channels"

@@ -19,8 +19,8 @@ from dreamfusion.toybox.model import MAX_WORDS, build_pipeline, build_tokenizer
 from dreamfusion.toybox.muon import Muon, orthogonalized
 from dreamfusion.toybox.render import (
     NOTHING,
-    compose,
     paint_toys,
+    paint_views,
     pattern_marks,
     render_toy,
     signed_distance,
@@ -94,9 +94,9 @@ def test_a_traced_silhouette_agrees_with_the_distance_field():
     assert (traced == sampled).float().mean() > 0.985
 
 
-def test_compose_paints_background_and_body():
+def test_paint_views_paints_background_and_body():
     rays = fixed_cameras(0.0, 0.0).rays(32, 32)
-    image = compose(
+    image = paint_views(
         trace([Toy("snowman")], rays),
         rays,
         paint_toys([Toy("snowman")], colors=[(0.2, 0.4, 0.6)]),
@@ -342,7 +342,9 @@ def test_training_resumes_exactly_and_leaves_a_prior_that_loads(tmp_path: Path, 
     guidance = PixelGuidance(tmp_path / "parts/prior")
     assert guidance.sample_size == 16
     name = "unet.conv_in.weight"
-    torch.testing.assert_close(guidance._unet.conv_in.weight, resumed.ema[name], atol=1e-3, rtol=1e-3)  # half precision
+    torch.testing.assert_close(
+        guidance.denoiser.conv_in.weight, resumed.ema[name], atol=1e-3, rtol=1e-3
+    )  # half precision
     assert (tmp_path / "parts/samples/step_000004.png").stat().st_size > 1000
     card = (tmp_path / "parts/prior/README.md").read_text()
     assert "--steps 4 --batch-size 2 --image-size 16" in card

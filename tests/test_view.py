@@ -26,8 +26,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.runs.control import Requests
 from dreamfusion.runs.generate import generate
-from support.worlds import toy_prior
-from test_run import SHORT
+from support.worlds import SHORT, toy_prior
 
 FEW = SHORT | {"steps": 8, "checkpoint_every": 100}
 

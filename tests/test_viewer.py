@@ -15,6 +15,7 @@ from dreamfusion.assets.formats import save_glb
 from dreamfusion.assets.mesh import Mesh
 from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.pictures.compare import compare
 
 TITLE = 'a "red" <ball> & more'
 
@@ -66,6 +67,13 @@ class Page:
     def set(self, name: str, value: str) -> None:
         """Move a slider or choose a colour."""
         self.page.locator(f"#{name}").fill(value)
+
+    def extent(self) -> tuple[float, float, float, float]:
+        """Return left, right, top and bottom of what is not background, in pixels of the canvas."""
+        picture = self.pixels()
+        inside = abs(picture - picture[-1, 0]).max(axis=-1) > 30
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        return columns[0] + 12, columns[-1] + 13, rows[0] + 12, rows[-1] + 13
 
     def mode(self, name: str) -> None:
         """Choose how the object is shown."""
@@ -155,6 +163,103 @@ def test_textures_are_shown(browser: Any, tmp_path: Path):
     assert abs(opened.middle() - np.array([20, 40, 220])).max() <= 3
     assert opened.complaints == []
     opened.page.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 640), (768, 1024), (1280, 720), (1920, 1080)])
+def test_the_object_stands_in_the_middle_of_what_the_panel_leaves(
+    browser: Any, tmp_path: Path, width: int, height: int
+):
+    save_viewer(save_ball(tmp_path / "ball.glb"), tmp_path / "v.html", "a ball")
+    opened = Page(browser, tmp_path / "v.html", width=width, height=height)
+    opened.page.add_style_tag(content="h1, #controls { opacity: 0 }")
+    opened.mode("albedo")  # no shadow
+    left, right, top, bottom = opened.extent()
+    canvas, panel = (opened.page.locator(name).bounding_box() for name in ("#canvas", "#controls"))
+    free = panel["x"] if panel["y"] < canvas["height"] and panel["x"] > 0 else canvas["width"]
+    assert (left + right) / 2 == pytest.approx(free / 2, abs=3)
+    assert (top + bottom) / 2 == pytest.approx(canvas["height"] / 2, abs=3)
+    assert 0.5 * min(free, canvas["height"]) < right - left < free
+    assert opened.complaints == []
+    opened.page.close()
+
+
+def test_a_dark_page_has_a_dark_backdrop_until_another_is_chosen(browser: Any, tmp_path: Path):
+    save_viewer(save_ball(tmp_path / "ball.glb"), tmp_path / "v.html", "a ball")
+    opened = Page(browser, tmp_path / "v.html")
+    paper = "getComputedStyle(document.getElementById('controls')).backgroundColor"
+    light = opened.page.evaluate(paper)
+    opened.page.locator("#theme").click()
+    assert opened.page.evaluate(paper) != light
+    assert abs(opened.pixels()[-1, 0] - [0x23, 0x27, 0x2E]).max() <= 2
+    opened.set("background", "#406080")
+    opened.page.locator("#theme").click()
+    assert opened.page.evaluate(paper) == light
+    assert abs(opened.pixels()[-1, 0] - [0x40, 0x60, 0x80]).max() <= 2
+    assert opened.complaints == []
+    opened.page.close()
+
+
+def test_it_turns_slowly_and_stops(browser: Any, tmp_path: Path):
+    save_viewer(save_textured(tmp_path / "box.glb"), tmp_path / "v.html", "a box")
+    opened = Page(browser, tmp_path / "v.html")
+    start = opened.pixels()
+    opened.page.locator("#turn").click()
+    assert opened.page.locator("#turn").get_attribute("aria-pressed") == "true"
+    opened.page.wait_for_function("(window.frames_ = (window.frames_ ?? 0) + 1) > 20")  # once per frame
+    opened.page.locator("#turn").click()
+    turned = opened.pixels()
+    assert (abs(turned - start).max(axis=-1) > 12).sum() > 50
+    assert np.array_equal(opened.pixels(), turned)
+    assert opened.complaints == []
+    opened.page.close()
+
+
+def test_the_object_and_its_picture_can_be_taken_away(browser: Any, tmp_path: Path):
+    glb = save_ball(tmp_path / "ball.glb")
+    save_viewer(glb, tmp_path / "v.html", "a red ball")
+    opened = Page(browser, tmp_path / "v.html")
+    with opened.page.expect_download() as taken:
+        opened.page.locator("#download").click()
+    assert taken.value.suggested_filename == "a-red-ball.glb"
+    assert Path(taken.value.path()).read_bytes() == glb.read_bytes()
+    with opened.page.expect_download() as taken:
+        opened.page.locator("#picture").click()
+    assert taken.value.suggested_filename == "a-red-ball.png"
+    picture = np.asarray(Image.open(taken.value.path()).convert("RGB")).astype(int)
+    red, green, _ = picture[picture.shape[0] // 2, picture.shape[1] // 2]
+    assert red > 80 > green
+    opened.page.close()
+
+
+def test_two_objects_stand_side_by_side_and_turn_together(browser: Any, tmp_path: Path):
+    red, blue = save_ball(tmp_path / "red.glb"), save_textured(tmp_path / "blue.glb")
+    page = compare(red, blue)
+    assert page == tmp_path / "compare.html"
+    opened = Page(browser, page, width=1000, height=500)
+    opened.page.add_style_tag(content="h1, #controls, .label { opacity: 0 }")
+    opened.mode("albedo")
+    free = opened.page.locator("#controls").bounding_box()["x"]
+    picture = opened.pixels()
+    row = picture[picture.shape[0] // 2]
+    assert abs(row[round(free / 4) - 12] - [204, 26, 26]).max() <= 3
+    assert abs(row[round(free * 3 / 4) - 12] - [20, 40, 220]).max() <= 3
+    opened.page.locator("#canvas").focus()
+    opened.page.keyboard.press("-")
+    both = abs(opened.pixels() - picture).max(axis=-1) > 12
+    half = round(free / 2) - 12
+    assert both[:, :half].any()
+    assert both[:, half:].any()
+    assert [label.inner_text() for label in opened.page.locator(".label").all()] == ["red.glb", "blue.glb"]
+    assert opened.complaints == []
+    opened.page.close()
+
+
+def test_a_comparison_needs_two_meshes(tmp_path: Path):
+    red = save_ball(tmp_path / "red.glb")
+    with pytest.raises(DreamFusionError, match="There is no run"):
+        compare(red, tmp_path / "absent")
+    with pytest.raises(DreamFusionError, match=r"end its name in \.html"):
+        compare(red, red, tmp_path / "page")
 
 
 def test_a_page_is_one_small_file_that_names_no_other(tmp_path: Path):

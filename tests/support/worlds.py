@@ -25,6 +25,20 @@ STILL = {
 }
 """Cameras at one distance, without jitter, so that a rendering can equal one of the prior's images."""
 
+SHORT: dict[str, Any] = {
+    "steps": 20,
+    "views": 2,
+    "resolution": 16,
+    "cameras": STILL,
+    "guidance": {"guidance_scale": 1.0},
+    "scene": {"background": "static", "background_color": BACKDROP},
+    "shading": {"albedo_probability": {"from": 0.5}},
+    "checkpoint_every": 5,
+    "preview_every": 5,
+    "device": "cpu",
+}
+"""A run of seconds: enough to change the ball it starts from."""
+
 
 UNTUNED = {
     "steps": 300,
@@ -70,4 +84,5 @@ def toy_config(**changes: Any) -> Config:
 def shrink_pictures() -> None:
     """Make the finished pictures and meshes of all runs in this process small."""
     results.SHEET_SIZE, results.TURNTABLE_SIZE, results.TURNTABLE_FRAMES = 16, 16, 3
+    results.THUMBNAIL_SIZE, results.VALIDATION_SIZE = 16, 16
     results.MESH_RESOLUTION, results.MESH_FACES, results.TEXTURE_SIZE = 32, 1000, 64

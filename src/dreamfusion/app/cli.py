@@ -14,7 +14,9 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
+from dreamfusion import __version__
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS, TEXTURE_SIZE
 
 if TYPE_CHECKING:
     from dreamfusion.evaluation.prompts import PromptList
@@ -190,9 +192,9 @@ def render(
     output: Path | None = None,
     shading: Literal["albedo", "lambertian", "textureless", "normal"] = "lambertian",
     azimuth: tuple[float, ...] = (30.0,),
-    elevation: tuple[float, ...] = (15.0,),
-    radius: float = 2.7,
-    focal: float = 1.35,
+    elevation: tuple[float, ...] = (ORBIT_ELEVATION_DEG,),
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
     size: tuple[int, ...] = (512,),
     light_azimuth: float | None = None,
     light_elevation: float = 45.0,
@@ -222,7 +224,7 @@ def render(
         light_intensity: factor on all light
         light_color: name such as "orange", or "#rrggbb"
         ambient: share of the light that comes from everywhere (0.3, or 0 with an environment, if not given)
-        environment: picture of the light all around, equirectangular, .hdr, .exr or an ordinary one
+        environment: studio, sunset, overcast, or a picture of the light all around: equirectangular, .hdr, .exr, .png
         background: colour name or "#rrggbb", a picture, "environment" or "transparent"
         turntable: make a video of this many frames, once around, in place of pictures
         cameras: JSON list of cameras for the frames of a video, see docs/pictures.md
@@ -257,9 +259,15 @@ def export(
     format: tuple[str, ...] = (),
     output: Path | None = None,
     resolution: int | None = None,
-    faces: int = 20_000,
-    texture_size: int = 1024,
+    faces: int = MESH_FACES,
+    texture_size: int = TEXTURE_SIZE,
     size_mm: float | None = None,
+    height: float | None = None,
+    pivot: Literal["base", "center"] | None = None,
+    lod: int = 0,
+    normal_map: bool = False,
+    compress: bool = False,
+    license: str = "",
     device: str = "auto",
 ) -> None:
     """Write the mesh of a finished run for other programs: GLB, OBJ, PLY, STL or USDZ.
@@ -272,6 +280,12 @@ def export(
         faces: the mesh has at most about this many triangles
         texture_size: side of the texture in texels (glb, obj, usdz)
         size_mm: longest side of the object in millimetres (stl: 100 if not given; others: 1 unit of the scene is 1 m)
+        height: height of the object in metres, in place of --size-mm
+        pivot: put the origin at the middle of the base or of the box (where the scene has it if not given)
+        lod: also write this many levels of detail, mesh_lod1 and so on, each with a quarter of the faces
+        normal_map: bake what the faces leave out into a normal map (glb)
+        compress: make the GLB small: Draco and WebP, in RUN/mesh_compressed.glb; needs dreamfusion[compress]
+        license: licence or copyright line to write into the file (glb, usdz)
         device: auto, cpu, cuda, cuda:N or mps
 
     """
@@ -285,10 +299,30 @@ def export(
         max_faces=faces,
         texture_size=texture_size,
         size_mm=size_mm,
+        height_m=height,
+        pivot=pivot,
+        lod=lod,
+        normal_map=normal_map,
+        compress=compress,
+        licence=license,
         device=device,
         on_note=_note,
     )
     print(*paths, sep="\n")
+
+
+def compare(first: Positional[Path], second: Positional[Path], *, output: Path | None = None) -> None:
+    """Put two results side by side into one page, to turn together: before and after refine, or two seeds.
+
+    Args:
+        first: folder of a run, or a .glb file
+        second: folder of another, or a .glb file
+        output: page to write (compare.html in the folder of the second if not given)
+
+    """
+    from dreamfusion.pictures.compare import compare as run
+
+    print(run(first, second, output))
 
 
 def compose(
@@ -319,7 +353,7 @@ def compose(
         light_elevation: degrees above the horizon the sun stands at
         softness: degrees of half the width of the sun; larger makes softer shadows
         sky: share of the light that comes evenly from everywhere
-        environment: picture of the light all around in its place, equirectangular, .hdr, .exr or an ordinary one
+        environment: light all around in its place: studio, sunset, overcast, or an equirectangular .hdr, .exr or .png
         ground: colour of the ground, three numbers from 0 to 1
         samples: paths of light per pixel; more are slower and less grainy
         device: auto, cpu, cuda or cuda:N
@@ -445,11 +479,11 @@ def prior_sample(
     """
     from dreamfusion.assets.images import save_png
     from dreamfusion.device import pick_device
+    from dreamfusion.guidance.names import model_named
     from dreamfusion.guidance.pixel import PixelGuidance
-    from dreamfusion.toybox import EMBEDDED_PRIOR
     from dreamfusion.toybox.samples import sample_grid
 
-    guidance = PixelGuidance(model or EMBEDDED_PRIOR, device=pick_device(device))
+    guidance = PixelGuidance(model_named(model or "toybox"), device=pick_device(device))
     grid = sample_grid(
         guidance,
         prompts,
@@ -461,6 +495,44 @@ def prior_sample(
     )
     save_png(grid, output)
     print(output)
+
+
+def prior_evaluate(
+    *,
+    model: str | None = None,
+    output: Path = Path("runs/prior-evaluation"),
+    quick: bool = False,
+    card: bool = False,
+    judge: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Score a prior of the toybox: its loss, what its samples show, how true and how different they are.
+
+    Args:
+        model: folder of the prior; the embedded prior if not given
+        output: folder for scores.json and scores.md
+        quick: a glance, at a twentieth of the cost
+        card: write the scores beside the prior and their tables into its README.md, too
+        judge: folder of a judge that judge train has made, in place of the one that ships with the package
+        device: auto, cpu, cuda, cuda:N or mps
+
+    """
+    from dreamfusion.app.progress import EvaluationProgress
+    from dreamfusion.device import pick_device
+    from dreamfusion.evaluation.judge import TOYBOX_JUDGE, ToyboxJudge
+    from dreamfusion.evaluation.prior import QUICK, PriorTrial, evaluate_prior, write_scores
+    from dreamfusion.guidance.pixel import PixelGuidance
+    from dreamfusion.toybox import EMBEDDED_PRIOR
+    from dreamfusion.toybox.scores import score_tables
+
+    folder, chosen = Path(model or EMBEDDED_PRIOR), pick_device(device)
+    guidance, reader = PixelGuidance(folder, device=chosen), ToyboxJudge(judge or TOYBOX_JUDGE, chosen)
+    trial = QUICK if quick else PriorTrial()
+    with EvaluationProgress(console, "parts") as progress:
+        scores = evaluate_prior(guidance, reader, trial, name=folder.name, on_progress=progress.update)
+    write_scores(scores, output, folder if card else None)
+    print(score_tables(scores))
+    print(output / "scores.json")
 
 
 def guidance_compile(
@@ -482,13 +554,14 @@ def guidance_compile(
 
     """
     from dreamfusion.device import pick_device
-    from dreamfusion.guidance.compiling import compile_prior
-    from dreamfusion.guidance.prepare import set_precision
+    from dreamfusion.guidance.compiled.compiling import compile_prior
+    from dreamfusion.guidance.names import model_named
+    from dreamfusion.guidance.reading.prepare import set_precision
 
     chosen = pick_device(device)
     with console.status(f"Compiling {model}, which takes minutes"):
         folder = compile_prior(
-            model, output, image_size=image_size, dtype=set_precision(precision, chosen), device=chosen
+            model_named(model), output, image_size=image_size, dtype=set_precision(precision, chosen), device=chosen
         )
     print(folder)
 
@@ -518,7 +591,7 @@ def toybox_render(
 
 def evaluate(
     *,
-    prompts: Path | None = None,
+    prompts: str | None = None,
     seeds: int = 1,
     preset: PresetName = "default",
     output: Path = Path("runs/evaluation"),
@@ -530,20 +603,20 @@ def evaluate(
     """Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.
 
     Args:
-        prompts: file with one prompt per line (forty prompts that nobody picked if not given)
+        prompts: file with one prompt per line, or how many to draw that nobody picked (80 if not given)
         seeds: runs per prompt, with seeds 0 to SEEDS - 1
         preset: quick, default, high, or another system's settings
         output: folder for all runs, evaluation.json, report.md, report.html and overview.png; call again to go on
         steps: optimisation steps of every run, in place of the preset's
         config: YAML file with any of the settings of a run's config.yaml, for every run
-        judge: folder or hub name of a CLIP model, in place of the toybox judge
-        jobs: runs side by side (one per two CPU cores, or one on a GPU, if not given)
+        judge: folder of a trained judge, or folder or hub name of a CLIP model, in place of the toybox judge
+        jobs: runs side by side (one per CPU core, or one on a GPU, if not given)
 
     """
     from dreamfusion.app.progress import EvaluationProgress
     from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluation.evaluate import evaluate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
     from dreamfusion.evaluation.report import markdown, write_reports
 
     chosen = _prompt_list(prompts)
@@ -555,7 +628,7 @@ def evaluate(
             seeds=seeds,
             preset=preset,
             changes=changes,
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=progress.update,
         )
@@ -567,7 +640,7 @@ def evaluate(
 def ablate(
     study: Positional[Literal["parts", "guidance"]] = "parts",
     *,
-    prompts: Path | None = None,
+    prompts: str | None = None,
     seeds: int = 1,
     preset: PresetName = "default",
     output: Path = Path("runs/ablation"),
@@ -579,18 +652,18 @@ def ablate(
 
     Args:
         study: parts (views, view prompts, lighting, textureless; paper Figure 6) or guidance (scale x seed; Figure 9)
-        prompts: file with one prompt per line (forty prompts that nobody picked if not given)
+        prompts: file with one prompt per line, or how many to draw that nobody picked (80 if not given)
         seeds: runs per prompt and variant
         preset: quick, default, high, or another system's settings
         output: folder for all runs, ablation.json, ablation.md and ablation.svg; call again to go on
         steps: optimisation steps of every run, in place of the preset's
-        judge: folder or hub name of a CLIP model, in place of the toybox judge
-        jobs: runs side by side (one per two CPU cores, or one on a GPU, if not given)
+        judge: folder of a trained judge, or folder or hub name of a CLIP model, in place of the toybox judge
+        jobs: runs side by side (one per CPU core, or one on a GPU, if not given)
 
     """
     from dreamfusion.app.progress import EvaluationProgress
     from dreamfusion.evaluation.ablation import ablate as run
-    from dreamfusion.evaluation.judge import Judge
+    from dreamfusion.evaluation.judge import open_judge
 
     chosen = _prompt_list(prompts)
     with EvaluationProgress(console) as progress:
@@ -601,42 +674,73 @@ def ablate(
             seeds=seeds,
             preset=preset,
             changes={"steps": steps} if steps else {},
-            judge=Judge(judge) if judge else Judge(),
+            judge=open_judge(judge),
             jobs=jobs,
             on_progress=progress.update,
         )
     print((output / "ablation.md").read_text(encoding="utf-8"))
 
 
-def _prompt_list(file: Path | None) -> PromptList:
-    """Return the prompts of a file, saying what was left out, or the default ones."""
-    from dreamfusion.evaluation.prompts import default_prompts, read_prompts
+def _prompt_list(asked: str | None) -> PromptList:
+    """Return the prompts of a file, saying what was left out, or drawn ones."""
+    from dreamfusion.evaluation.prompts import chosen_prompts
 
-    chosen = read_prompts(file) if file else default_prompts()
+    chosen = chosen_prompts(asked)
     for note in chosen.notes:
-        console.print(f"{file}: {note}; left out", highlight=False)
+        console.print(f"{asked}: {note}; left out", highlight=False)
     return chosen
 
 
 def judge_train(
-    *, output: Path = Path("runs/judge"), steps: int = 1500, batch_size: int = 96, lr: float = 2e-3, seed: int = 77_000
+    *,
+    output: Path = Path("runs/judge"),
+    steps: int = 2600,
+    batch_size: int = 96,
+    lr: float = 2e-3,
+    muon_lr: float = 2e-2,
+    seed: int = 77_000,
+    start_from: Path | None = None,
 ) -> None:
-    """Train the toybox judge, which plays CLIP's part in evaluations.
+    """Train the toybox judge, which reads off pictures what they show.
 
     Args:
-        output: folder for the finished judge
+        output: folder for the judge
         steps: training steps
-        batch_size: pictures and captions per step, told apart from each other
-        lr: highest learning rate
+        batch_size: pictures per step
+        lr: highest learning rate of norms, first and last layers (AdamW)
+        muon_lr: highest learning rate of all other weights (Muon)
         seed: decides weights, data and noise; the prior's seed should be another
+        start_from: folder of a finished judge to begin with, in place of random weights
 
     """
     from dreamfusion.app.progress import JudgeProgress
     from dreamfusion.evaluation.training import JudgeSettings, train_judge
 
-    settings = JudgeSettings(steps=steps, batch_size=batch_size, lr=lr, seed=seed)
+    settings = JudgeSettings(steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed)
     with JudgeProgress(console, steps) as progress:
-        print(train_judge(output, settings, progress.update))
+        print(train_judge(output, settings, start_from=start_from, on_progress=progress.update))
+
+
+def judge_evaluate(
+    *, judge: Path | None = None, count: int = 1000, seed: int = 555_000, sheet: Path = Path("judge-mistakes.png")
+) -> None:
+    """Examine the toybox judge on true pictures: how often it reads each attribute right where it can be seen.
+
+    Args:
+        judge: folder of a judge that judge train has made; the one that ships with the package if not given
+        count: pictures, half of them finished ones, half as a prior is trained on
+        seed: decides the pictures; the judge's own seed is another
+        sheet: picture to write of what it read wrong
+
+    """
+    from dreamfusion.assets.images import save_png
+    from dreamfusion.evaluation.exam import examine, table
+    from dreamfusion.evaluation.judge import TOYBOX_JUDGE, ToyboxJudge
+
+    marks = examine(ToyboxJudge(judge or TOYBOX_JUDGE), count, seed)
+    save_png(marks.sheet, sheet)
+    print(table(marks))
+    print(sheet)
 
 
 def doctor(
@@ -655,9 +759,10 @@ def doctor(
         precision: number format of the model's weights (guidance.precision) for which the need of memory is told
 
     """
-    from dreamfusion.app.doctor import model_of, print_report
+    from dreamfusion.app.doctor import print_report
+    from dreamfusion.guidance.names import model_named
 
-    chosen = model or (model_of(guidance) if guidance else None)
+    chosen = model or (model_named(guidance) if guidance else None)
     if not print_report(chosen, output, precision=precision):
         raise SystemExit(1)
 
@@ -667,6 +772,7 @@ def build_app() -> tyro.extras.SubcommandApp:
     prior = tyro.extras.SubcommandApp()
     prior.command(name="train")(prior_train)
     prior.command(name="sample")(prior_sample)
+    prior.command(name="evaluate")(prior_evaluate)
     guidance = tyro.extras.SubcommandApp()
     guidance.command(name="compile")(guidance_compile)
     toybox = tyro.extras.SubcommandApp()
@@ -676,22 +782,28 @@ def build_app() -> tyro.extras.SubcommandApp:
     app.command(refine)
     app.command(render)
     app.command(export)
+    app.command(compare)
     app.command(compose)
     app.command(view)
-    app.command(prior, name="prior", help="Train the small prior, or draw what a prior believes words look like.")
+    app.command(prior, name="prior", help="Train the small prior, score it, or draw what it believes words are.")
     app.command(guidance, name="guidance", help="Compile a prior, so that it runs faster.")
     app.command(toybox, name="toybox", help="Show the world that the embedded prior is trained on.")
     judge = tyro.extras.SubcommandApp()
     judge.command(name="train")(judge_train)
+    judge.command(name="evaluate")(judge_evaluate)
     app.command(evaluate)
     app.command(ablate)
-    app.command(judge, name="judge", help="Train the judge of evaluations.")
+    app.command(judge, name="judge", help="Train or examine the judge of evaluations.")
     app.command(doctor)
     return app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; problems that the user can put right end with one line and exit code 1."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"dreamfusion {__version__}")
+        return
     _quiet_libraries()
     try:
         build_app().cli(prog="dreamfusion", description=__doc__, args=arguments)

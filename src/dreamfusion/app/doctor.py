@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 import torch
@@ -62,13 +62,6 @@ def report(model: str | None = None, output: Path | str = "runs", precision: Pre
         checks.append((f"Memory for {model}", lambda: _model_memory(model, precision)))
         checks.append((f"Model {model}", lambda: _model(model)))
     return [_guarded(name, check) for name, check in checks]
-
-
-def model_of(guidance: str) -> str:
-    """Return the model that `generate --guidance` means by "toybox" and "sd"; anything else names a model itself."""
-    from dreamfusion.guidance.loading import STABLE_DIFFUSION
-
-    return {"toybox": str(EMBEDDED_PRIOR), "sd": STABLE_DIFFUSION}.get(guidance, guidance)
 
 
 def print_report(
@@ -179,19 +172,19 @@ def _prior() -> Check:
     remedy = "reinstall the package, or train a prior: dreamfusion prior train"
     if not EMBEDDED_PRIOR.is_dir():
         return Check("Embedded prior", "fail", f"there is no folder {EMBEDDED_PRIOR}", remedy)
-    return _pipeline("Embedded prior", EMBEDDED_PRIOR, remedy)
+    return _opens("Embedded prior", EMBEDDED_PRIOR, remedy)
 
 
 def _model(model: str) -> Check:
     name = f"Model {model}"
     if 2 * sum(_parameters(model).values()) > psutil.virtual_memory().available:
         return Check(name, "warn", "not loaded, because it is larger than the free memory", "close other programs")
-    return _pipeline(name, model, "choose another --model, or use the embedded prior: --guidance toybox")
+    return _opens(name, model, "choose another --model, or use the embedded prior: --guidance toybox")
 
 
 def _parameters(model: str) -> dict[str, int]:
     """Return the number of parameters of each part, nothing if its files do not tell; loading then says why."""
-    from dreamfusion.guidance.loading import count_parameters
+    from dreamfusion.guidance.reading.counting import count_parameters
 
     try:
         return count_parameters(model)
@@ -223,18 +216,16 @@ def _model_memory(model: str, precision: Precision) -> Check:
     return Check(name, "warn", detail, remedy)
 
 
-def _pipeline(name: str, model: str | Path, remedy: str) -> Check:
+def _opens(name: str, model: str | Path, remedy: str) -> Check:
     """Open a prior as a run does; on the CPU and in half precision, for the doctor only has to see that it opens."""
     from dreamfusion.guidance.families import open_prior
 
     try:
-        prior: Any = open_prior(model, dtype=torch.bfloat16)
+        prior = open_prior(model, dtype=torch.bfloat16)
     except DreamFusionError as error:
         return Check(name, "fail", str(error), remedy)
-    pipeline = prior._pipeline
-    modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    parameters = sum(weights.numel() for module in modules for weights in module.parameters())
-    return Check(name, "ok", f"{type(pipeline).__name__} with {parameters / 1e6:.1f} M parameters loads")
+    parameters = sum(weights.numel() for module in prior.modules().values() for weights in module.parameters())
+    return Check(name, "ok", f"{prior.family} with {parameters / 1e6:.1f} M parameters loads")
 
 
 def _extras() -> Check:

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 if TYPE_CHECKING:
     from dreamfusion.config import Config
+    from dreamfusion.evaluation.training import JudgeStep
     from dreamfusion.method.optimize import Step
     from dreamfusion.toybox.train import TrainStep
 
@@ -79,14 +80,18 @@ class TrainProgress(_Bar):
 
 
 class EvaluationProgress(_Bar):
-    """Progress of an evaluation, in runs."""
+    """Progress of an evaluation, in runs or whatever else it is made of."""
+
+    def __init__(self, console: Console, what: str = "runs") -> None:
+        super().__init__(console)
+        self.what = what
 
     def __enter__(self) -> Self:
-        self.task = self.bar.add_task("runs", total=None, figures="")
+        self.task = self.bar.add_task(self.what, total=None, figures="")
         return super().__enter__()
 
     def update(self, done: int, count: int, what: str) -> None:
-        """Show that a run has ended."""
+        """Show how far it is."""
         self.bar.update(self.task, completed=done, total=count, figures=what)
 
 
@@ -97,6 +102,8 @@ class JudgeProgress(_Bar):
         super().__init__(console)
         self.task = self.bar.add_task("training", total=steps, figures="")
 
-    def update(self, step: int, loss: float, first: float) -> None:
-        """Show a step, its loss, and the share of pictures whose own caption came first."""
-        self.bar.update(self.task, completed=step, figures=f"loss {loss:.3f}  own caption first {first:.0%}")
+    def update(self, row: JudgeStep) -> None:
+        """Show a step, its loss, and what is read right least often."""
+        worst = min(row.right, key=row.right.__getitem__)
+        figures = f"loss {row.loss:.3f}  {worst.replace('_', ' ')} right {row.right[worst]:.0%}"
+        self.bar.update(self.task, completed=row.step, figures=figures)

@@ -22,11 +22,13 @@ from dreamfusion.io.checkpoints import latest_checkpoint
 from dreamfusion.method.cameras import spherical_position
 from dreamfusion.runs.control import Requests
 from dreamfusion.runs.results import open_run
+from dreamfusion.standard import MESH_RESOLUTION
 
 _POLL_SECONDS = 1.0
 _SNAPSHOT_SECONDS = 10.0
 """How often a run is asked for a checkpoint to look at, at most."""
-_RESOLUTION, _FINAL_RESOLUTION = 64, 128
+_RESOLUTION = 64
+"""Of the mesh that is shown while a run goes on."""
 
 
 def view(run: Path, *, host: str = "127.0.0.1", port: int = 8080) -> None:
@@ -133,7 +135,7 @@ class Viewer:
         """Show the mesh of the newest checkpoint; return what there is to say."""
         try:
             scene = open_run(self.run, "cpu").scene
-            mesh = scene.mesh(_FINAL_RESOLUTION if final else _RESOLUTION)
+            mesh = scene.mesh(MESH_RESOLUTION if final else _RESOLUTION)
         except OSError:
             return ""  # the run has just replaced this checkpoint; the next look finds another
         except DreamFusionError as error:

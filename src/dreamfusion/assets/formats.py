@@ -8,22 +8,25 @@ metre, as glTF wants it, unless a size is given; STL, which states no unit, is i
 from __future__ import annotations
 
 import io
-import tempfile
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import trimesh
+from numpy.typing import NDArray
 from PIL import Image
-from trimesh.exchange.obj import export_obj
 from trimesh.exchange.ply import export_ply
 from trimesh.exchange.stl import export_stl
 from trimesh.visual import TextureVisuals
-from trimesh.visual.material import PBRMaterial, SimpleMaterial
+from trimesh.visual.material import PBRMaterial
 
-from dreamfusion.assets.gltf import to_linear
+from dreamfusion import __version__
+from dreamfusion.assets.compressed import compressed, require_draco
+from dreamfusion.assets.finish import About
+from dreamfusion.assets.gltf import glb_bytes, parse_glb, to_linear
 from dreamfusion.assets.mesh import Floats, Mesh
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.files import write_atomically, write_together
@@ -32,8 +35,6 @@ Format = Literal["glb", "obj", "ply", "stl", "usdz"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 TEXTURED: frozenset[Format] = frozenset({"glb", "obj", "usdz"})
 STL_SIZE_MM = 100.0
-
-_MTL = "newmtl matte\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {texture}\n"
 
 
 def format_of(path: Path) -> Format:
@@ -50,18 +51,30 @@ def require_usd() -> None:
         raise DreamFusionError("USDZ needs usd-core: pip install 'dreamfusion[usd]'.")
 
 
-def save_mesh(mesh: Mesh, path: Path, *, size_mm: float | None = None) -> None:
-    """Write a mesh in the format of the path's suffix, atomically.
+def save_mesh(
+    mesh: Mesh, path: Path, *, size_mm: float | None = None, about: About | None = None, compress: bool = False
+) -> list[Path]:
+    """Write a mesh in the format of the path's suffix, atomically, and return all files written.
 
     ``size_mm`` is its longest side in millimetres; without it one world unit is one metre, and an STL is 100 mm long.
-    Raises `DreamFusionError` if the file cannot be written, or its library is missing.
+    ``about`` is what the file says of the object; ``compress`` makes a GLB smaller (see `save_glb`).
+    Raises `DreamFusionError` if a file cannot be written, or its library is missing.
     """
-    kind = format_of(path)
-    if kind == "stl":
-        save_stl(mesh, path, size_mm=size_mm or STL_SIZE_MM)
-        return
-    save = {"glb": save_glb, "obj": save_obj, "ply": save_ply, "usdz": save_usdz}[kind]
-    save(mesh if size_mm is None else resized(mesh, size_mm / 1000.0), path)
+    kind, about = format_of(path), about or About()
+    if size_mm is not None and kind != "stl":
+        mesh = resized(mesh, size_mm / 1000.0)
+    match kind:
+        case "stl":
+            save_stl(mesh, path, size_mm=size_mm or STL_SIZE_MM)
+        case "ply":
+            save_ply(mesh, path)
+        case "glb":
+            save_glb(mesh, path, about, compress=compress)
+        case "usdz":
+            save_usdz(mesh, path, about)
+        case "obj":
+            return save_obj(mesh, path, about)
+    return [path]
 
 
 def resized(mesh: Mesh, longest: float) -> Mesh:
@@ -69,50 +82,102 @@ def resized(mesh: Mesh, longest: float) -> Mesh:
     return replace(mesh, vertices=mesh.vertices * np.float32(longest / np.ptp(mesh.vertices, axis=0).max()))
 
 
-def save_glb(mesh: Mesh, path: Path | str) -> None:
+def save_glb(mesh: Mesh, path: Path | str, about: About | None = None, *, compress: bool = False) -> None:
     """Write a binary glTF 2.0 file, atomically: with the texture inside, or with vertex colours if it has none.
 
     glTF's vertex colours are linear and ours sRGB, so they are converted, and kept as floats, for eight linear bits
-    would show bands in dark colours. The material is neither metallic nor shiny (glTF's default is both).
-    Raises `DreamFusionError` if it cannot be written.
+    would show bands in dark colours. The material is not metallic, and as rough as ``about`` says. ``compress`` stores
+    the triangles by Draco, positions to 14 bits, and the pictures as WebP (see `assets.compressed`).
+    Raises `DreamFusionError` if it cannot be written, or DracoPy, which compresses, is missing.
     """
+    about = about or About()
+    if compress:
+        require_draco()
     body = trimesh.Trimesh(
         vertices=_y_up(mesh.vertices), faces=mesh.faces, vertex_normals=_y_up(mesh.normals), process=False
     )
     if mesh.texture is None:
         body.vertex_attributes["_COLOR_0"] = to_linear(mesh.colors)
     else:
-        texture = Image.fromarray(mesh.texture)
-        matte = PBRMaterial(name="matte", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0)
-        body.visual = TextureVisuals(uv=mesh.uv, material=matte)
+        body.visual = TextureVisuals(uv=mesh.uv, material=_pbr(mesh, about))
+    if mesh.tangents is not None:
+        turned = _y_up(mesh.tangents[:, :3])
+        body.vertex_attributes["_TANGENT"] = np.concatenate([turned, mesh.tangents[:, 3:]], axis=1)
     scene = trimesh.Scene()
-    scene.add_geometry(body, geom_name="object", node_name="object")
-    data = scene.export(file_type="glb", include_normals=True, tree_postprocessor=finish_gltf)
+    scene.add_geometry(body, geom_name=about.name, node_name=about.name)
+    data = scene.export(
+        file_type="glb",
+        include_normals=True,
+        tree_postprocessor=partial(finish_gltf, about=about),
+        extension_webp=compress,
+    )
+    if compress:
+        plain = parse_glb(data)
+        data = glb_bytes(*compressed(plain.tree, plain.binary))
     with write_atomically(path) as temporary:
         temporary.write_bytes(data)
 
 
-def save_obj(mesh: Mesh, path: Path | str) -> None:
+def _pbr(mesh: Mesh, about: About) -> PBRMaterial:
+    """Return the material of a textured mesh; glTF's defaults would be metallic."""
+    assert mesh.texture is not None
+    bumps = None if mesh.normal_map is None else Image.fromarray(mesh.normal_map)
+    return PBRMaterial(
+        name=about.name,
+        baseColorTexture=Image.fromarray(mesh.texture),
+        normalTexture=bumps,
+        metallicFactor=0.0,
+        roughnessFactor=round(about.roughness, 4),
+    )
+
+
+def save_obj(mesh: Mesh, path: Path | str, about: About | None = None) -> list[Path]:
     """Write a Wavefront OBJ file, and beside it its material (.mtl) and texture (.png): all three or none.
 
-    Raises `DreamFusionError` if they cannot be written.
+    Positions, texture coordinates and normals are numbered apart, so that a seam of the texture is no torn edge.
+    Returns the three paths. Raises `DreamFusionError` if they cannot be written.
     """
-    path = Path(path)
+    path, about = Path(path), about or About()
     material, picture = path.with_suffix(".mtl"), path.with_suffix(".png")
-    body = trimesh.Trimesh(
-        vertices=_y_up(mesh.vertices),
-        faces=mesh.faces,
-        vertex_normals=_y_up(mesh.normals),
-        visual=TextureVisuals(uv=mesh.uv, material=SimpleMaterial(name="matte")),
-        process=False,
-    )
-    text, _ = export_obj(
-        body, include_normals=True, return_texture=True, mtl_name=material.name, header="dreamfusion: y up, front +z"
-    )
     with write_together(path, material, picture) as (to_path, to_material, to_picture):
-        to_path.write_text(text, encoding="utf-8", newline="\n")
-        to_material.write_text(_MTL.format(texture=picture.name), encoding="utf-8", newline="\n")
+        to_path.write_text(_obj(mesh, about, material.name), encoding="utf-8", newline="\n")
+        to_material.write_text(_mtl(about, picture.name), encoding="utf-8", newline="\n")
         to_picture.write_bytes(_png(mesh))
+    return [path, material, picture]
+
+
+def _obj(mesh: Mesh, about: About, material: str) -> str:
+    """Return the text of an OBJ file of a textured mesh, whose numbers begin at 1."""
+    assert mesh.uv is not None
+    lists = {"v": _y_up(mesh.vertices), "vt": mesh.uv, "vn": _y_up(mesh.normals)}
+    head = [f"# dreamfusion {__version__}: y up, front +z", f"mtllib {material}", f"o {about.identifier}"]
+    columns = []
+    for key, values in lists.items():
+        unique, index = shared(values)
+        head += [f"{key} " + " ".join(f"{number:.8g}" for number in row) for row in unique.tolist()]
+        columns.append(index[mesh.faces] + 1)
+    corners = np.stack(columns, axis=-1).tolist()
+    faces = ["f " + " ".join("/".join(map(str, corner)) for corner in face) for face in corners]
+    return "\n".join([*head, f"usemtl {about.identifier}", *faces, ""])
+
+
+def _mtl(about: About, texture: str) -> str:
+    """Return the material file of an OBJ; the exponent of its highlight is that of a lobe about the half vector."""
+    alpha_squared = about.roughness**4
+    mirrored = 0.0 if about.reflectance == 0 else min(about.reflectance / (4 * alpha_squared), 1.0)
+    exponent = min(max(2.0 / alpha_squared - 2.0, 0.0), 1000.0)
+    lines = [f"newmtl {about.identifier}", "Ka 1 1 1", "Kd 1 1 1", f"Ks {mirrored:.4g} {mirrored:.4g} {mirrored:.4g}"]
+    lines += [f"Ns {exponent:.4g}", f"illum {2 if mirrored else 1}", f"map_Kd {texture}", ""]
+    return "\n".join(lines)
+
+
+def shared(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the different rows of values [V, C] in the order in which they come, and which of them each row is."""
+    _, first, index = np.unique(values, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return values[first[order]], rank[index.ravel()]
 
 
 def save_ply(mesh: Mesh, path: Path | str) -> None:
@@ -144,84 +209,59 @@ def save_stl(mesh: Mesh, path: Path | str, *, size_mm: float = STL_SIZE_MM) -> N
         temporary.write_bytes(header + data[len(header) :])
 
 
-def save_usdz(mesh: Mesh, path: Path | str) -> None:
+def save_usdz(mesh: Mesh, path: Path | str, about: About | None = None) -> None:
     """Write a USDZ package as AR Quick Look wants it, atomically: y up, in metres, textured, standing on y = 0.
 
     Raises `DreamFusionError` if it cannot be written or usd-core is missing.
     """
     require_usd()
-    from pxr import UsdUtils
-
-    with tempfile.TemporaryDirectory() as name, write_atomically(path) as temporary:
-        folder = Path(name)
-        (folder / "texture.png").write_bytes(_png(mesh))
-        _write_usd(mesh, folder / "mesh.usdc", "texture.png")
-        package = folder / "mesh.usdz"
-        if not UsdUtils.CreateNewUsdzPackage(str(folder / "mesh.usdc"), str(package)):
-            raise DreamFusionError(f"Cannot write {path}: usd-core could not pack it.")
-        temporary.write_bytes(package.read_bytes())
-
-
-def _write_usd(mesh: Mesh, path: Path, texture: str) -> None:
-    from pxr import Sdf, Usd, UsdGeom, UsdShade, Vt
+    from dreamfusion.assets.usd import packed
 
     vertices = _y_up(mesh.vertices)
     vertices[:, 1] -= vertices[:, 1].min()
-    stage = Usd.Stage.CreateNew(str(path))
-    UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
-    UsdGeom.SetStageMetersPerUnit(stage, 1.0)
-    stage.SetDefaultPrim(UsdGeom.Xform.Define(stage, "/object").GetPrim())
-
-    body = UsdGeom.Mesh.Define(stage, "/object/mesh")
-    body.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(vertices))
-    body.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(np.stack([vertices.min(axis=0), vertices.max(axis=0)])))
-    body.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(mesh.faces), 3, np.int32)))
-    body.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(mesh.faces.ravel().astype(np.int32)))
-    body.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(_y_up(mesh.normals)))
-    body.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
-    body.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
-    st = UsdGeom.PrimvarsAPI(body).CreatePrimvar("st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.vertex)
-    st.Set(Vt.Vec2fArray.FromNumpy(mesh.uv))
-
-    def shader(name: str, kind: str) -> Any:
-        made = UsdShade.Shader.Define(stage, f"/object/matte/{name}")
-        made.CreateIdAttr(kind)
-        return made
-
-    types = Sdf.ValueTypeNames
-    matte = UsdShade.Material.Define(stage, "/object/matte")
-    where = shader("st", "UsdPrimvarReader_float2")
-    where.CreateInput("varname", types.String).Set("st")
-    picture = shader("texture", "UsdUVTexture")
-    picture.CreateInput("file", types.Asset).Set(texture)
-    picture.CreateInput("sourceColorSpace", types.Token).Set("sRGB")
-    picture.CreateInput("st", types.Float2).ConnectToSource(where.CreateOutput("result", types.Float2))
-    surface = shader("surface", "UsdPreviewSurface")
-    surface.CreateInput("roughness", types.Float).Set(1.0)
-    surface.CreateInput("metallic", types.Float).Set(0.0)
-    surface.CreateInput("diffuseColor", types.Color3f).ConnectToSource(picture.CreateOutput("rgb", types.Float3))
-    matte.CreateSurfaceOutput().ConnectToSource(surface.CreateOutput("surface", types.Token))
-    UsdShade.MaterialBindingAPI.Apply(body.GetPrim()).Bind(matte)
-    stage.GetRootLayer().Save()
+    data = packed(replace(mesh, vertices=vertices, normals=_y_up(mesh.normals)), _png(mesh), about or About())
+    if data is None:
+        raise DreamFusionError(f"Cannot write {path}: usd-core could not pack it.")
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(data)
 
 
-def finish_gltf(tree: dict[str, Any]) -> None:
+def finish_gltf(tree: dict[str, Any], about: About | None = None) -> None:
     """Add to a tree of one mesh, as trimesh exports it, what that leaves out.
 
-    Vertex colours get their standard name (trimesh writes those as bytes only) and a material, and buffer views their
-    purpose, which the standard's validator asks for.
+    Vertex colours and tangents get their standard names (trimesh writes colours as bytes only), buffer views their
+    purpose, which the standard's validator asks for, and the file says what made it and what it shows.
     """
+    about = about or About(name="matte")
     (primitive,) = tree["meshes"][0]["primitives"]
     attributes = primitive["attributes"]
-    if "_COLOR_0" in attributes:
-        attributes["COLOR_0"] = attributes.pop("_COLOR_0")
-        material = {"name": "matte", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
-        tree["materials"] = [material]
+    for own in ("_TANGENT", "_COLOR_0"):
+        if own in attributes:
+            attributes[own[1:]] = attributes.pop(own)
+    if "COLOR_0" in attributes:
+        factors = {"metallicFactor": 0.0, "roughnessFactor": round(about.roughness, 4)}
+        tree["materials"] = [{"name": about.name, "pbrMetallicRoughness": factors}]
         primitive["material"] = 0
+    if about.reflectance > 0:
+        _add_specular(tree, about.reflectance)
     array_buffer, element_array_buffer = 34962, 34963
-    for accessor in attributes.values():
-        tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = array_buffer
-    tree["bufferViews"][tree["accessors"][primitive["indices"]]["bufferView"]]["target"] = element_array_buffer
+    purposes = [(accessor, array_buffer) for accessor in attributes.values()]
+    for accessor, purpose in [*purposes, (primitive["indices"], element_array_buffer)]:
+        tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = purpose
+    asset = tree["asset"]
+    asset["generator"] = f"dreamfusion {__version__}"
+    if about.licence:
+        asset["copyright"] = about.licence
+    if about.extras:
+        asset["extras"] = about.extras
+
+
+def _add_specular(tree: dict[str, Any], reflectance: float) -> None:
+    """Give the material what it mirrors (KHR_materials_specular), as a factor on glTF's 4 %."""
+    extension = "KHR_materials_specular"
+    specular = {"specularFactor": 1.0, "specularColorFactor": [round(reflectance / 0.04, 4)] * 3}
+    tree["materials"][0].setdefault("extensions", {})[extension] = specular
+    tree["extensionsUsed"] = sorted({*tree.get("extensionsUsed", []), extension})
 
 
 def _png(mesh: Mesh) -> bytes:

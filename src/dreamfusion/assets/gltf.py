@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dreamfusion.assets.checks import check_triangles
+from dreamfusion.assets.compressed import decompressed
 from dreamfusion.errors import DreamFusionError
 
 Floats = NDArray[np.float32]
@@ -80,13 +82,19 @@ class Triangles:
 
 
 def read_glb(path: Path | str) -> Glb:
-    """Read a binary glTF 2.0 file; DreamFusionError if it is missing or is none."""
+    """Read a binary glTF 2.0 file, its compressed triangles stored plainly (see `assets.compressed`).
+
+    Raises DreamFusionError if it is missing, is none, is damaged, or needs what is not read here.
+    """
     try:
-        return replace(parse_glb(Path(path).read_bytes()), name=str(path))
+        glb = replace(parse_glb(Path(path).read_bytes()), name=str(path))
     except OSError as error:
         raise DreamFusionError(f"Cannot read the mesh {path}: {error.strerror}.") from None
     except (ValueError, struct.error, RecursionError):
         raise DreamFusionError(f"{path} is not a binary glTF 2.0 file: export the mesh again as GLB.") from None
+    with _naming(glb):
+        tree, binary = decompressed(glb.tree, glb.binary, path)
+    return replace(glb, tree=tree, binary=binary)
 
 
 def parse_glb(data: bytes) -> Glb:
@@ -101,14 +109,16 @@ def parse_glb(data: bytes) -> Glb:
 def triangles(glb: Glb) -> Triangles:
     """Return all triangles of a file's scene, with the colours of vertices and materials, and their textures.
 
-    Raises DreamFusionError, naming the file, if it holds none, or is damaged.
+    Raises DreamFusionError, naming the file, if it holds none, is damaged, or cannot be computed with.
     """
     pictures: dict[int, Floats] = {}
     with _naming(glb), np.errstate(over="ignore", invalid="ignore"):
         parts = [part for node, matrix in _nodes(glb.tree) for part in _of_node(glb, node, matrix, pictures)]
     if not parts:
         raise DreamFusionError(f"{glb.name} has no triangles: export it again as GLB.")
-    return Triangles.joined(parts)
+    joined = Triangles.joined(parts)
+    check_triangles(joined.vertices, joined.faces, glb.name)
+    return joined
 
 
 def merge(parts: Sequence[tuple[Glb, NDArray[np.float64]]]) -> bytes:
@@ -138,9 +148,15 @@ def merge(parts: Sequence[tuple[Glb, NDArray[np.float64]]]) -> bytes:
     tree |= {name: items for name, items in merged.items() if items}
     tree |= {name: sorted(found) for name, found in extensions.items() if found}
     tree["buffers"] = [{"byteLength": len(binary)}]
+    return glb_bytes(tree, bytes(binary))
+
+
+def glb_bytes(tree: dict[str, Any], binary: bytes) -> bytes:
+    """Return the binary glTF file of a JSON tree and its binary chunk."""
     text = json.dumps(tree, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + bytes(binary)
+    binary += bytes(-len(binary) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
@@ -201,7 +217,8 @@ def _of_node(
     glb: Glb, node: dict[str, Any], matrix: NDArray[np.float64], pictures: dict[int, Floats]
 ) -> list[Triangles]:
     primitives = glb.tree["meshes"][node["mesh"]]["primitives"] if "mesh" in node else []
-    parts = [_of_primitive(glb, p, pictures).moved(_FROM_GLTF @ matrix) for p in primitives if p.get("mode", 4) == 4]
+    surfaces = [primitive for primitive in primitives if primitive.get("mode", 4) in (4, 5, 6)]
+    parts = [_of_primitive(glb, primitive, pictures).moved(_FROM_GLTF @ matrix) for primitive in surfaces]
     if not all(np.isfinite(part.vertices).all() for part in parts):
         raise ValueError("vertices that are no finite numbers")
     return parts
@@ -228,8 +245,8 @@ def _local_matrix(node: dict[str, Any]) -> NDArray[np.float64]:
 def _of_primitive(glb: Glb, primitive: dict[str, Any], pictures: dict[int, Floats]) -> Triangles:
     attributes = primitive["attributes"]
     vertices = _accessor(glb, attributes["POSITION"])
-    faces = _accessor(glb, primitive["indices"]) if "indices" in primitive else np.arange(len(vertices))
-    faces = faces.reshape(-1, 3).astype(np.int64)
+    corners = _accessor(glb, primitive["indices"]) if "indices" in primitive else np.arange(len(vertices))
+    faces = _faces(corners.astype(np.int64), primitive.get("mode", 4))
     if not ((faces >= 0) & (faces < len(vertices))).all():  # kernels would read them unasked
         raise ValueError("faces of vertices that are not there")
     if "NORMAL" in attributes:
@@ -255,10 +272,25 @@ def _of_primitive(glb: Glb, primitive: dict[str, Any], pictures: dict[int, Float
     uv = _accessor(glb, attributes[f"TEXCOORD_{reference.get('texCoord', 0)}"])
     if uv.shape != plain.uv.shape:
         raise ValueError("not one place in the texture for each vertex")
-    index = glb.tree["textures"][reference["index"]]["source"]
+    entry = glb.tree["textures"][reference["index"]]
+    index = entry.get("extensions", {}).get("EXT_texture_webp", entry)["source"]
     if index not in pictures:
         pictures[index] = to_linear(_pixels(_view(glb, glb.tree["images"][index]["bufferView"])))
     return replace(plain, uv=uv.astype(np.float32), texture=none + 1, textures=(pictures[index],))
+
+
+def _faces(corners: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
+    """Return the triangles [F, 3] that corners [N] list: each of its own (mode 4), in a strip (5) or in a fan (6).
+
+    In a strip every other triangle runs backwards; those with two corners at one vertex only lead to the next.
+    """
+    if mode == 4:
+        return corners.reshape(-1, 3)
+    first = np.arange(max(len(corners) - 2, 0))
+    odd = first % 2
+    places = [first, first + 1 + odd, first + 2 - odd] if mode == 5 else [0 * first, first + 1, first + 2]
+    faces = corners[np.stack(places, axis=1)]
+    return faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
 
 
 def _pixels(data: bytes) -> Floats:

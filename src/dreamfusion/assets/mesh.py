@@ -19,7 +19,9 @@ from scipy.ndimage import gaussian_filter
 from skimage import measure
 from torch import Tensor
 
+from dreamfusion.assets.checks import check_triangles
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.standard import MESH_RESOLUTION
 
 Floats = NDArray[np.float32]
 Faces = NDArray[np.int64]
@@ -46,7 +48,8 @@ class Mesh:
 
     ``vertices`` and unit ``normals`` [V, 3], ``faces`` [F, 3] wound counter-clockwise seen from outside, ``colors``
     [V, 3] display-referred (sRGB) in [0, 1]. With a texture, ``uv`` [V, 2] in [0, 1] say where in the picture
-    ``texture`` [H, W, 3] (sRGB) a vertex lies, u to the right and v upwards from the lower left corner.
+    ``texture`` [H, W, 3] (sRGB) a vertex lies, u to the right and v upwards from the lower left corner. With a
+    ``normal_map`` [H, W, 3], ``tangents`` [V, 4] say how its directions lie in space (see `assets.normal_map`).
     """
 
     vertices: Floats
@@ -55,11 +58,13 @@ class Mesh:
     colors: Floats
     uv: Floats | None = None
     texture: NDArray[np.uint8] | None = None
+    tangents: Floats | None = None
+    normal_map: NDArray[np.uint8] | None = None
 
 
 def extract_mesh(
     field: ColoredDensity,
-    resolution: int = 128,
+    resolution: int = MESH_RESOLUTION,
     *,
     bound: float = 1.0,
     level: float | None = None,
@@ -157,7 +162,9 @@ def decimate(vertices: Floats, faces: Faces, max_faces: int) -> tuple[Floats, Fa
     each other, which are merged, thin parts of two faces back to back, which are dropped, or more than two faces at
     one edge; then gentler and harder reductions are tried. If none stays closed (seen on 2 of 120 surfaces, all but
     torn by noise), the surface is returned as it was.
+    Raises `DreamFusionError` if it cannot be computed with (see `check_triangles`).
     """
+    check_triangles(vertices, faces, "The mesh")
     if len(faces) <= max_faces:
         return vertices, faces
     for share, aggressiveness in itertools.product((1.0, 0.97, 0.94), (5, 6, 4, 7)):
@@ -167,6 +174,14 @@ def decimate(vertices: Floats, faces: Faces, max_faces: int) -> tuple[Floats, Fa
         if 0 < len(triangles) <= max_faces and _is_closed(triangles):
             return points, triangles
     return vertices, faces
+
+
+def reduced(mesh: Mesh, max_faces: int, field: ColoredDensity, device: torch.device | str) -> Mesh:
+    """Return a mesh without texture with at most about ``max_faces`` faces (see `decimate`), coloured by its field."""
+    vertices, faces = decimate(mesh.vertices, mesh.faces, max_faces)
+    if faces is mesh.faces:
+        return mesh
+    return Mesh(vertices, faces, vertex_normals(vertices, faces), _sample_albedo(field, vertices, device))
 
 
 def vertex_normals(vertices: Floats, faces: Faces) -> Floats:

@@ -8,17 +8,21 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from dreamfusion.assets.checks import check_triangles
 from dreamfusion.assets.mesh import Faces, Floats, Mesh
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.rasterize import Fragments, interpolate, rasterize
 
 MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE = 64, 4096
 
-_CHART_SHARE = 1 / 60  # Of the surface, at most; growing larger charts takes xatlas five times as long.
-_PADDING = 2  # Texels between charts.
+_CHART_SHARE = 1 / 20  # Of the surface, at most; growing charts without a bound takes xatlas four times as long.
+_PADDING_SHARE = 1 / 32
+"""Of the side, between charts, as xatlas is asked for it; it packs loosely, and a 60th of the picture is left. A viewer
+that shrinks the picture sixteenfold, as for an object 128 pixels high, then still mixes a chart with its own colour."""
 _CHUNK = 1 << 20  # Texels looked at together.
 
 Colors = Callable[[Tensor], Tensor]
@@ -50,12 +54,13 @@ def texture_mesh(mesh: Mesh, colors: Colors, size: int, *, device: torch.device 
 
 
 def unwrap(mesh: Mesh, size: int) -> Mesh:
-    """Return the mesh with ``uv``, its charts a few texels apart in a picture of side ``size``.
+    """Return the mesh with ``uv``, its charts a 60th of the picture of side ``size`` apart.
 
     Vertices at the seams are doubled, with equal normals, so the surface still looks smooth.
-    Raises `DreamFusionError` if xatlas is missing or the size out of range.
+    Raises `DreamFusionError` if xatlas is missing, the size out of range, or the mesh cannot be computed with.
     """
     check_texture_size(size)
+    check_triangles(mesh.vertices, mesh.faces, "The mesh")
     require_unwrapping()
     import xatlas
 
@@ -63,7 +68,7 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_chart_area = float(area) * _CHART_SHARE
-    packing.resolution, packing.padding = size, _PADDING
+    packing.resolution, packing.padding = size, max(2, round(size * _PADDING_SHARE))
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))
     atlas.generate(charts, packing)
@@ -98,10 +103,15 @@ def bake(mesh: Mesh, colors: Colors, size: int, *, device: torch.device | str = 
         found = torch.nan_to_num(found.float()).clamp(0.0, 1.0) * 255.0
         texture[row, column] = found.round().to(torch.uint8).cpu().numpy()
         empty[row, column] = False
-    if not empty.all():
-        nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
-        texture = texture[nearest[0], nearest[1]]
-    return replace(mesh, texture=texture)
+    return replace(mesh, texture=bleed(texture, empty))
+
+
+def bleed(picture: NDArray[np.uint8], empty: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a picture [H, W, C] whose texels that are ``empty`` [H, W] have the colour of the nearest that is not."""
+    if empty.all():
+        return picture
+    nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
+    return picture[nearest[0], nearest[1]]
 
 
 def in_texture(uv: Floats, faces: Faces, size: int) -> Fragments:

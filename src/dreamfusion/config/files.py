@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from dreamfusion.config.meanings import meanings
+from dreamfusion.config.parse import parse_config
 from dreamfusion.config.run import Config
 from dreamfusion.config.section import Section
 from dreamfusion.errors import DreamFusionError
@@ -21,8 +23,6 @@ def save_config(config: Config, path: Path) -> None:
 
 def _lines(section: Section) -> list[str]:
     """Return the lines of a section, a comment before every key."""
-    from dreamfusion.config.reference import meanings
-
     lines = []
     for name, meaning in meanings(type(section)).items():
         value = getattr(section, name)
@@ -46,8 +46,6 @@ _STYLE: dict[str, Any] = {"allow_unicode": True, "width": 10**6}
 
 def load_config(path: Path) -> Config:
     """Read a configuration written by `save_config`; DreamFusionError if that is not possible."""
-    from dreamfusion.config.build import parse_config
-
     return parse_config(read_yaml(path))
 
 

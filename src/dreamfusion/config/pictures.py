@@ -8,16 +8,17 @@ from pydantic import Field
 
 from dreamfusion.config.renderers import Shading
 from dreamfusion.config.section import Count, Positive, Section, Side
+from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 
 class PicturesConfig(Section):
     """Pictures and video for people; the prior never sees them."""
 
-    radius: Positive = 2.7
+    radius: Positive = ORBIT_RADIUS
     """distance of the camera that goes around the object, in world units"""
-    elevation_deg: Annotated[float, Field(ge=-90, le=90)] = 15.0
+    elevation_deg: Annotated[float, Field(ge=-90, le=90)] = ORBIT_ELEVATION_DEG
     """how far above the horizon it is, in degrees"""
-    focal: Positive = 1.35
+    focal: Positive = ORBIT_FOCAL
     """its focal length in image widths"""
     shading: Shading = "lambertian"
     """albedo, lambertian or textureless, for these two"""
@@ -32,10 +33,14 @@ class PicturesConfig(Section):
     val_video: bool = False
     """whether to write the views as a video, too, step_<step>.mp4: give enough val_views for one"""
     video: bool = True
-    """whether to write turntable.mp4"""
+    """whether to write turntable.mp4 and growth.mp4"""
     video_frames: Annotated[int, Field(ge=2, le=2000)] | None = None
     """frames of the video, once around (null: 30)"""
     video_resolution: Side | None = None
-    """side of the video in pixels (null: 144)"""
+    """side of the video in pixels (null: 512)"""
+    sheet_resolution: Side | None = None
+    """side of the pictures in contact_sheet.png (null: 256)"""
+    thumbnail_resolution: Side | None = None
+    """side of thumbnail.png (null: 512)"""
     video_fps: Count = 15
     """frames per second of the video"""

@@ -212,7 +212,7 @@ def preset_values(preset: Preset) -> dict[str, Any]:
         case "quick" | "default" | "high":
             return _CHANGES[preset]
         case "nemo":
-            from dreamfusion.nemo import stock_values  # imported here: its reader takes as long as all else
+            from dreamfusion.nemo.reader import stock_values  # imported here: its reader takes as long as all else
 
             return stock_values("dreamfusion.yaml")
         case _:

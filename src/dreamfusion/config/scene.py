@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,9 @@ from dreamfusion.config.section import Count, Fraction, Positive, Section, wrong
 class SceneConfig(Section):
     """What is optimised, and how finely it is rendered."""
 
+    kind: Literal["volume", "mesh"] = "volume"
+    """volume: a field that rays pass through (the NeRF); mesh: a surface in a grid of tetrahedra, with the field's
+    colours (refine); if it is not given, mesh where there are tetrahedra"""
     architecture: Literal["hashgrid", "mip360"] = "hashgrid"
     """hashgrid: small networks on a hash grid, or on sines (scene.nerf); mip360: the paper's network (scene.mip)"""
     nerf: NerfConfig = NerfConfig()
@@ -26,7 +29,7 @@ class SceneConfig(Section):
     proposal: ProposalConfig = ProposalConfig()
     """the proposal renderer's samples and network"""
     tetrahedra: TetrahedraConfig | None = None
-    """null: a volume, the NeRF; otherwise a mesh in this grid of tetrahedra, with the NeRF's colours (refine)"""
+    """meshes: the grid of tetrahedra (null: the default one)"""
     rasterizer: Rasterizer = "warp"
     """meshes: warp: our rasteriser; nvdiffrast: that library's, where it is installed (CUDA; not for commercial use)"""
     background: Literal["random", "learned", "static"] = "random"
@@ -57,8 +60,22 @@ class SceneConfig(Section):
     surface_smoothing: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     """meshes of a volume: deviation of the Gaussian, in world units, that its opacity is blurred with first"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _kind(cls, values: Any) -> Any:
+        """Earlier versions saved no kind: it followed from the tetrahedra."""
+        if not isinstance(values, dict):
+            return values
+        kind = values.get("kind", "volume" if values.get("tetrahedra") is None else "mesh")
+        grid = {"tetrahedra": TetrahedraConfig()} if kind == "mesh" and values.get("tetrahedra") is None else {}
+        return {**values, **grid, "kind": kind}
+
     @model_validator(mode="after")
     def _check(self) -> SceneConfig:
+        if self.kind != "mesh" and self.tetrahedra is not None:
+            raise wrong(
+                "tetrahedra", "tetrahedra belong to scene.kind 'mesh': leave them out (null), or give that kind"
+            )
         if self.renderer == "proposal" and self.dt_gamma > 0:
             raise wrong("dt_gamma", "dt_gamma belongs to the renderers 'marching' and 'nerfacc', not to 'proposal'")
         return self

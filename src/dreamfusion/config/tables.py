@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-
 _UNCHANGING = {"from": 0.0, "until": 1.0, "curve": "linear"}
 
 

@@ -18,7 +18,7 @@ from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.config.presets import Preset
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.evaluate import Evaluation, evaluate, load_views, run_folder
-from dreamfusion.evaluation.judge import Judge
+from dreamfusion.evaluation.judge import Judge, open_judge
 from dreamfusion.evaluation.prompts import PromptList
 from dreamfusion.evaluation.report import show
 from dreamfusion.evaluation.statistics import Estimate
@@ -77,7 +77,7 @@ def ablate(
     ``changes`` apply to all variants, where these do not set the same section. For the other arguments see `evaluate`.
     """
     output = prepare_output_dir(output)
-    judge = judge or Judge()
+    judge = judge or open_judge()
     names = variants(study)
     clash = sorted({section for change in names.values() for section in change} & set(changes or {}))
     if clash:

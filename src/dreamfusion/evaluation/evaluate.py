@@ -29,21 +29,12 @@ from torch import Tensor
 from dreamfusion.config import build_config
 from dreamfusion.config.presets import Preset
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.evaluation.judge import Judge
-from dreamfusion.evaluation.prompts import PromptList, distinct_shapes, shape
-from dreamfusion.evaluation.statistics import Estimate, bootstrap, share
-from dreamfusion.evaluation.worker import AZIMUTHS_DEG, ELEVATION_DEG, VIEW_SIZE
+from dreamfusion.evaluation.judge import Judge, open_judge
+from dreamfusion.evaluation.judging import NAMED, judge_views, true_views
+from dreamfusion.evaluation.prompts import PromptList
+from dreamfusion.evaluation.statistics import Estimate, bootstrap, lowest_tenth, share
 from dreamfusion.io.files import prepare_output_dir, slugify, write_text
-from dreamfusion.method.cameras import fixed_cameras
-from dreamfusion.method.shading import headlights
-from dreamfusion.runs.results import SHADINGS
-from dreamfusion.scenes.volume import PICTURE_BACKDROP
-from dreamfusion.toybox.captions import caption
-from dreamfusion.toybox.render import render_toy
 from dreamfusion.toybox.world import Toy, is_held_out
-
-BACK_DEG = 45.0
-"""Views within this of azimuth 180 are where a second front would show."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Record:
-    """One run and its scores; those of a failed run are zero, or None where there is nothing to measure."""
+    """One run and its scores; those of a failed run are zero, or None where there is nothing to measure.
+
+    For those from ``albedo_precision`` to ``speckle`` see `judging`, for the geometry `geometry.GeometryScore`.
+    """
 
     prompt: str
     seed: int
@@ -68,6 +62,12 @@ class Record:
     color_precision: float = 0.0
     geo_precision: float = 0.0
     janus: bool | None = None
+    kind_read: float | None = None
+    pattern_right: bool | None = None
+    size_right: bool | None = None
+    part_color_right: bool | None = None
+    saturation: float | None = None
+    speckle: float | None = None
     iou: float = 0.0
     iou_unaligned: float = 0.0
     scale: float | None = None
@@ -101,7 +101,7 @@ def run_folder(evaluation: Path, prompt: str, seed: int) -> Path:
 
 
 def load_views(folder: Path) -> dict[str, Tensor] | None:
-    """Return the renderings of a run in its ``folder``, [8, 3, S, S] in [0, 1] per shading; None if it left none."""
+    """Return what `worker.evaluation_views` left in the ``folder`` of a run; None if it left nothing."""
     path = folder / "views.safetensors"
     return {name: images.float() for name, images in load_file(path).items()} if path.exists() else None
 
@@ -119,14 +119,14 @@ def evaluate(
 ) -> Evaluation:
     """Run every prompt with seeds 0 .. seeds - 1, score all runs and write evaluation.json.
 
-    ``changes`` are configuration keys as in `dreamfusion.generate`. ``jobs`` runs go side by side (default: one per two
-    CPU cores, or one on a GPU). ``on_progress(done, all, what)`` is called as runs end.
+    ``changes`` are configuration keys as in `dreamfusion.generate`. ``jobs`` runs go side by side (default: one per CPU
+    core, or one on a GPU). ``on_progress(done, all, what)`` is called as runs end.
     Raises DreamFusionError for wrong settings; a run that fails is recorded instead.
     """
     if seeds < 1 or (jobs is not None and jobs < 1):
         raise DreamFusionError("--seeds and --jobs must be at least 1.")
     changes = dict(changes or {})
-    judge = judge or Judge()  # before the runs: a missing judge should not show after hours
+    judge = judge or open_judge()  # before the runs: a missing judge should not show after hours
     for prompt in prompts.toys:
         build_config(preset, changes | {"prompt": prompt})
     output = prepare_output_dir(output)
@@ -145,8 +145,8 @@ def evaluate(
 
 
 def default_jobs() -> int:
-    """Return how many runs go side by side: a GPU takes one, a CPU one per two cores."""
-    return 1 if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // 2)
+    """Return how many runs go side by side: a GPU takes one, a CPU one per core, each of one thread."""
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
 
 
 def run_tasks(
@@ -201,7 +201,8 @@ def judge_task(task: Task, judge: Judge, prompts: PromptList) -> Record:
     base: dict[str, Any] = {"prompt": task.prompt, "seed": task.seed, "held_out": is_held_out(task.toy)}
     if not (task.folder / "score.json").exists():
         error = task.folder / "error.txt"
-        return Record(**base, error=error.read_text(encoding="utf-8") if error.exists() else "not run")
+        lost = {"kind_read": 0.0} | {f"{name}_right": False for name in NAMED if getattr(task.toy, name)}
+        return Record(**base, **lost, error=error.read_text(encoding="utf-8") if error.exists() else "not run")
     score = json.loads((task.folder / "score.json").read_text(encoding="utf-8"))
     views = load_views(task.folder)
     assert views is not None, "written before the score"
@@ -210,39 +211,8 @@ def judge_task(task: Task, judge: Judge, prompts: PromptList) -> Record:
 
 def judge_truth(prompt: str, toy: Toy, judge: Judge, prompts: PromptList) -> Record:
     """Return the record that the toy itself would get: the judge's own mistakes."""
-    cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
-    backdrop, lights = torch.tensor(PICTURE_BACKDROP), headlights(cameras)
-    views: dict[str, Tensor] = {
-        shading: render_toy(toy, cameras, lights, VIEW_SIZE, backdrop, shading) for shading in SHADINGS
-    }
-    scores = judge_views(views, prompt, toy, judge, prompts)
+    scores = judge_views(true_views(toy), prompt, toy, judge, prompts)
     return Record(prompt, 0, is_held_out(toy), iou=1.0, iou_unaligned=1.0, **scores)
-
-
-def judge_views(
-    views: Mapping[str, Tensor], prompt: str, toy: Toy, judge: Judge, prompts: PromptList
-) -> dict[str, Any]:
-    """Return the judged scores of renderings [8, 3, S, S] per shading.
-
-    ``color_precision``: the share of the Lambertian views for which the own caption comes first among all captions of
-    the evaluation; ``albedo_precision``: the same for plain albedo. ``geo_precision``: the same for the textureless
-    views, among the distinct shapes of the evaluation, for a colour cannot be seen there. ``janus``: most of the views
-    from behind look more like the front than the back.
-    """
-    captions = list(prompts.toys)
-    shapes = distinct_shapes(list(prompts.toys.values()))
-    own = captions.index(prompt)
-    albedo, color = (judge.first(views[shading], captions) == own for shading in ("albedo", "lambertian"))
-    geo = judge.first(views["textureless"], shapes) == shapes.index(caption(shape(toy)))
-    behind = [i for i, a in enumerate(AZIMUTHS_DEG) if 180.0 - abs(a) <= BACK_DEG]
-    sides = [f"{prompt}, front view", f"{prompt}, back view"]
-    fronts = (judge.first(views["lambertian"][behind], sides) == 0).sum().item()
-    return {
-        "albedo_precision": albedo.float().mean().item(),
-        "color_precision": color.float().mean().item(),
-        "geo_precision": geo.float().mean().item(),
-        "janus": fronts > len(behind) / 2,
-    }
 
 
 def without_unclear_backs(records: Sequence[Record], truth: Sequence[Record]) -> list[Record]:
@@ -255,9 +225,14 @@ def summarize(records: Sequence[Record]) -> dict[str, Estimate | None]:
     """Return every figure with its 95 % interval over the runs."""
     finished = [r for r in records if r.error is None]
     faced = [r.janus for r in finished if r.janus is not None]
+    kinds = [r.kind_read for r in records if r.kind_read is not None]
 
     def mean(name: str) -> Estimate | None:
         return bootstrap([getattr(r, name) for r in finished if getattr(r, name) is not None])
+
+    def right(name: str) -> Estimate | None:
+        known = [getattr(r, name) for r in records if getattr(r, name) is not None]
+        return share(sum(known), len(known))
 
     return {
         "albedo_precision": bootstrap([r.albedo_precision for r in records]),
@@ -265,10 +240,15 @@ def summarize(records: Sequence[Record]) -> dict[str, Estimate | None]:
         "geo_precision": bootstrap([r.geo_precision for r in records]),
         "iou_median": bootstrap([r.iou for r in records], np.median),
         "iou_unaligned_median": bootstrap([r.iou_unaligned for r in records], np.median),
+        "iou_lowest_tenth": bootstrap([r.iou for r in records], lowest_tenth),
+        **{f"{name}_right": right(f"{name}_right") for name in NAMED},
         "janus_rate": share(sum(faced), len(faced)),
+        "unrecognisable": share(sum(share_read <= 0.5 for share_read in kinds), len(kinds)),
         "failed": share(len(records) - len(finished), len(records)),
         "chamfer": mean("chamfer"),
         "normal_error_deg": mean("normal_error_deg"),
+        "saturation": mean("saturation"),
+        "speckle": mean("speckle"),
         "opacity": mean("opacity"),
         "seconds": mean("seconds"),
     }

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from dreamfusion.evaluation.worker import AZIMUTHS_DEG
 from dreamfusion.method.cameras import fixed_cameras
-from dreamfusion.scenes.mesh import AnyScene
+from dreamfusion.scenes.scene import Scene
+from dreamfusion.standard import AZIMUTHS_DEG, ORBIT_ELEVATION_DEG
 from dreamfusion.toybox.render import NOTHING, trace
 from dreamfusion.toybox.world import Toy
 
-ELEVATION_DEG = 15.0
 SIZE = 96
 """Side of the views in pixels."""
 
@@ -34,10 +33,10 @@ class OutlineScore:
 
 
 @torch.no_grad()
-def score_outlines(scene: AnyScene, toy: Toy, *, size: int = SIZE) -> OutlineScore:
+def score_outlines(scene: Scene, toy: Toy, *, size: int = SIZE) -> OutlineScore:
     """Compare eight views of a finished scene, all around, with those of a toy."""
-    scene.refresh_occupancy()
-    cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
+    scene.refresh()
+    cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ORBIT_ELEVATION_DEG)
     (shown,) = scene.layers(cameras, ["textureless"], (size, size), with_normals=True)
     assert shown.normal is not None, "rendered with_normals"
     truth = trace([toy] * len(cameras), cameras.rays(size, size))

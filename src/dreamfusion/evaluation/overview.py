@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dreamfusion.assets.images import save_png, to_uint8
 from dreamfusion.evaluation.evaluate import Evaluation, Record, load_views, run_folder
-from dreamfusion.evaluation.worker import AZIMUTHS_DEG, VIEW_SIZE
+from dreamfusion.evaluation.worker import VIEW_SIZE
+from dreamfusion.standard import AZIMUTHS_DEG
 
 COLUMNS = 4
 """Runs side by side."""

@@ -1,4 +1,4 @@
-"""What is evaluated: a file with one prompt per line, or forty prompts that nobody picked."""
+"""What is evaluated: a file with one prompt per line, or prompts that nobody picked."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.evaluation.reading import shown
 from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, part_held_out
 
 _SEED = 2022
+
+DEFAULT_COUNT = 80
+"""How many prompts are drawn if nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -23,29 +27,49 @@ class PromptList:
     notes: tuple[str, ...] = ()
 
 
-def default_prompts() -> PromptList:
-    """Return two prompts per kind, drawn by chance with a fixed seed: one seen in training, one held out.
+def default_prompts(count: int = DEFAULT_COUNT) -> PromptList:
+    """Return prompts drawn by chance with a fixed seed, in turn of all kinds; every second one is a held-out pair.
 
-    The held-out combination is in turn that of kind and colour and that of kind and part colour. A third of the toys
-    has a pattern, a fifth a size, and a half a part of another colour, where the held-out pair does not decide it.
+    The held-out combination is in turn that of kind and colour and that of kind and part colour. Two fifths of the
+    toys have a pattern, three tenths a size, and a half a part of another colour, where the held-out pair does not
+    decide it. No two look alike. Raises DreamFusionError for less than two.
     """
-    choose = random.Random(_SEED)
+    if count < 2:
+        raise DreamFusionError(
+            "--prompts: give at least 2, so that seen and held-out pairs can be compared, or a file."
+        )
+    choose, kinds = random.Random(_SEED), list(KINDS)
     toys: dict[str, Toy] = {}
-    for index, kind in enumerate(KINDS):
-        seen = [c for c in COLORS if not held_out(kind, c)]
-        part_seen = [c for c in COLORS if not part_held_out(kind, c)]
-        for new in (False, True):
-            part_new = new and index % 2 == 1
-            color = choose.choice([c for c in COLORS if held_out(kind, c)] if new and not part_new else seen)
-            part_color = choose.choice(part_seen) if choose.random() < 0.5 else None
-            if part_new:
-                part_color = next(c for c in COLORS if part_held_out(kind, c))
-                color = choose.choice([c for c in seen if c != part_color])
-            pattern = choose.choice(PATTERNS) if choose.random() < 1 / 3 else None
-            size = choose.choice(list(SIZES)) if choose.random() < 0.2 else None
-            toy = Toy(kind, color, pattern, size, part_color if part_color != color else None)
-            toys[caption(toy)] = toy
+    for index in range(count):
+        turn, place = divmod(index, len(kinds))
+        new = (turn + place) % 2 == 1
+        by_part = new and index % 4 > 1
+        toy = _random_toy(choose, kinds[place], new=new, by_part=by_part)
+        while any(shown(toy) == shown(other) for other in toys.values()):
+            toy = _random_toy(choose, kinds[place], new=new, by_part=by_part)
+        toys[caption(toy)] = toy
     return PromptList(toys)
+
+
+def _random_toy(choose: random.Random, kind: str, *, new: bool, by_part: bool) -> Toy:
+    """Return a toy of a kind, if ``new`` with a held-out pair of kind and colour, or of kind and part colour."""
+    seen = [c for c in COLORS if not held_out(kind, c)]
+    part_seen = [c for c in COLORS if not part_held_out(kind, c)]
+    color = choose.choice([c for c in COLORS if held_out(kind, c)] if new and not by_part else seen)
+    part_color = choose.choice(part_seen) if choose.random() < 0.5 else None
+    if by_part:
+        part_color = next(c for c in COLORS if part_held_out(kind, c))
+        color = choose.choice([c for c in seen if c != part_color])
+    pattern = choose.choice(PATTERNS) if choose.random() < 0.4 else None
+    size = choose.choice(list(SIZES)) if choose.random() < 0.3 else None
+    return Toy(kind, color, pattern, size, part_color if part_color != color else None)
+
+
+def chosen_prompts(asked: str | None) -> PromptList:
+    """Return the prompts of a file, or as many drawn ones as a number says."""
+    if asked is None or asked.isdecimal():
+        return default_prompts(int(asked or DEFAULT_COUNT))
+    return read_prompts(Path(asked))
 
 
 def read_prompts(path: Path) -> PromptList:

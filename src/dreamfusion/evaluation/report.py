@@ -15,21 +15,30 @@ from PIL import Image
 
 from dreamfusion.assets.images import to_uint8
 from dreamfusion.evaluation.evaluate import Evaluation, Record, from_json, load_views, run_folder
+from dreamfusion.evaluation.judging import NAMED
 from dreamfusion.evaluation.overview import write_overview
 from dreamfusion.evaluation.statistics import Estimate
-from dreamfusion.evaluation.worker import AZIMUTHS_DEG
 from dreamfusion.io.files import write_table, write_text
+from dreamfusion.runs.results import SHADINGS
+from dreamfusion.standard import AZIMUTHS_DEG
 
 FIGURES = {
     "albedo_precision": ("R-Precision, albedo", "%", ""),
-    "color_precision": ("R-Precision, color", "%", "at least 95 %"),
-    "geo_precision": ("R-Precision, geo", "%", "at least 80 %"),
-    "iou_median": ("volume IoU, median", "", "at least 0.75"),
+    "color_precision": ("R-Precision, color", "%", "at least 97 %"),
+    "geo_precision": ("R-Precision, geo", "%", "at least 95 %"),
+    "pattern_right": ("pattern read right", "%", "at least 90 %"),
+    "size_right": ("size read right", "%", "at least 95 %"),
+    "part_color_right": ("part colour read right", "%", "at least 90 %"),
+    "iou_median": ("volume IoU, median", "", "at least 0.87"),
+    "iou_lowest_tenth": ("volume IoU, lowest tenth", "", "at least 0.70"),
     "iou_unaligned_median": ("volume IoU without alignment, median", "", ""),
-    "janus_rate": ("Janus rate", "%", "at most 5 %"),
+    "janus_rate": ("Janus rate", "%", "at most 2 %"),
     "failed": ("failed or collapsed runs", "%", "0"),
+    "unrecognisable": ("kind wrong from most sides", "%", "at most 2 %"),
     "chamfer": ("Chamfer distance", "", ""),
-    "normal_error_deg": ("normal error", "°", ""),
+    "normal_error_deg": ("normal error", "°", "at most 14°"),
+    "saturation": ("saturation", "", "as the true toys"),
+    "speckle": ("speckle", "", "as the true toys"),
     "opacity": ("opacity", "", ""),
     "seconds": ("seconds per run", "s", ""),
 }
@@ -37,6 +46,7 @@ FIGURES = {
 
 _GROUPS = {"all": "all runs", "seen": "seen pairs", "held out": "held-out pairs", "true toys": "the true toys"}
 _SHOWN = (0, 2, 4, 6)  # of the eight azimuths
+_COLUMNS = ("prompt", "seed", "held out", "color", "geo", "wrong", "IoU", "Janus", "")
 
 
 def show(estimate: Estimate | None, unit: str, *, interval: bool = True) -> str:
@@ -51,7 +61,7 @@ def show(estimate: Estimate | None, unit: str, *, interval: bool = True) -> str:
 
 def markdown(evaluation: Evaluation) -> str:
     """Return the report as Markdown: the summary, then one row per run."""
-    lines = ["| prompt | seed | held out | color | geo | IoU | Janus | |", "|---" * 8 + "|"]
+    lines = ["| " + " | ".join(_COLUMNS) + " |", "|---" * len(_COLUMNS) + "|"]
     lines += ["| " + " | ".join(_row(record)) + " |" for record in evaluation.records]
     return summary_table(evaluation) + "\n" + "\n".join(lines) + "\n"
 
@@ -75,12 +85,14 @@ def summary_table(evaluation: Evaluation) -> str:
 
 def _row(record: Record) -> list[str]:
     janus = "–" if record.janus is None else "yes" if record.janus else "no"
+    wrong = ", ".join(name.replace("_", " ") for name in NAMED if getattr(record, f"{name}_right") is False)
     return [
         record.prompt,
         str(record.seed),
         "yes" if record.held_out else "no",
         f"{100 * record.color_precision:.0f} %",
         f"{100 * record.geo_precision:.0f} %",
+        wrong,
         f"{record.iou:.2f}",
         janus,
         f"failed: {record.error}" if record.error else "",
@@ -97,17 +109,7 @@ def web_page(evaluation: Evaluation, folder: Path) -> str:
         + f"<td>{aim}</td></tr>"
         for name, (title, unit, aim) in FIGURES.items()
     )
-    columns = (
-        "prompt",
-        "seed",
-        "held out",
-        "color",
-        "geo",
-        "IoU",
-        "Janus",
-        "",
-        *(f"{AZIMUTHS_DEG[i]:.0f}°" for i in _SHOWN),
-    )
+    columns = (*_COLUMNS, *(f"{AZIMUTHS_DEG[i]:.0f}°" for i in _SHOWN))
     run_heads = "".join(f"<th>{name}</th>" for name in columns)
     runs = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _row(record)) + _pictures(record, folder) + "</tr>"
@@ -139,7 +141,7 @@ def _pictures(record: Record, folder: Path) -> str:
         return "<td></td>" * len(_SHOWN)
     cells = []
     for index in _SHOWN:
-        stack = torch.cat([images[index] for images in views.values()], dim=1)
+        stack = torch.cat([views[shading][index] for shading in SHADINGS], dim=1)
         data = io.BytesIO()
         Image.fromarray(to_uint8(stack)).save(data, format="PNG")
         encoded = base64.b64encode(data.getvalue()).decode()

@@ -37,6 +37,11 @@ def bootstrap(
     return Estimate(float(statistic(sample, axis=0)), float(low), float(high), len(sample))
 
 
+def lowest_tenth(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return what a tenth of the values is below, along an axis."""
+    return np.asarray(np.quantile(values, 0.1, axis=axis))
+
+
 def share(hits: int, count: int) -> Estimate | None:
     """Return a share with its Wilson score interval (Wilson 1927), which is right for 0 of n, too; None for n = 0."""
     if count == 0:

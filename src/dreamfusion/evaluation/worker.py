@@ -23,12 +23,19 @@ from dreamfusion.io.files import write_atomically, write_text
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.results import SHADINGS, Result
-from dreamfusion.scenes.mesh import AnyScene, finished_views
+from dreamfusion.scenes.scene import Scene, finished_views
+from dreamfusion.standard import AZIMUTHS_DEG
 from dreamfusion.toybox.captions import parse_toy
 
-AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
 ELEVATION_DEG = 30.0
 VIEW_SIZE = 64
+
+BEHIND = "behind"
+"""What the shaded views are called in which a second front would show."""
+
+BEHIND_DEG = (150.0, 180.0, -150.0)
+BEHIND_ELEVATION_DEG = 5.0
+"""From low down: from 30 degrees above, the crown of a tree hides what only its front has."""
 
 
 def run_task(folder: Path) -> None:
@@ -63,12 +70,14 @@ def _generate(folder: Path, task: dict[str, object]) -> Result:
     )
 
 
-def evaluation_views(scene: AnyScene) -> dict[str, Tensor]:
-    """Return the renderings that are judged, [8, 3, S, S] in [0, 1] per shading, all around at one elevation."""
-    scene.refresh_occupancy()
-    cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
-    views = finished_views(scene, cameras, SHADINGS, VIEW_SIZE)
-    return {str(shading): images.half().contiguous() for shading, images in views.items()}
+def evaluation_views(scene: Scene) -> dict[str, Tensor]:
+    """Return the renderings that are judged, [8, 3, S, S] in [0, 1] per shading, all around, and three from behind."""
+    scene.refresh()
+    around = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
+    behind = fixed_cameras(torch.tensor(BEHIND_DEG), BEHIND_ELEVATION_DEG)
+    views: dict[str, Tensor] = dict(finished_views(scene, around, SHADINGS, VIEW_SIZE))
+    views[BEHIND] = finished_views(scene, behind, ["lambertian"], VIEW_SIZE)["lambertian"]
+    return {name: images.half().contiguous() for name, images in views.items()}
 
 
 if __name__ == "__main__":

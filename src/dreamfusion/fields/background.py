@@ -1,8 +1,11 @@
-"""What is seen behind the object, as a function of the ray's direction (paper section 3.1)."""
+"""What is seen behind the object, as a function of the ray's direction (paper section 3.1).
+
+A *background* is such a function; a *backdrop* is one plain colour per view, and takes its place where one is given.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,9 @@ from torch import Tensor, nn
 from dreamfusion.config import BackgroundConfig
 from dreamfusion.fields.encodings import frequency_channels, frequency_encode
 from dreamfusion.fields.nerf import mlp
+
+Background = Callable[[Tensor], Tensor]
+"""Anything that maps unit directions [..., 3] to colours [..., 3]."""
 
 
 class LearnedBackground(nn.Module):

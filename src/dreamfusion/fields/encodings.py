@@ -6,6 +6,7 @@ Symbols: x in R^D, L octaves l = 0 ... L - 1 of frequency 2^l: radians per unit 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -14,13 +15,15 @@ def frequency_channels(frequencies: int, dimensions: int = 3) -> int:
     return dimensions * (1 + 2 * frequencies)
 
 
-def frequency_encode(x: Tensor, frequencies: int) -> Tensor:
+def frequency_encode(x: Float[Tensor, "*n D"], frequencies: int) -> Float[Tensor, "*n C"]:
     """Return x, then sin(2^l x) of all octaves, then cos(2^l x): [..., D (1 + 2 L)] for ``x`` [..., D]."""
     angles = _angles(x, frequencies)
     return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
 
 
-def integrated_encode(mean: Tensor, variance: Tensor | float, frequencies: int) -> Tensor:
+def integrated_encode(
+    mean: Float[Tensor, "*n D"], variance: Float[Tensor, ""] | float, frequencies: int
+) -> Float[Tensor, "*n C"]:
     """Return the expected sines and cosines of a Gaussian blob around ``mean`` [..., D]: [..., 2 D L].
 
     mip-NeRF (arXiv 2103.13415) equation 14, for the covariance ``variance`` * identity: E[sin(2^l x)] =

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dreamfusion.config import FieldConfig, NormalMethod
@@ -45,7 +46,7 @@ class Field(nn.Module):
         self.trunk: nn.Module = nn.Identity()
         self.register_buffer("progress", torch.zeros(()), persistent=annealed)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
         """Return what the networks know of the points ``x`` [N, 3], [N, C]."""
         raise NotImplementedError
 
@@ -57,15 +58,15 @@ class Field(nn.Module):
         """Return optimiser groups: a hash grid, if there is one, with ``grid_lr``, networks with ``network_lr``."""
         return [{"params": list(self.parameters()), "lr": network_lr}]
 
-    def density(self, x: Tensor) -> Tensor:
+    def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Return the density per world unit [N] at points ``x`` [N, 3]; zero outside the unit sphere."""
         return self._density(x, self._logit(x, self._features(x)))
 
-    def albedo(self, x: Tensor) -> Tensor:
+    def albedo(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Return the albedo [N, 3] in (0, 1) at points ``x`` [N, 3]."""
         return torch.sigmoid(self.albedo_network(self._features(x)))
 
-    def normal(self, x: Tensor, method: NormalMethod | None = None) -> Tensor:
+    def normal(self, x: Float[Tensor, "N 3"], method: NormalMethod | None = None) -> Float[Tensor, "N 3"]:
         """Return unit normals [N, 3] at points ``x`` [N, 3] (zero where the density is constant).
 
         Paper section 3.1: -grad(density) / |grad(density)|. The slope is taken before the activation, which
@@ -79,7 +80,9 @@ class Field(nn.Module):
         logit = self._logit(points, self._features(points))
         return self._normal(logit[: len(x)], logit[len(x) :], method)
 
-    def evaluate(self, x: Tensor, normal_at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(
+        self, x: Float[Tensor, "N 3"], normal_at: Int[Tensor, " K"]
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"], Float[Tensor, "K 3"]]:
         """Return density [N], albedo [N, 3] and the normals [K, 3] of the points ``x[normal_at]``.
 
         ``x`` is [N, 3], ``normal_at`` [K] holds indices. Points and their neighbours share one encoding; without

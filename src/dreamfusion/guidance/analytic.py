@@ -63,6 +63,7 @@ class AnalyticGuidance(Guidance):
         self.alphas_cumprod = (cosine_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod).to(images)
         self._data = image_to_z(images, self.sample_size).flatten(1)
         self._view_weights = view_weights.to(images)
+        self.knows_cameras = cameras is not None
         self._directions = None if cameras is None else normalize(cameras.position, dim=-1).to(images)
         self._pose_width = math.radians(pose_width_deg)
         self._texts = texts or ViewTexts()

@@ -10,7 +10,7 @@ is, so that the same weight means the same noise level for both.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,35 +24,53 @@ class Embeddings:
     """What a prior understands of n prompts.
 
     ``tokens`` [n, L, D] is one vector per token; ``pooled`` [n, P] is one per prompt, for the priors that take such a
-    summary as well (Stable Diffusion XL and 3, Flux), and None for the others.
+    summary as well (Stable Diffusion XL and 3, Flux), and None for the others. ``mask`` [n, L] is true for the tokens
+    that count, for the priors whose denoiser leaves out the padding (PixArt, Sana, Lumina), and None where all count.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice) -> Embeddings:
         """Return some of the embeddings, as a batch of its own."""
-        return Embeddings(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
+        return self._each(lambda x: x[rows])
 
     def mix(self, weights: Tensor) -> Embeddings:
-        """Return the B mixtures of these n embeddings with weights [B, n]."""
-        tokens = torch.einsum("bn,nld->bld", weights.to(self.tokens), self.tokens)
-        return Embeddings(tokens, None if self.pooled is None else weights.to(self.pooled) @ self.pooled)
+        """Return the B mixtures of these n embeddings with weights [B, n] of at least 0.
+
+        A token of a mixture counts if it counts in any of the texts that have a part in it.
+        """
+        return Embeddings(
+            torch.einsum("bn,nld->bld", weights.to(self.tokens), self.tokens),
+            None if self.pooled is None else weights.to(self.pooled) @ self.pooled,
+            None if self.mask is None else weights.to(self.tokens) @ self.mask.to(self.tokens) > 0,
+        )
 
     def expand(self, count: int) -> Embeddings:
         """Return a single embedding repeated ``count`` times, without copies."""
-        pooled = None if self.pooled is None else self.pooled.expand(count, -1)
-        return Embeddings(self.tokens.expand(count, -1, -1), pooled)
+        return self._each(lambda x: x.expand(count, *x.shape[1:]))
 
     def followed_by(self, other: Embeddings) -> Embeddings:
         """Return these embeddings and then the others of the same prior, as one batch."""
-        pooled = None
-        if self.pooled is not None and other.pooled is not None:
-            pooled = torch.cat([self.pooled, other.pooled])
-        return Embeddings(torch.cat([self.tokens, other.tokens]), pooled)
+        return Embeddings(
+            torch.cat([self.tokens, other.tokens]), _both(self.pooled, other.pooled), _both(self.mask, other.mask)
+        )
+
+    def to(self, dtype: torch.dtype) -> Embeddings:
+        """Return tokens and pooled texts in another number format; the mask has none."""
+        return Embeddings(self.tokens.to(dtype), None if self.pooled is None else self.pooled.to(dtype), self.mask)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Embeddings:
+        pooled, mask = (None if x is None else change(x) for x in (self.pooled, self.mask))
+        return Embeddings(change(self.tokens), pooled, mask)
+
+
+def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat([first, second])
 
 
 class Guidance(ABC):
@@ -62,7 +80,8 @@ class Guidance(ABC):
     Only `encode` is differentiable: score distillation leaves out the Jacobian of the denoiser (paper equation 3).
     ``denoiser`` is the network behind `predict_noise`, to which variational score distillation adds adapters
     (`dreamfusion.method.critic`); it is None for a prior in closed form or a compiled engine. ``latent_shape`` is
-    that of z for one image, (channels, S, S), and None for a prior whose z is the image itself.
+    that of z for one image, (channels, S, S), and None for a prior whose z is the image itself. ``knows_cameras`` says
+    whether `condition` goes by where a view was taken from, and not by words alone.
     """
 
     alphas_cumprod: Tensor
@@ -70,10 +89,18 @@ class Guidance(ABC):
     device: torch.device
     denoiser: nn.Module | None = None
     latent_shape: tuple[int, int, int] | None = None
+    knows_cameras: bool = False
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Return what the prior understands of n prompts."""
+
+    def check_vocabulary(self, prompt: str) -> None:  # noqa: B027 - most know every word
+        """Raise DreamFusionError if the prior does not know a word, with the words that it knows."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the networks that the prior consists of, by name; none for one in closed form."""
+        return {}
 
     def release_text_encoders(self) -> None:  # noqa: B027 - most simply have none
         """Free the memory of what reads prompts; `embed` is over after this. A prior without any does nothing."""
@@ -116,15 +143,6 @@ class Guidance(ABC):
         section 3.2) and has no use for ``cameras`` (B of them); a prior that knows poses overrides this.
         """
         return views.mix(weights)
-
-
-def classifier_free_guidance(eps_uncond: Tensor, eps_text: Tensor, scale: float) -> Tensor:
-    """Return eps_uncond + scale * (eps_text - eps_uncond).
-
-    The paper writes (1 + omega) eps_text - omega eps_uncond (section 2), so its omega is ``scale - 1``: the paper's
-    omega of 100 is a scale of 101 here. Scale 1 is the plain conditional prediction.
-    """
-    return eps_uncond + scale * (eps_text - eps_uncond)
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

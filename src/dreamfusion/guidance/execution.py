@@ -1,4 +1,4 @@
-"""The switches for a prior's memory and speed; `dreamfusion.guidance.prepare` applies them.
+"""The switches for a prior's memory and speed; `dreamfusion.guidance.reading.prepare` applies them.
 
 None of them changes what the model computes beyond rounding, but for ``tiny_vae``, which is another VAE.
 """

@@ -1,4 +1,4 @@
-"""From a model to the guidance that can ask it: the one place where families are told apart."""
+"""The table of families, and from a model to the prior that can ask it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,36 @@ from pathlib import Path
 import torch
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
-from dreamfusion.guidance.latent import LatentGuidance, StableDiffusion, StableDiffusionXL
-from dreamfusion.guidance.loading import model_family
+from dreamfusion.guidance.latent import StableDiffusion, StableDiffusionXL
+from dreamfusion.guidance.pipeline import PipelineGuidance
+from dreamfusion.guidance.pixart import PixArtSigma
 from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.guidance.reading.places import pipeline_kind
+
+FAMILIES: tuple[type[PipelineGuidance], ...] = (
+    PixelGuidance,
+    StableDiffusion,
+    StableDiffusionXL,
+    StableDiffusion3,
+    Flux,
+    PixArtSigma,
+)
+"""All families that can be loaded; each class says which pipeline it asks, what parts that has, and what it can do."""
+
+
+def family_of(model: str | Path) -> type[PipelineGuidance]:
+    """Return the family of a folder, a single file or a hub name, by what its own index says it is.
+
+    Raises DreamFusionError for a model that has no index, and for families that are not in `FAMILIES`.
+    """
+    kind = pipeline_kind(model)
+    for family in FAMILIES:
+        if family.family == kind:
+            return family
+    known = ", ".join(family.family for family in FAMILIES)
+    raise DreamFusionError(f"{model} is of the kind {kind}, which is not supported; {known} are.")
 
 
 def open_prior(
@@ -23,33 +47,9 @@ def open_prior(
     image_size: int | None = None,
     execution: Execution | None = None,
     prompt_weighting: bool = False,
-) -> Guidance:
-    """Load the diffusion prior of a folder, a single file or a hub name, as what its own index says it is.
-
-    ``image_size`` is the side of the pictures that a latent prior is shown, by default the model's own;
-    ``execution`` holds the switches for memory and speed; with ``prompt_weighting`` prompts hold weights.
-    Raises DreamFusionError for anything that does not load, and for families that are not known.
-    """
-    latent: type[LatentGuidance]
-    family = model_family(model)
-    if prompt_weighting and family not in (StableDiffusion.family, StableDiffusionXL.family):
-        raise DreamFusionError(
-            f"guidance.prompt_weighting is for Stable Diffusion 1, 2 and XL, and {model} is neither: leave it out."
-        )
-    match family:
-        case "StableDiffusionPipeline":
-            latent = StableDiffusion
-        case "StableDiffusionXLPipeline":
-            latent = StableDiffusionXL
-        case "StableDiffusion3Pipeline":
-            latent = StableDiffusion3
-        case "FluxPipeline":
-            latent = Flux
-        case _:  # an IFPipeline, for model_family refuses all others
-            if image_size is not None:
-                raise DreamFusionError(f"{model} works on pixels at its own size: leave out guidance.image_size.")
-            return PixelGuidance(model, device=device, dtype=dtype, execution=execution)
-    return latent(
+) -> PipelineGuidance:
+    """Load the diffusion prior of a folder, a single file or a hub name; `PipelineGuidance` says what is given."""
+    return family_of(model)(
         model,
         device=device,
         dtype=dtype,

@@ -14,24 +14,26 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from dreamfusion.guidance.base import Embeddings
 from dreamfusion.guidance.latent import LatentGuidance
+from dreamfusion.guidance.pipeline import TWO_ENCODERS
 
 
 class StableDiffusion3(LatentGuidance):
     """Stable Diffusion 3 and 3.5: two CLIP text encoders and, unless it was left out, T5."""
 
     family = "StableDiffusion3Pipeline"
+    parts = (*TWO_ENCODERS, "transformer", "vae")  # its T5, the third, may be left out
 
     def _t5(self) -> tuple[Any, int] | None:
         # 256 is the pipeline's default, as in training.
-        return None if self._pipeline.tokenizer_3 is None else (self._pipeline.tokenizer_3, 256)
+        return None if self.pipeline.tokenizer_3 is None else (self.pipeline.tokenizer_3, 256)
 
     def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
-        tokens, _, pooled, _ = self._pipeline.encode_prompt(
+        tokens, _, pooled, _ = self.pipeline.encode_prompt(
             texts, texts, prompts, device=self.device, do_classifier_free_guidance=False, max_sequence_length=256
         )
         return Embeddings(tokens, pooled)
 
-    def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+    def _call(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         return self._denoiser(
             z_t,
             timestep=self._schedule.sigmas[t] * len(self._schedule.sigmas),
@@ -49,19 +51,20 @@ class Flux(LatentGuidance):
     """
 
     family = "FluxPipeline"
+    parts = (*TWO_ENCODERS, "transformer", "vae")
     packing = 4
     clip_tokens = False
 
     def _t5(self) -> tuple[Any, int]:
         # Lengths as in training: 512 tokens for dev, 256 for schnell, which is the one without a guidance input.
-        return self._pipeline.tokenizer_2, 512 if self._denoiser.config.guidance_embeds else 256
+        return self.pipeline.tokenizer_2, 512 if self._denoiser.config.guidance_embeds else 256
 
     def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         length = self._t5()[1]
-        tokens, pooled, _ = self._pipeline.encode_prompt(texts, prompts, device=self.device, max_sequence_length=length)
+        tokens, pooled, _ = self.pipeline.encode_prompt(texts, prompts, device=self.device, max_sequence_length=length)
         return Embeddings(tokens, pooled)
 
-    def _model_output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+    def _call(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         height, width = z_t.shape[-2] // 2, z_t.shape[-1] // 2
         guidance = torch.ones(len(z_t), device=z_t.device) if self._denoiser.config.guidance_embeds else None
         output = self._denoiser(

@@ -8,21 +8,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import diffusers
 
 from dreamfusion.config import LossKind, Weighting
 from dreamfusion.guidance.execution import COMPILED_VAE_SWITCHES, DENOISER_SWITCHES, VAE_SWITCHES, Execution, Precision
-from dreamfusion.guidance.flow import Flux, StableDiffusion3
-from dreamfusion.guidance.latent import StableDiffusion, StableDiffusionXL
-from dreamfusion.guidance.loading import ORIGINAL_FAMILY, PARTS
+from dreamfusion.guidance.families import FAMILIES
+from dreamfusion.guidance.pipeline import PipelineGuidance
 from dreamfusion.guidance.predictions import PREDICTIONS
+from dreamfusion.guidance.reading.places import ORIGINAL_FAMILY
 from dreamfusion.io.files import write_table
 
 _ITS_MODELS = "as its model"
-_LATENT = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux)
-_TESTED_SINGLE_FILES = (StableDiffusion.family, StableDiffusionXL.family)
 
 
 def support_table() -> str:
@@ -31,45 +29,57 @@ def support_table() -> str:
     Columns are the families that load, and compiled engines; rows are formats, predictions, precisions, switches and
     losses.
     """
-    rows = [["", *(f"`{family}`" for family in PARTS), "compiled engine"], ["---"] * (len(PARTS) + 2)]
-    rows.append(["z", *("latents" if "vae" in parts else "pixels" for parts in PARTS.values()), _ITS_MODELS])
+    everyone = [family.family for family in FAMILIES]
+    rows = [["", *(f"`{name}`" for name in everyone), "compiled engine"], ["---"] * (len(everyone) + 2)]
+    rows.append(["z", *("latents" if "vae" in family.parts else "pixels" for family in FAMILIES), _ITS_MODELS])
 
     def add(name: str, families: Iterable[str], of_engine: str = _ITS_MODELS, yes: str = "yes") -> None:
-        rows.append([name, *(yes if family in set(families) else "no" for family in PARTS), of_engine])
+        rows.append([name, *(yes if one in set(families) else "no" for one in everyone), of_engine])
 
-    with_vae = [family for family, parts in PARTS.items() if "vae" in parts]
-    flows = [family for family in PARTS if _is_flow(family)]
-    add("folder, hub name", PARTS, "folder")
-    rows.append(["`.safetensors`, `.ckpt`", *map(_single_file, PARTS), "no"])
+    with_vae = [family.family for family in FAMILIES if "vae" in family.parts]
+    flows = [name for name in everyone if _is_flow(name)]
+    add("folder, hub name", everyone, "folder")
+    rows.append(["`.safetensors`, `.ckpt`", *map(_single_file, FAMILIES), "no"])
     add("`.nemo`, or original names with their YAML", [ORIGINAL_FAMILY], "no")
     for prediction in PREDICTIONS:
-        add(f"predicts `{prediction}`", flows if prediction == "flow" else set(PARTS) - set(flows))
+        add(f"predicts `{prediction}`", flows if prediction == "flow" else set(everyone) - set(flows))
     for precision in get_args(Precision):
-        add(f"`precision: {precision}`", PARTS, "as compiled")
+        add(f"`precision: {precision}`", everyone, "as compiled")
     refused = DENOISER_SWITCHES + COMPILED_VAE_SWITCHES
     for switch in Execution.model_fields:
-        families: Iterable[str] = with_vae if switch in VAE_SWITCHES else PARTS
+        families = with_vae if switch in VAE_SWITCHES else everyone
         add(f"`execution.{switch}`", families, "no" if switch in refused else _ITS_MODELS)
     for kind in get_args(LossKind):
-        add(f"`loss.kind: {kind}`", PARTS, "no" if kind == "vsd" else _ITS_MODELS)
+        families = [name for name in everyone if kind != "vsd" or _takes_adapters(name)]
+        add(f"`loss.kind: {kind}`", families, "no" if kind == "vsd" else _ITS_MODELS)
     for weighting in get_args(Weighting):
-        add(f"`guidance.weighting: {weighting}`", PARTS)
-    add("`guidance.prompt_weighting`", [kind.family for kind in _LATENT if kind.weighs_words], "no")
+        add(f"`guidance.weighting: {weighting}`", everyone)
+    add("`guidance.prompt_weighting`", [family.family for family in FAMILIES if family.weighs_words], "no")
     add("`shading.latent`", with_vae, yes="with 4 latent channels")
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _single_file(family: str) -> str:
+def _single_file(family: type[PipelineGuidance]) -> str:
     """Tell whether diffusers reads a pipeline from a single file, and our tests do."""
-    if not hasattr(getattr(diffusers, family), "from_single_file"):
+    if not hasattr(getattr(diffusers, family.family), "from_single_file"):
         return "no"
-    return "yes" if family in _TESTED_SINGLE_FILES else "untested"
+    return "yes" if family.single_file else "untested"
 
 
 def _is_flow(family: str) -> bool:
     """Tell whether a pipeline's own signature asks for the scheduler of a rectified flow."""
-    scheduler = inspect.signature(getattr(diffusers, family).__init__).parameters["scheduler"].annotation
+    scheduler = _asks_for(family)["scheduler"]
     return "FlowMatch" in getattr(scheduler, "__name__", str(scheduler))
+
+
+def _takes_adapters(family: str) -> bool:
+    """Tell whether diffusers' class of a pipeline's denoiser takes the adapters that `--loss vsd` trains."""
+    parts = _asks_for(family)
+    return hasattr(parts.get("unet", parts.get("transformer")), "add_adapter")
+
+
+def _asks_for(family: str) -> dict[str, Any]:
+    return {name: part.annotation for name, part in inspect.signature(getattr(diffusers, family)).parameters.items()}
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import warp as wp
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.kernels.backend import array, uses_warp
@@ -388,7 +389,9 @@ class _Antialias(torch.autograd.Function):
         return colors_grad, clip_grad, None, None, None
 
 
-def antialias(colors: Tensor, clip: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
+def antialias(
+    colors: Float[Tensor, "B H W C"], clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], fragments: Fragments
+) -> Float[Tensor, "B H W C"]:
     """Return images [B, H, W, C] whose silhouettes are smoothed, from ``colors`` [B, H, W, C] of the pixel centres.
 
     ``clip`` [B, V, 4], ``faces`` [F, 3] int32 and ``fragments`` are those of `rasterize`. Differentiable once with
@@ -415,7 +418,9 @@ def _outlines_between(clip: Tensor, faces: Tensor, fragments: Fragments) -> tupl
     return crossed, share
 
 
-def antialias_reference(colors: Tensor, clip: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
+def antialias_reference(
+    colors: Float[Tensor, "B H W C"], clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], fragments: Fragments
+) -> Float[Tensor, "B H W C"]:
     """Do what ``antialias`` does in plain PyTorch."""
     opposite, result = opposite_half_edges(faces).long(), colors
     _, height, width, _ = colors.shape

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import warp as wp
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.kernels.backend import array, launch_over, uses_warp
@@ -152,7 +153,9 @@ class _RaySum(torch.autograd.Function):
         return weights_grad, values_grad, None, None
 
 
-def ray_weights(sigma: Tensor, step: float | Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+def ray_weights(
+    sigma: Float[Tensor, " S"], step: float | Float[Tensor, " S"], offsets: Int[Tensor, " _"]
+) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
     """Return weights w and transmittance T of packed samples, both [S].
 
     ``sigma`` [S] is density per world unit, ``step`` the length each sample stands for, one number or [S], ``offsets``
@@ -168,7 +171,9 @@ def ray_weights(sigma: Tensor, step: float | Tensor, offsets: Tensor) -> tuple[T
     return ray_weights_reference(sigma, step, offsets)
 
 
-def ray_sum(weights: Tensor, values: Tensor, ray_index: Tensor, offsets: Tensor) -> Tensor:
+def ray_sum(
+    weights: Float[Tensor, " S"], values: Float[Tensor, "S C"], ray_index: Int[Tensor, " S"], offsets: Int[Tensor, " _"]
+) -> Float[Tensor, "R C"]:
     """Return the weighted sums of ``values`` [S, C] along each ray, [R, C]; zero for rays without samples.
 
     ``weights`` [S]; ``ray_index`` [S] and ``offsets`` [R + 1] as in ``PackedSamples``. Differentiable once with
@@ -179,7 +184,9 @@ def ray_sum(weights: Tensor, values: Tensor, ray_index: Tensor, offsets: Tensor)
     return ray_sum_reference(weights, values, ray_index, offsets)
 
 
-def ray_weights_reference(sigma: Tensor, step: float, offsets: Tensor) -> tuple[Tensor, Tensor]:
+def ray_weights_reference(
+    sigma: Float[Tensor, " S"], step: float, offsets: Int[Tensor, " _"]
+) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
     """Do what ``ray_weights`` does in plain PyTorch, on rays padded to the longest."""
     counts = offsets.diff().long()
     longest = int(counts.max()) if len(counts) else 0
@@ -191,7 +198,9 @@ def ray_weights_reference(sigma: Tensor, step: float, offsets: Tensor) -> tuple[
     return weights[held], transmittance[held].detach()
 
 
-def ray_sum_reference(weights: Tensor, values: Tensor, ray_index: Tensor, offsets: Tensor) -> Tensor:
+def ray_sum_reference(
+    weights: Float[Tensor, " S"], values: Float[Tensor, "S C"], ray_index: Int[Tensor, " S"], offsets: Int[Tensor, " _"]
+) -> Float[Tensor, "R C"]:
     """Do what ``ray_sum`` does in plain PyTorch."""
     sums = values.new_zeros(len(offsets) - 1, values.shape[1])
     return sums.index_add(0, ray_index, weights[:, None] * values)

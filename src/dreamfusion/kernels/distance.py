@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import warp as wp
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.kernels.backend import array, launch_over, uses_warp
@@ -39,7 +40,9 @@ def _signed_distance(
 
 
 @torch.no_grad()
-def mesh_distance(points: Tensor, vertices: Tensor, faces: Tensor, reach: float) -> Tensor:
+def mesh_distance(
+    points: Float[Tensor, "N 3"], vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], reach: float
+) -> Float[Tensor, " N"]:
     """Return signed distances [N] from ``points`` [N, 3] to a closed mesh, negative inside, held within +-``reach``.
 
     ``vertices`` [V, 3], ``faces`` [F, 3] wound counter-clockwise seen from outside; world units. Time grows with

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import warp as wp
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.kernels.backend import array, grain, in_parallel, large_empty, launch, launch_over, uses_warp
@@ -462,7 +463,9 @@ class _HashSlope(torch.autograd.Function):
         return None, table_grad, upstream_grad, None
 
 
-def hash_encode(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+def hash_encode(
+    points: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], layout: HashGridLayout
+) -> Float[Tensor, "N C"]:
     """Interpolate the features of all levels at ``points``: the encoding [N, L * F], level by level.
 
     ``points`` [N, 3] lie in [0, 1]^3 (clamped to it), ``table`` is [E, F], both float32. Differentiable once with
@@ -474,7 +477,9 @@ def hash_encode(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor
     return hash_encode_reference(points.detach(), table, layout)
 
 
-def hash_encode_slope(points: Tensor, table: Tensor, upstream: Tensor, layout: HashGridLayout) -> Tensor:
+def hash_encode_slope(
+    points: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], upstream: Float[Tensor, "N C"], layout: HashGridLayout
+) -> Float[Tensor, "N 3"]:
     """Return the gradient [N, 3], with respect to the points, of sum(upstream * hash_encode(points, table)).
 
     Shapes as in `hash_encode`, ``upstream`` [N, L * F]. Differentiable once with respect to table and upstream: what
@@ -486,7 +491,9 @@ def hash_encode_slope(points: Tensor, table: Tensor, upstream: Tensor, layout: H
     return hash_encode_slope_reference(points, table, upstream, layout)
 
 
-def hash_encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
+def hash_encode_reference(
+    points: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], layout: HashGridLayout
+) -> Float[Tensor, "N C"]:
     """Do what ``hash_encode`` does in plain PyTorch: its reference in tests, and the way on Apple MPS."""
     corner = torch.tensor(list(itertools.product((0, 1), repeat=3)), device=points.device)
     encodings = []
@@ -510,7 +517,9 @@ def hash_encode_reference(points: Tensor, table: Tensor, layout: HashGridLayout)
     return torch.cat(encodings, dim=-1)
 
 
-def hash_encode_slope_reference(points: Tensor, table: Tensor, upstream: Tensor, layout: HashGridLayout) -> Tensor:
+def hash_encode_slope_reference(
+    points: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], upstream: Float[Tensor, "N C"], layout: HashGridLayout
+) -> Float[Tensor, "N 3"]:
     """Do what ``hash_encode_slope`` does by differentiating the PyTorch twin."""
     with torch.enable_grad():
         points = points.detach().requires_grad_()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 import warp as wp
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dreamfusion.kernels.backend import array, launch_over, uses_warp
@@ -29,21 +30,21 @@ class PackedSamples:
     its ray of ``length`` world units: one number, or [S].
     """
 
-    ray_index: Tensor
-    t: Tensor
-    offsets: Tensor
-    length: float | Tensor
+    ray_index: Int[Tensor, " S"]
+    t: Float[Tensor, " S"]
+    offsets: Int[Tensor, " _"]
+    length: float | Float[Tensor, " S"]
 
     def __len__(self) -> int:
         return len(self.t)
 
-    def select(self, keep: Tensor) -> "PackedSamples":
+    def select(self, keep: Bool[Tensor, " S"]) -> "PackedSamples":
         """Return only the samples where the mask ``keep`` [S] is true."""
         kept_before = torch.nn.functional.pad(keep.cumsum(0, dtype=torch.int32), (1, 0))
         length = self.length[keep] if isinstance(self.length, Tensor) else self.length
         return PackedSamples(self.ray_index[keep], self.t[keep], kept_before[self.offsets], length)
 
-    def points(self, origins: Tensor, directions: Tensor) -> Tensor:
+    def points(self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"]) -> Float[Tensor, "S 3"]:
         """Return the samples' positions [S, 3] on rays with ``origins`` and ``directions`` [R, 3]."""
         return torch.addcmul(origins[self.ray_index], directions[self.ray_index], self.t[:, None])
 
@@ -180,11 +181,11 @@ def _fill(
 
 @torch.no_grad()
 def march_rays(
-    origins: Tensor,
-    directions: Tensor,
-    grid: Tensor,
+    origins: Float[Tensor, "R 3"],
+    directions: Float[Tensor, "R 3"],
+    grid: Bool[Tensor, "G G G"],
     step: float,
-    jitter: Tensor,
+    jitter: Float[Tensor, " R"],
     *,
     growth: float = 0.0,
     max_steps: int = 1024,
@@ -213,7 +214,9 @@ def march_rays(
     return PackedSamples(ray_index, t, offsets, length if growth > 0 else step)
 
 
-def sphere_interval(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def sphere_interval(
+    origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"]
+) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"], Bool[Tensor, " R"]]:
     """Return where rays [R, 3] enter and leave the unit sphere, [R] each, and a mask [R] of those that meet it."""
     middle = -(origins * directions).sum(-1)
     closest = origins + middle[:, None] * directions
@@ -225,11 +228,11 @@ def sphere_interval(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def march_rays_reference(
-    origins: Tensor,
-    directions: Tensor,
-    grid: Tensor,
+    origins: Float[Tensor, "R 3"],
+    directions: Float[Tensor, "R 3"],
+    grid: Bool[Tensor, "G G G"],
     step: float,
-    jitter: Tensor,
+    jitter: Float[Tensor, " R"],
     *,
     growth: float = 0.0,
     max_steps: int = 1024,

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import warp as wp
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.kernels.backend import array, grain, in_parallel, launch, uses_warp
@@ -47,12 +48,12 @@ class Fragments:
     where there is no face) and are differentiable with respect to the clip-space vertices.
     """
 
-    face: Tensor
-    depth: Tensor
-    barycentric: Tensor
+    face: Int[Tensor, "B H W"]
+    depth: Float[Tensor, "B H W"]
+    barycentric: Float[Tensor, "B H W 3"]
 
 
-def rasterize(clip: Tensor, faces: Tensor, height: int, width: int) -> Fragments:
+def rasterize(clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], height: int, width: int) -> Fragments:
     """Find the nearest face at every pixel centre of B images.
 
     ``clip`` [B, V, 4] holds clip-space vertices, ``faces`` [F, 3] int32 their numbers; both windings are drawn. Faces
@@ -364,7 +365,9 @@ class _Barycentrics(torch.autograd.Function):
         return clip_grad, None, None
 
 
-def barycentrics(clip: Tensor, faces: Tensor, face: Tensor) -> Tensor:
+def barycentrics(
+    clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], face: Int[Tensor, "B H W"]
+) -> Float[Tensor, "B H W 3"]:
     """Return perspective-correct barycentrics [B, H, W, 3] of the pixel centres in ``face`` [B, H, W]; 0 where -1.
 
     Differentiable once with respect to ``clip`` [B, V, 4]. Pixels a rounding outside of their face are moved to its
@@ -375,7 +378,9 @@ def barycentrics(clip: Tensor, faces: Tensor, face: Tensor) -> Tensor:
     return barycentrics_reference(clip, faces, face)
 
 
-def barycentrics_reference(clip: Tensor, faces: Tensor, face: Tensor) -> Tensor:
+def barycentrics_reference(
+    clip: Float[Tensor, "B V 4"], faces: Int[Tensor, "F 3"], face: Int[Tensor, "B H W"]
+) -> Float[Tensor, "B H W 3"]:
     """Do what ``barycentrics`` does in plain PyTorch."""
     image, row, column = (face >= 0).nonzero(as_tuple=True)
     _, height, width = face.shape
@@ -388,7 +393,7 @@ def barycentrics_reference(clip: Tensor, faces: Tensor, face: Tensor) -> Tensor:
     return clip.new_zeros(*face.shape, 3).index_put((image, row, column), weights)
 
 
-def perspective_weights(corners: Tensor, position: Tensor) -> Tensor:
+def perspective_weights(corners: Float[Tensor, "*n 3 4"], position: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 3"]:
     """Return the barycentrics [..., 3] of ``position`` [..., 2] in triangles [..., 3, 4], in clip space.
 
     The position is (x, y) in [-1, 1], not necessarily inside. A triangle seen edge-on gives (1, 0, 0).
@@ -487,7 +492,9 @@ class _Interpolate(torch.autograd.Function):
         return attributes_grad, None, None, barycentric_grad
 
 
-def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
+def interpolate(
+    attributes: Float[Tensor, "_ V C"], faces: Int[Tensor, "F 3"], fragments: Fragments
+) -> Float[Tensor, "B H W C"]:
     """Return attributes [B, H, W, C] at the fragments, from those of the vertices [B or 1, V, C]; 0 where nothing is.
 
     Differentiable once with respect to the attributes and, through the barycentrics, the clip-space vertices.
@@ -499,7 +506,9 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
     return interpolate_reference(attributes, faces, fragments)
 
 
-def interpolate_reference(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
+def interpolate_reference(
+    attributes: Float[Tensor, "B V C"], faces: Int[Tensor, "F 3"], fragments: Fragments
+) -> Float[Tensor, "B H W C"]:
     """Do what ``interpolate`` does in plain PyTorch, on attributes [B, V, C]."""
     image, row, column = (fragments.face >= 0).nonzero(as_tuple=True)
     corners = attributes[image[:, None], faces[fragments.face[image, row, column].long()].long()]

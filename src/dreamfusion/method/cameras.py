@@ -12,17 +12,19 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.config import CameraRange
+from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 
 @dataclass(frozen=True)
 class Rays:
     """Rays of a batch of images: ``origins`` and unit ``directions``, both [B, H, W, 3]."""
 
-    origins: Tensor
-    directions: Tensor
+    origins: Float[Tensor, "B H W 3"]
+    directions: Float[Tensor, "B H W 3"]
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,17 @@ class Cameras:
     world units say where the camera stands, for view-dependent prompts.
     """
 
-    camera_to_world: Tensor
-    focal: Tensor
-    azimuth_deg: Tensor
-    elevation_deg: Tensor
-    radius: Tensor
+    camera_to_world: Float[Tensor, "B 3 4"]
+    focal: Float[Tensor, " B"]
+    azimuth_deg: Float[Tensor, " B"]
+    elevation_deg: Float[Tensor, " B"]
+    radius: Float[Tensor, " B"]
 
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
 
     @property
-    def position(self) -> Tensor:
+    def position(self) -> Float[Tensor, "B 3"]:
         """World positions of the cameras, [B, 3]."""
         return self.camera_to_world[:, :, 3]
 
@@ -68,7 +70,9 @@ class Cameras:
         origins = self.position[:, None, None, :].expand_as(directions)
         return Rays(origins.contiguous(), directions.contiguous())
 
-    def clip(self, points: Tensor, *, aspect: float = 1.0, near: float = 0.05, far: float = 20.0) -> Tensor:
+    def clip(
+        self, points: Float[Tensor, "V 3"], *, aspect: float = 1.0, near: float = 0.05, far: float = 20.0
+    ) -> Float[Tensor, "B V 4"]:
         """Return world ``points`` [V, 3] in the clip space of pictures (see `kernels.rasterize`), [B, V, 4].
 
         ``aspect`` is the pictures' width over their height; ``near`` and ``far`` are distances along the viewing
@@ -80,7 +84,9 @@ class Cameras:
         return torch.stack([zoom * x, zoom * aspect * y, (z - near) * (far / (far - near)), z], dim=-1)
 
 
-def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
+def look_at(
+    position: Float[Tensor, "B 3"], target: Float[Tensor, "B 3"], up: Float[Tensor, "B 3"]
+) -> Float[Tensor, "B 3 4"]:
     """Return camera-to-world matrices [B, 3, 4] of cameras at ``position`` that look at ``target`` (all [B, 3])."""
     forward = torch.nn.functional.normalize(target - position, dim=-1)
     right = torch.linalg.cross(forward, up, dim=-1)
@@ -93,7 +99,9 @@ def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
     return torch.stack([right, down, forward, position], dim=-1)
 
 
-def spherical_position(radius: Tensor, azimuth_deg: Tensor, elevation_deg: Tensor) -> Tensor:
+def spherical_position(
+    radius: Float[Tensor, " B"], azimuth_deg: Float[Tensor, " B"], elevation_deg: Float[Tensor, " B"]
+) -> Float[Tensor, "B 3"]:
     """Return world positions [B, 3] for radius (world units), azimuth and elevation (degrees), each [B]."""
     azimuth, elevation = torch.deg2rad(azimuth_deg), torch.deg2rad(elevation_deg)
     direction = [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()]
@@ -130,7 +138,7 @@ def sample_cameras(count: int, camera_range: CameraRange, generator: torch.Gener
     return Cameras(look_at(position, target, up), focal, azimuth_deg, elevation_deg, radius)
 
 
-def focal_of_fov(fov_deg: Tensor) -> Tensor:
+def focal_of_fov(fov_deg: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return focal lengths in image widths for fields of view in degrees, 1 / (2 tan(fov / 2)); of any shape."""
     return 0.5 / torch.tan(torch.deg2rad(fov_deg) / 2)
 
@@ -138,9 +146,9 @@ def focal_of_fov(fov_deg: Tensor) -> Tensor:
 def orbit_cameras(
     count: int,
     *,
-    elevation_deg: float = 15.0,
-    radius: float = 2.7,
-    focal: float = 1.35,
+    elevation_deg: float = ORBIT_ELEVATION_DEG,
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
     first_azimuth_deg: float = 0.0,
 ) -> Cameras:
     """Return ``count`` cameras evenly spaced on a circle, the first at ``first_azimuth_deg``."""
@@ -149,7 +157,11 @@ def orbit_cameras(
 
 
 def fixed_cameras(
-    azimuth_deg: Tensor | float, elevation_deg: Tensor | float, *, radius: float = 2.7, focal: float = 1.35
+    azimuth_deg: Float[Tensor, ...] | float,
+    elevation_deg: Float[Tensor, ...] | float,
+    *,
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
 ) -> Cameras:
     """Return cameras at exactly these angles (degrees; broadcast against each other), looking at the origin."""
     azimuth, elevation = torch.broadcast_tensors(

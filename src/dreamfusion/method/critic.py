@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,8 +91,8 @@ class Critic:
 
     def _predict(self, z_t: Tensor, t: Tensor, embeddings: Embeddings, cameras: Cameras) -> Tensor:
         camera = cameras.camera_to_world.flatten(1).to(z_t) @ self.parameters["camera"].T
-        tokens = embeddings.tokens + camera[:, None]
-        return self.guidance.predict_noise_with_graph(z_t, t, Embeddings(tokens, embeddings.pooled))
+        told = replace(embeddings, tokens=embeddings.tokens + camera[:, None])
+        return self.guidance.predict_noise_with_graph(z_t, t, told)
 
     @contextmanager
     def _awake(self) -> Iterator[None]:
@@ -129,6 +130,11 @@ def check_adaptable(guidance: Guidance) -> None:
     if guidance.denoiser is None:
         raise DreamFusionError(
             f'loss.kind "vsd" needs a network to adapt: {type(guidance).__name__} is in closed form, or compiled.'
+        )
+    if not hasattr(guidance.denoiser, "add_adapter"):
+        raise DreamFusionError(
+            f'loss.kind "vsd" needs a network that diffusers can adapt, and a {type(guidance.denoiser).__name__} is '
+            "none: choose another loss, or another prior."
         )
     if hasattr(guidance.denoiser, "_hf_hook"):  # accelerate's, which moves the weights away before the way back
         raise DreamFusionError(

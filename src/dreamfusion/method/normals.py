@@ -1,4 +1,4 @@
-"""What is made of rendered normals: the latents of a run's first part, and measures of smoothness."""
+"""What is made of rendered normals: the latents of a run's first part."""
 
 from __future__ import annotations
 
@@ -8,30 +8,8 @@ from torch.nn.functional import interpolate
 
 from dreamfusion.config import Config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.fields.field import Field
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.method.cameras import Rays
-from dreamfusion.renderers.volume import RenderOutput
-
-
-def normal_picture(out: RenderOutput) -> Tensor:
-    """Return the rendered world-space normals coded to [0, 1], over black, [B, 3, H, W]."""
-    assert out.normal is not None, "rendered with_normals"
-    return (out.normal + out.opacity) / 2
-
-
-def surface_change(field: Field, rays: Rays, out: RenderOutput, generator: torch.Generator) -> Tensor:
-    """Return how much normals differ from those of points moved by N(0, 0.01), the mean absolute difference.
-
-    NVIDIA's NeMo compares them at all samples; here it is at the expected depth of the rays that hit, which is the
-    same for every renderer. 0 where no ray hits.
-    """
-    hit = out.opacity[:, 0].detach() > 0.5
-    points = rays.origins[hit] + out.depth[:, 0].detach()[hit][:, None] * rays.directions[hit]
-    if len(points) == 0:
-        return out.opacity.sum() * 0
-    moved = points + 0.01 * torch.randn(points.shape, generator=generator).to(points)
-    return (field.normal(points) - field.normal(moved)).abs().mean()
+from dreamfusion.renderers.output import RenderOutput
 
 
 def latent_picture(out: RenderOutput, guidance: Guidance) -> Tensor:
@@ -41,7 +19,7 @@ def latent_picture(out: RenderOutput, guidance: Guidance) -> Tensor:
     S is the side of the latents of ``guidance``, which `check_latent_phase` has let pass.
     """
     assert guidance.latent_shape is not None
-    picture = torch.cat([normal_picture(out), out.opacity], dim=1)
+    picture = torch.cat([out.normal_picture(), out.opacity], dim=1)
     return 2 * interpolate(picture, size=guidance.latent_shape[1:], mode="bilinear", align_corners=False) - 1
 
 

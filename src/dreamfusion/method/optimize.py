@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +15,22 @@ from torch import Tensor, nn
 from dreamfusion.config import Config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.method.asking import Texts, ViewPrompts
-from dreamfusion.method.cameras import Cameras, sample_cameras
-from dreamfusion.method.losses import (
-    entropy_loss,
-    ism_loss,
-    normal_difference_loss,
-    opacity_loss,
-    sample_timesteps,
-    sds_loss,
-    squared_opacity_loss,
-    vsd_loss,
+from dreamfusion.method.asking import Question
+from dreamfusion.method.cameras import sample_cameras
+from dreamfusion.method.distillation import (
+    Distilled,
+    Loss,
+    clipped,
+    distill,
+    distillation_figures,
+    loss_with_gradient,
 )
-from dreamfusion.method.normals import check_latent_phase, latent_picture, normal_picture, surface_change
-from dreamfusion.method.optimizers import learning_rate_factor
+from dreamfusion.method.losses import sample_timesteps, timestep_weight
+from dreamfusion.method.normals import check_latent_phase, latent_picture
+from dreamfusion.method.optimizers import carry_over, learning_rate_factor
 from dreamfusion.method.shading import Shading, sample_backdrops, sample_lights
 from dreamfusion.method.state import State
-from dreamfusion.renderers.volume import RenderOutput
-from dreamfusion.scenes.volume import Scene
+from dreamfusion.scenes.scene import Views
 
 EMPTY_OPACITY, FULL_OPACITY = 0.01, 0.9
 """Running means of the opacity of all views beyond which there is no object any more."""
@@ -63,26 +60,23 @@ def sample_shading(count: int, progress: float, config: Config, generator: torch
     return [pick(draw) for draw in draws]
 
 
-def regularize(out: RenderOutput, progress: float, config: Config) -> dict[str, Tensor]:
-    """Return the weighted terms that keep a scene compact, solid and outward-facing (paper A.2), a mesh smooth."""
-    loss = config.loss
-    terms = {
-        "opacity_loss": loss.opacity * opacity_loss(out.opacity),
-        "entropy_loss": loss.entropy.at(progress) * entropy_loss(out.opacity),
-        "orientation_loss": loss.orientation.at(progress) * out.orientation.mean(),
-    }
-    if loss.opacity_squared > 0:
-        terms["opacity_squared_loss"] = loss.opacity_squared * squared_opacity_loss(out.opacity)
-    if loss.normal_smooth_2d > 0:
-        terms["normal_smooth_2d_loss"] = loss.normal_smooth_2d * normal_difference_loss(normal_picture(out))
-    if out.interlevel is not None and out.distortion is not None:
-        terms["interlevel_loss"] = loss.interlevel * out.interlevel
-        terms["distortion_loss"] = loss.distortion * out.distortion
-    if out.surface is not None and config.scene.tetrahedra is not None:
-        cubes = config.scene.tetrahedra.resolution / 2  # per world unit
-        terms["normal_consistency_loss"] = loss.normal_consistency * out.surface.normal_consistency()
-        terms["laplacian_loss"] = loss.laplacian * cubes**2 * out.surface.laplacian()
-    return terms
+def draw_views(config: Config, progress: float, random: dict[str, torch.Generator]) -> Views:
+    """Draw what a step wants to see: a random camera, light, shading and backdrop for each view."""
+    scene = config.scene
+    cameras = sample_cameras(config.views, config.cameras, random["camera"])
+    lights = sample_lights(cameras, config.lights, random["light"])
+    shading = sample_shading(config.views, progress, config, random["shading"])
+    backdrop = sample_backdrops(
+        config.views,
+        random["background"],
+        scene.background_random_colors,
+        ratio=scene.background_random_ratio,
+        base=scene.background_color,
+    )
+    size = round(config.resolution.at(progress))
+    if config.shading.latent.at(progress) > 0:
+        return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True)
+    return Views(cameras, lights, shading, size, backdrop, with_normals=config.loss.normal_smooth_2d > 0)
 
 
 def set_learning_rates(state: State, config: Config) -> None:
@@ -108,47 +102,23 @@ def refuse_collapse(opacity: float, step: int) -> None:
         )
 
 
-def distill(
-    config: Config, guidance: Guidance, state: State, texts: Texts, cameras: Cameras, z: Tensor, t: Tensor
-) -> tuple[Tensor, dict[str, float]]:
-    """Return the configured loss of renderings z [B, ...] at timesteps t [B], and figures to log."""
-    g, loss = config.guidance, config.loss
-    noise = torch.randn(z.shape, generator=state.generators["noise"]).to(z)
-    positive, negative = texts.positive, texts.negative
-    options: dict[str, Any] = {
-        "guidance_scale": g.guidance_scale,
-        "rescale": g.rescale,
-        "negatives": texts.perp_neg,
-        "clip": None if loss.clip is None else loss.clip.at(state.step / config.steps),
-    }
-    if g.weighting is not None:
-        options["weighting"] = g.weighting
-    match loss.kind:
-        case "sds":
-            return sds_loss(guidance, z, positive, negative, t, noise, **options)
-        case "vsd":
-            critic = state.open_critic(config, guidance, positive.tokens.shape[-1])
-            value, info = vsd_loss(guidance, critic, z, positive, negative, cameras, t, noise, **options)
-            return value, info | {"critic_loss": critic.learn(z, positive, cameras)}
-        case "ism":
-            steps = len(guidance.alphas_cumprod)
-            options["delta_t"] = max(1, round(loss.ism_delta_t * steps))
-            options["delta_s"] = max(1, round(loss.ism_delta_s * steps))
-            return ism_loss(guidance, z, positive, negative, t, noise, **options)
-
-
 def optimize(
-    config: Config, guidance: Guidance, state: State, *, release_text_encoders: bool = False
+    config: Config,
+    guidance: Guidance,
+    state: State,
+    *,
+    loss_function: Loss | None = None,
+    release_text_encoders: bool = False,
 ) -> Iterator[Step]:
     """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
 
-    With ``release_text_encoders`` the prior's text encoders leave memory once the prompts are embedded, and it serves
-    no other prompts after this.
+    ``loss_function`` takes the place of the configured loss. With ``release_text_encoders`` the prior's text encoders
+    leave memory once the prompts are embedded, and it serves no other prompts after this.
     Raises DreamFusionError if a loss or gradient is no longer finite, or the scene collapses to empty or full.
     """
     check_latent_phase(config, guidance)
     scene, optimizer, random = state.scene, state.optimizer, state.generators
-    prompts = {prompt: ViewPrompts(guidance, config, prompt) for prompt in config.prompts.values()}
+    questions = {prompt: Question(guidance, config, prompt) for prompt in config.prompts.values()}
     if release_text_encoders:
         guidance.release_text_encoders()
 
@@ -158,42 +128,29 @@ def optimize(
         scene.prepare(state.step, progress, random["occupancy"])
 
         # 1. A random camera and light for each view.
-        cameras = sample_cameras(config.views, config.cameras, random["camera"])
-        lights = sample_lights(cameras, config.lights, random["light"])
-        shading = sample_shading(config.views, progress, config, random["shading"])
-        backdrop = sample_backdrops(
-            config.views,
-            random["background"],
-            config.scene.background_random_colors,
-            ratio=config.scene.background_random_ratio,
-            base=config.scene.background_color,
-        )
+        views = draw_views(config, progress, random)
 
         # 2. Render.
-        size = round(config.resolution.at(progress))
-        in_latents = config.shading.latent.at(progress) > 0
-        out = scene.render(
-            cameras,
-            lights,
-            ["albedo"] * config.views if in_latents else shading,
-            size,
-            generator=random["jitter"],
-            random_backdrop=backdrop,
-            with_normals=in_latents or config.loss.normal_smooth_2d > 0,
-        )
+        out = scene.render(views, random["jitter"])
 
-        # 3. Ask the prior which way the renderings should change.
-        t_min, t_max = config.guidance.t_min.at(progress), config.guidance.t_max.at(progress)
+        # 3. Ask the prior which way the renderings should change: g = w(t) (eps_hat - eps), paper equation 3.
+        g = config.guidance
+        t_min, t_max = g.t_min.at(progress), g.t_max.at(progress)
         t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+        t = t.to(guidance.device)
+        in_latents = config.shading.latent.at(progress) > 0
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
-        texts = prompts[config.prompt_at(state.step)](cameras)
-        distillation, info = distill(config, guidance, state, texts, cameras, z, t)
+        noise = torch.randn(z.shape, generator=random["noise"]).to(z)
+        asked = questions[config.prompt_at(state.step)].about(views.cameras)
+        own = loss_function
+        said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
+        w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)
+        limit = config.loss.clip and config.loss.clip.at(progress)
+        gradient = clipped(w * said.difference, limit)
+        distillation = loss_with_gradient(z, gradient)
 
         # 4. Regularise and step.
-        terms = regularize(out, progress, config)
-        if config.loss.normal_smooth_3d > 0 and isinstance(scene, Scene):  # a mesh has normal_consistency
-            change = surface_change(scene.field, cameras.to(scene.device).rays(size, size), out, random["jitter"])
-            terms["normal_smooth_3d_loss"] = config.loss.normal_smooth_3d * change
+        terms = scene.regularize(out, views, config.loss, progress, random["jitter"])
         loss = config.loss.distillation * distillation + sum(terms.values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -205,11 +162,13 @@ def optimize(
             )
         optimizer.step()
         state.step += 1
+        carry_over(optimizer, scene.adapt(state.step, progress, random["occupancy"]))
 
         opacity = out.opacity.mean().item()
         state.opacity += 0.05 * (opacity - state.opacity)
         if config.collapse_check.at(progress) > 0:
             refuse_collapse(state.opacity, state.step)
-        metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max, **info}
+        metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max}
+        metrics |= distillation_figures(said.difference, gradient) | said.figures
         metrics |= {name: value.item() for name, value in terms.items()}
         yield Step(state.step, metrics, out.rgb.detach())

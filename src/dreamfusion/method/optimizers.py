@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dreamfusion.config import OptimizerName, Schedule
+from dreamfusion.scenes.resized import Resized
 
 BETAS: dict[OptimizerName, tuple[float, ...]] = {"adam": (0.9, 0.99), "adan": (0.98, 0.92, 0.99), "shampoo": (0.9, 0.9)}
 EPS: dict[OptimizerName, float] = {"adam": 1e-15, "adan": 1e-8, "shampoo": 1e-6}
@@ -102,6 +104,30 @@ def build_shampoo(
         graft_type=LayerWiseGrafting.SQRTN,
         matrix_eps=eps,
     )
+
+
+def carry_over(optimizer: torch.optim.Optimizer, resized: Sequence[Resized]) -> None:
+    """Put parameters of another number of rows in the place of those that were, with what is gathered of each row.
+
+    New rows begin with zeros. Of state that is not kept row by row, such as Shampoo's preconditioners, nothing is left.
+    """
+    for change in resized:
+        for group in optimizer.param_groups:
+            group["params"] = [change.after if p is change.before else p for p in group["params"]]
+        state = optimizer.state.pop(change.before, {})
+        if all(isinstance(value, Tensor) for value in state.values()):
+            optimizer.state[change.after] = {
+                name: _taken(value, change.rows) if value.shape == change.before.shape else value
+                for name, value in state.items()
+            }
+
+
+def _taken(values: Tensor, rows: Tensor) -> Tensor:
+    """Return the ``rows`` [N] of ``values``, zeros for -1."""
+    taken = values.new_zeros(len(rows), *values.shape[1:])
+    old = rows >= 0
+    taken[old] = values[rows[old]]
+    return taken
 
 
 def learning_rate_factor(step: int, steps: int, warmup: Schedule, decay: Schedule) -> float:

@@ -7,6 +7,7 @@ that was rendered: the prompt gets ", front view" and so on appended, chosen by 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.config import ViewMode, ViewTexts
@@ -33,8 +34,11 @@ def view_prompts(prompt: str, texts: ViewTexts = _DEFAULT_TEXTS) -> list[str]:
 
 
 def view_weights(
-    azimuth_deg: Tensor, elevation_deg: Tensor, mode: ViewMode = "nearest", texts: ViewTexts = _DEFAULT_TEXTS
-) -> Tensor:
+    azimuth_deg: Float[Tensor, " B"],
+    elevation_deg: Float[Tensor, " B"],
+    mode: ViewMode = "nearest",
+    texts: ViewTexts = _DEFAULT_TEXTS,
+) -> Float[Tensor, "B 4"]:
     """Return how much each of `VIEWS` counts for each camera, [B, 4]; rows sum to 1.
 
     ``azimuth_deg`` and ``elevation_deg`` are [B] in degrees; azimuths may be outside [-180, 180]. The text embedding
@@ -49,7 +53,9 @@ def view_weights(
     return torch.cat([around * (1 - overhead), overhead], dim=-1)
 
 
-def perp_neg_weights(azimuth_deg: Tensor, elevation_deg: Tensor, texts: ViewTexts = _DEFAULT_TEXTS) -> Tensor:
+def perp_neg_weights(
+    azimuth_deg: Float[Tensor, " B"], elevation_deg: Float[Tensor, " B"], texts: ViewTexts = _DEFAULT_TEXTS
+) -> Float[Tensor, "B 2"]:
     """Return how strongly each camera is pushed away from the front and from the side view, [B, 2], at most about 0.
 
     Perp-Neg (arXiv 2304.04968) takes weights -(a exp(-b r) + c) that vanish where the negative view is

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.config import Backdrops, LightRange, Material, Shading
@@ -27,10 +28,10 @@ class Lights:
     ``environment`` [9, 3] is light from all around on all images (see `dreamfusion.pictures.environment`).
     """
 
-    position: Tensor
-    diffuse: Tensor
-    ambient: Tensor
-    environment: Tensor | None = None
+    position: Float[Tensor, "B 3"]
+    diffuse: Float[Tensor, " B"] | Float[Tensor, "B 3"]
+    ambient: Float[Tensor, " B"] | Float[Tensor, "B 3"]
+    environment: Float[Tensor, "9 3"] | None = None
 
     def to(self, device: torch.device | str) -> Lights:
         """Return the same lights on another device."""
@@ -66,7 +67,7 @@ def sample_backdrops(
     *,
     ratio: float = 1.0,
     base: Sequence[float] = (1.0, 1.0, 1.0),
-) -> Tensor:
+) -> Float[Tensor, "{count} 3"]:
     """Draw a plain colour behind each view, [count, 3]: dark or light greys with a faint tint, or any colour.
 
     A backdrop that changes keeps paint out of the background. Any colour would do for that, but then a small prior has
@@ -96,14 +97,14 @@ def headlights(cameras: Cameras, *, ambient: float = 0.3, side_deg: float = 30.0
 
 
 def shade(
-    albedo: Tensor,
-    normal: Tensor,
-    point: Tensor,
-    light_position: Tensor,
-    diffuse: Tensor,
-    ambient: Tensor,
-    highlight: Tensor | None = None,
-) -> Tensor:
+    albedo: Float[Tensor, "*#n 3"],
+    normal: Float[Tensor, "*#n 3"],
+    point: Float[Tensor, "*#n 3"],
+    light_position: Float[Tensor, "*#n 3"],
+    diffuse: Float[Tensor, "*#n #3"],
+    ambient: Float[Tensor, "*#n #3"],
+    highlight: Float[Tensor, "*#n 1"] | None = None,
+) -> Float[Tensor, "... 3"]:
     """Return Lambertian colour: albedo * (diffuse * max(0, n . l) + ambient), l the unit vector to the light.
 
     Paper equation 4. ``albedo``, ``normal`` (unit), ``point`` and ``light_position`` are [..., 3];
@@ -117,8 +118,12 @@ def shade(
 
 
 def phong_highlight(
-    normal: Tensor, point: Tensor, light_position: Tensor, direction: Tensor, material: Material
-) -> Tensor:
+    normal: Float[Tensor, "*#n 3"],
+    point: Float[Tensor, "*#n 3"],
+    light_position: Float[Tensor, "*#n 3"],
+    direction: Float[Tensor, "*#n 3"],
+    material: Material,
+) -> Float[Tensor, "... 1"]:
     """Return the weight of the specular reflection (Phong 1975): k max(0, r . v)^s where the light is in front, else 0.
 
     r = 2 (n . l) n - l is the light's direction l mirrored at the normal n, v the direction to the camera; k is
@@ -133,15 +138,15 @@ def phong_highlight(
 
 
 def shade_images(
-    albedo: Tensor,
-    normal: Tensor,
-    point: Tensor,
-    direction: Tensor,
-    image: Tensor,
+    albedo: Float[Tensor, "N 3"],
+    normal: Float[Tensor, "N 3"],
+    point: Float[Tensor, "N 3"],
+    direction: Float[Tensor, "N 3"],
+    image: Int[Tensor, " N"],
     lights: Lights,
     shading: Sequence[Shading],
     material: Material,
-) -> Tensor:
+) -> Float[Tensor, "N 3"]:
     """Return the colours [N, 3] of points of several images, each shaded as its image is.
 
     ``albedo``, ``normal``, ``point`` and ``direction`` (of the camera's ray) are [N, 3], ``image`` [N] says which of
@@ -165,7 +170,7 @@ def shade_images(
     return shade(color, normal, point, position, diffuse, ambient, highlight)
 
 
-def harmonics(direction: Tensor) -> Tensor:
+def harmonics(direction: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 9"]:
     """Return the nine real spherical harmonics [..., 9] up to degree 2 at unit directions [..., 3]."""
     x, y, z = direction.unbind(-1)
     constant = torch.full_like(x, 0.5 * math.sqrt(1 / math.pi))
@@ -178,7 +183,9 @@ def harmonics(direction: Tensor) -> Tensor:
     )
 
 
-def environment_light(coefficients: Tensor, normal: Tensor) -> Tensor:
+def environment_light(
+    coefficients: Float[Tensor, "9 3"], normal: Float[Tensor, "*shape 3"]
+) -> Float[Tensor, "*shape 3"]:
     """Return what an environment multiplies display-referred colours by, [..., 3], for unit normals [..., 3].
 
     ``coefficients`` [9, 3] are those of `dreamfusion.pictures.environment.irradiance_coefficients`.

@@ -14,8 +14,9 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.io.checkpoints import Checkpoint, generator_states, pack, restore_generators, unpack
 from dreamfusion.method.critic import Critic
-from dreamfusion.method.optimizers import build_optimizer
-from dreamfusion.scenes.mesh import AnyScene, build_scene
+from dreamfusion.method.optimizers import build_optimizer, carry_over
+from dreamfusion.scenes.build import build_scene
+from dreamfusion.scenes.scene import Scene
 
 PURPOSES = ("camera", "light", "shading", "background", "jitter", "timestep", "noise", "occupancy")
 """One random generator each, so that a change to one draw does not change the others."""
@@ -25,7 +26,7 @@ PURPOSES = ("camera", "light", "shading", "background", "jitter", "timestep", "n
 class State:
     """All that changes during a run; saved and restored as a whole, so that resuming is bit-equal."""
 
-    scene: AnyScene
+    scene: Scene
     optimizer: torch.optim.Optimizer
     generators: dict[str, torch.Generator]
     step: int = 0
@@ -34,9 +35,12 @@ class State:
     saved_critic: dict[str, Any] | None = None  # what a checkpoint holds of it until then
 
     @staticmethod
-    def fresh(config: Config, device: torch.device) -> State:
-        """Return the state before the first step; everything random follows from ``config.seed``."""
-        scene = build_scene(config.scene, config.seed).to(device)
+    def fresh(config: Config, device: torch.device, scene: Scene | None = None) -> State:
+        """Return the state before the first step; everything random follows from ``config.seed``.
+
+        ``scene`` takes the place of the configured one.
+        """
+        scene = (scene or build_scene(config.scene, config.seed)).to(device)
         generators = {
             purpose: torch.Generator().manual_seed(config.seed * len(PURPOSES) + index)
             for index, purpose in enumerate(PURPOSES)
@@ -67,6 +71,7 @@ class State:
         """Continue from a checkpoint; DreamFusionError if it belongs to another architecture."""
         tree = unpack(checkpoint.state, checkpoint.tensors)
         try:
+            carry_over(self.optimizer, self.scene.shape_like(tree["scene"]))
             self.scene.load_state_dict(tree["scene"])
             self.optimizer.load_state_dict(tree["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:

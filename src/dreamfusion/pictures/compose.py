@@ -28,6 +28,7 @@ from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.files import prepare_output_dir, write_atomically
 from dreamfusion.method.cameras import Cameras, look_at, spherical_position
+from dreamfusion.pictures.compare import mesh_of
 from dreamfusion.pictures.environment import load_environment
 
 GROUND_COLOR = (0.86, 0.86, 0.87)
@@ -98,7 +99,7 @@ def compose(
     if not placements:
         raise DreamFusionError("Nothing to compose: name at least one run.")
     environment = load_environment(light.environment) if light.environment else None
-    files = [read_glb(_mesh_of(p.source)) for p in placements]
+    files = [read_glb(mesh_of(p.source)) for p in placements]
     meshes = [triangles(file) for file in files]
     matrices = _stand(placements, meshes)
     scene = Triangles.joined([mesh.moved(matrix) for mesh, matrix in zip(meshes, matrices, strict=True)])
@@ -113,17 +114,6 @@ def compose(
         temporary.write_bytes(merged)
     save_viewer(folder / "scene.glb", folder / "viewer.html", "Scene")
     return picture
-
-
-def _mesh_of(source: Path) -> Path:
-    """Return the GLB of a run's folder, or the file itself if one is named."""
-    if source.is_dir():
-        if not (source / "mesh.glb").is_file():
-            raise DreamFusionError(f"{source} has no mesh.glb: finish the run, or write it with dreamfusion export.")
-        return source / "mesh.glb"
-    if not source.is_file():
-        raise DreamFusionError(f"There is no run {source}: name the folder that generate printed, or a .glb file.")
-    return source
 
 
 def _stand(placements: Sequence[Placement], meshes: Sequence[Triangles]) -> list[NDArray[np.float64]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -21,15 +22,19 @@ from dreamfusion.assets.gltf import to_linear
 from dreamfusion.assets.video import find_ffmpeg
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.method.shading import harmonics
+from dreamfusion.pictures.skies import SKIES, directions, made_sky
 
 _HIGH_RANGE = (".hdr", ".exr")
 
 
 def load_environment(path: Path | str) -> Tensor:
-    """Return the linear light [H, W, 3] of an .hdr or .exr file, or of an ordinary (sRGB) picture.
+    """Return the linear light [H, W, 3] of an .hdr or .exr file, of an ordinary (sRGB) picture, or one that ships.
 
+    Those are called as in `dreamfusion.pictures.skies`: studio, sunset or overcast.
     Raises DreamFusionError if it cannot be read.
     """
+    if str(path) in SKIES:
+        return made_sky(str(path))
     path = Path(path)
     if path.suffix.lower() in _HIGH_RANGE:
         return torch.from_numpy(_decode(path))
@@ -65,15 +70,7 @@ def _decode(path: Path) -> np.ndarray:
     return np.nan_to_num(pixels.astype(np.float32)).clip(0.0, 1e6)
 
 
-def directions(height: int, width: int) -> Tensor:
-    """Return the unit vectors [H, W, 3] towards the pixels of an equirectangular picture."""
-    azimuth = math.pi - (torch.arange(width) + 0.5) * (2 * math.pi / width)
-    polar = (torch.arange(height) + 0.5) * (math.pi / height)
-    across = polar.sin()[:, None]
-    return torch.stack([across * azimuth.cos(), across * azimuth.sin(), polar.cos()[:, None].expand(-1, width)], dim=-1)
-
-
-def look_up(environment: Tensor, toward: Tensor) -> Tensor:
+def look_up(environment: Float[Tensor, "H W 3"], toward: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
     """Return the light [..., 3] that comes from unit directions [..., 3], interpolated between pixels."""
     height, width, _ = environment.shape
     column = (0.5 - torch.atan2(toward[..., 1], toward[..., 0]) / (2 * math.pi)) * width
@@ -85,7 +82,7 @@ def look_up(environment: Tensor, toward: Tensor) -> Tensor:
     return found[0, :, 0].T.reshape(toward.shape)
 
 
-def irradiance_coefficients(environment: Tensor) -> Tensor:
+def irradiance_coefficients(environment: Float[Tensor, "H W 3"]) -> Float[Tensor, "9 3"]:
     """Return [9, 3]: times `harmonics` of a normal, the linear light that a white diffuse surface sends back.
 
     That is the environment convolved with the clamped cosine, over pi (equations 7 to 9 of the paper).

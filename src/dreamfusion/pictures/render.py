@@ -21,7 +21,8 @@ from dreamfusion.method.cameras import Cameras, fixed_cameras, spherical_positio
 from dreamfusion.method.shading import GAMMA, Lights, Shading, headlights
 from dreamfusion.pictures.environment import irradiance_coefficients, load_environment, load_picture, look_up
 from dreamfusion.runs.results import FPS, open_run
-from dreamfusion.scenes.mesh import AnyScene
+from dreamfusion.scenes.scene import Scene
+from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 FILMS = (".mp4", ".webm", ".gif")
 PictureShading = Literal["albedo", "lambertian", "textureless", "normal"]
@@ -64,9 +65,9 @@ def render_run(
     output: Path | None = None,
     shading: PictureShading = "lambertian",
     azimuths_deg: Sequence[float] = (30.0,),
-    elevations_deg: Sequence[float] = (15.0,),
-    radius: float = 2.7,
-    focal: float = 1.35,
+    elevations_deg: Sequence[float] = (ORBIT_ELEVATION_DEG,),
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
     size: Sequence[int] = (512,),
     light: Light | None = None,
     background: str = "#cccfd6",
@@ -176,11 +177,11 @@ def _lights(light: Light, cameras: Cameras, environment: Tensor | None) -> Light
     )
 
 
-Background = Callable[[Cameras], Tensor]
+Surroundings = Callable[[Cameras], Tensor]
 """What one camera sees behind the object, [3, H, W]."""
 
 
-def _background(text: str, environment: Tensor | None, size: tuple[int, int]) -> Background | None:
+def _background(text: str, environment: Tensor | None, size: tuple[int, int]) -> Surroundings | None:
     """Return what ``text`` names, None if nothing; a picture is cut to ``size`` around its middle."""
     width, height = size
     if text == "transparent":
@@ -207,12 +208,12 @@ def _seen(environment: Tensor, toward: Tensor) -> Tensor:
 
 
 def _frames(
-    scene: AnyScene,
+    scene: Scene,
     cameras: Cameras,
     lights: Lights,
     shading: PictureShading,
     size: tuple[int, int],
-    behind: Background | None,
+    behind: Surroundings | None,
 ) -> Iterator[Tensor]:
     """Render one frame after the other: [3, H, W], or [4, H, W] without a background."""
     normals = shading == "normal"

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dreamfusion.config import Rasterizer
+from dreamfusion.fields.background import Background
 from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.kernels.antialias import antialias
 from dreamfusion.kernels.rasterize import interpolate, rasterize
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.shading import Lights, Material, Shading, shade_images
 from dreamfusion.renderers import nvdiffrast
-from dreamfusion.renderers.volume import Background, RenderOutput
+from dreamfusion.renderers.output import RenderOutput
+
+
+@dataclass(frozen=True)
+class SurfaceOutput(RenderOutput):
+    """Images of a mesh, and the ``surface`` that they show."""
+
+    surface: Surface
 
 
 def render_surface(
@@ -28,13 +37,13 @@ def render_surface(
     size: tuple[int, int],
     *,
     material: Material | None = None,
-    background_color: Tensor | None = None,
+    backdrop: Tensor | None = None,
     rasterizer: Rasterizer = "warp",
-) -> RenderOutput:
+) -> SurfaceOutput:
     """Render B images of (width, height) pixels of a surface, differentiable in vertices, albedo and background.
 
     ``albedo`` maps points [N, 3] to colours [N, 3]; normals are those of the vertices, interpolated. One light and one
-    ``shading`` per image; ``background_color`` [B, 3] replaces the background. Depth is the distance from the camera.
+    ``shading`` per image; ``backdrop`` [B, 3] replaces the background. Depth is the distance from the camera.
     Colours move with the vertices through normals, lights and silhouettes, not through ``albedo``, as far as that has
     no gradient for its points. Raises DreamFusionError if ``rasterizer`` is not there or needs another device.
     """
@@ -53,21 +62,20 @@ def render_surface(
     rays = points - cameras.position[image]
     distance = rays.norm(dim=-1, keepdim=True)
     lit = shade_images(albedo(points), normals, points, rays / distance, image, lights, shading, material or Material())
-    if background_color is None:
+    if backdrop is None:
         behind = background(cameras.rays(height, width).directions)
     else:
-        behind = background_color[:, None, None].expand(batch, height, width, 3)
+        behind = backdrop[:, None, None].expand(batch, height, width, 3)
     front = torch.zeros(batch, height, width, 4, device=device).masked_scatter(
         covered[..., None], torch.cat([normals, distance], dim=1)
     )
     sharp = torch.cat([behind.masked_scatter(covered[..., None], lit), covered[..., None].float(), front], dim=-1)
     smooth = smoothen(sharp, clip, surface.faces, fragments).permute(0, 3, 1, 2)
-    return RenderOutput(
+    return SurfaceOutput(
         rgb=smooth[:, :3],
         opacity=smooth[:, 3:4],
         depth=front[..., 3:].permute(0, 3, 1, 2),
         normal=smooth[:, 4:7],
-        orientation=torch.zeros(batch, device=device),
         samples=len(points),
         surface=surface,
     )

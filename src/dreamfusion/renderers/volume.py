@@ -7,7 +7,7 @@ which is cheap; then, with gradient, normals and shading, only the few samples t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Literal
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields.background import Background
 from dreamfusion.fields.field import Field
-from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.kernels.compositing import ray_sum, ray_weights
 from dreamfusion.kernels.marching import PackedSamples, march_rays
 from dreamfusion.method.cameras import Rays
 from dreamfusion.method.shading import Lights, Material, Shading, shade_images
 from dreamfusion.renderers.nerfacc import nerfacc_march_rays
 from dreamfusion.renderers.occupancy import OccupancyGrid
+from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.renderers.proposal import ProposalNetwork, Proposed
 
 
@@ -53,30 +54,17 @@ class RenderSettings:
 
 
 @dataclass(frozen=True)
-class RenderOutput:
-    """Images of a batch, all [B, C, H, W], and what training needs besides.
+class VolumeOutput(RenderOutput):
+    """Images of a volume, and what its regularisers weigh.
 
-    ``rgb``; ``opacity`` in [0, 1]; ``depth``: expected distance along the ray in world units given that it hits, 0
-    where it meets nothing; ``normal``: weighted sum of the world-space normals, not normalised, or None;
     ``orientation`` [B]: the paper's orientation loss per image, mean over rays of sum sg(w_i) max(0, n_i . v)^2,
-    0 for images without normals; ``samples``: how many samples were evaluated with gradient. With proposal sampling
-    also its two losses, ``interlevel`` and ``distortion``, means over the rays. ``surface``: the mesh that was
-    rendered, if it is one.
+    0 for images without normals. With proposal sampling also its two losses, ``interlevel`` and ``distortion``, means
+    over the rays.
     """
 
-    rgb: Tensor
-    opacity: Tensor
-    depth: Tensor
-    normal: Tensor | None
     orientation: Tensor
-    samples: int
     interlevel: Tensor | None = None
     distortion: Tensor | None = None
-    surface: Surface | None = None
-
-
-Background = Callable[[Tensor], Tensor]
-"""Anything that maps unit directions [..., 3] to colours [..., 3]."""
 
 
 def render(
@@ -89,14 +77,14 @@ def render(
     settings: RenderSettings,
     *,
     generator: torch.Generator | None = None,
-    background_color: Tensor | None = None,
+    backdrop: Tensor | None = None,
     with_normals: bool = False,
     proposal: ProposalNetwork | None = None,
-) -> RenderOutput:
+) -> VolumeOutput:
     """Render a batch of images of ``field``, differentiable in the parameters of field and background.
 
     ``rays`` [B, H, W, 3]; one light and one ``shading`` per image. ``generator`` (a CPU one) jitters the samples
-    along each ray; without it they are centred. ``background_color`` [B, 3] replaces the background. Normals cost
+    along each ray; without it they are centred. ``backdrop`` [B, 3] replaces the background. Normals cost
     several evaluations per sample, so images with "albedo" shading do without unless ``with_normals`` is set. With
     ``proposal``, samples lie where that network expects matter, and ``occupancy`` is not used.
     """
@@ -105,7 +93,7 @@ def render(
         raise DreamFusionError(f"Rendering {batch} images takes {batch} lights and {batch} shadings, one per image.")
     needs_normals = torch.tensor([with_normals or s != "albedo" for s in shading], device=rays.origins.device)
     surface = _find_surface(field, occupancy, rays, settings, generator, needs_normals, proposal)
-    return _show(surface, rays, background, lights, shading, settings.material, background_color, with_normals)
+    return _show(surface, rays, background, lights, shading, settings.material, backdrop, with_normals)
 
 
 @dataclass(frozen=True)
@@ -158,9 +146,9 @@ def _show(
     lights: Lights,
     shading: Sequence[Shading],
     material: Material,
-    background_color: Tensor | None,
+    backdrop: Tensor | None,
     with_normals: bool,
-) -> RenderOutput:
+) -> VolumeOutput:
     """Light what the rays meet and composite it over the background."""
     batch, height, width, _ = rays.origins.shape
     samples, weights, normal, normal_at = surface.samples, surface.weights, surface.normal, surface.normal_at
@@ -176,15 +164,12 @@ def _show(
     sums = sums.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     opacity = sums[:, 4:5]
-    if background_color is None:
-        behind = background(rays.directions).permute(0, 3, 1, 2)
-    else:
-        behind = background_color[:, :, None, None]
+    behind = background(rays.directions).permute(0, 3, 1, 2) if backdrop is None else backdrop[:, :, None, None]
     facing = (normal * directions).sum(dim=-1).clamp(min=0).square()
     turned_away = torch.zeros(batch, device=weights.device).index_add(
         0, surface.image[normal_at], weights.detach()[normal_at] * facing
     )
-    return RenderOutput(
+    return VolumeOutput(
         rgb=sums[:, :3] + (1 - opacity) * behind,
         opacity=opacity,
         depth=sums[:, 3:4] / opacity.clamp(min=1e-6),
@@ -244,11 +229,11 @@ def render_pictures(
     shadings: Sequence[Shading],
     settings: RenderSettings,
     *,
-    background_color: Tensor | None = None,
+    backdrop: Tensor | None = None,
     with_normals: bool = False,
     proposal: ProposalNetwork | None = None,
     rays_per_call: int = 2**14,
-) -> list[RenderOutput]:
+) -> list[VolumeOutput]:
     """Render finished pictures of any size in each of ``shadings``: as ``render`` does, but without jitter or gradient.
 
     All shadings show the same samples of the field, which cost far more than the light. Some rows are rendered at a
@@ -258,21 +243,21 @@ def render_pictures(
     rows = max(1, rays_per_call // (batch * width))
     lit = with_normals or any(shading != "albedo" for shading in shadings)
     needs_normals = torch.full((batch,), lit, device=rays.origins.device)
-    strips: list[list[RenderOutput]] = [[] for _ in shadings]
+    strips: list[list[VolumeOutput]] = [[] for _ in shadings]
     for top in range(0, height, rows):
         strip = Rays(rays.origins[:, top : top + rows], rays.directions[:, top : top + rows])
         surface = _find_surface(field, occupancy, strip, settings, None, needs_normals, proposal)
         for parts, shading in zip(strips, shadings, strict=True):
             modes, material = [shading] * batch, settings.material
-            parts.append(_show(surface, strip, background, lights, modes, material, background_color, with_normals))
+            parts.append(_show(surface, strip, background, lights, modes, material, backdrop, with_normals))
     return [_stacked(parts) for parts in strips]
 
 
-def _stacked(strips: Sequence[RenderOutput]) -> RenderOutput:
+def _stacked(strips: Sequence[VolumeOutput]) -> VolumeOutput:
     """Return the images of which these are the strips, from top to bottom."""
     normals = [strip.normal for strip in strips if strip.normal is not None]
     by_rows = torch.stack([strip.orientation * strip.rgb.shape[2] for strip in strips])
-    return RenderOutput(
+    return VolumeOutput(
         rgb=torch.cat([strip.rgb for strip in strips], dim=2),
         opacity=torch.cat([strip.opacity for strip in strips], dim=2),
         depth=torch.cat([strip.depth for strip in strips], dim=2),

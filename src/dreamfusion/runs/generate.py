@@ -9,27 +9,27 @@ from typing import Any
 
 import torch
 
-from dreamfusion.assets.images import save_png
 from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
 from dreamfusion.config.presets import Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.loading import STABLE_DIFFUSION, is_out_of_memory
-from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.guidance.prepare import set_precision
+from dreamfusion.guidance.names import model_named
+from dreamfusion.guidance.reading.prepare import set_precision
+from dreamfusion.guidance.reading.problems import is_out_of_memory
 from dreamfusion.io.checkpoints import save_checkpoint
 from dreamfusion.io.files import explain, prepare_output_dir, slugify, write_text
 from dreamfusion.method.critic import check_adaptable
+from dreamfusion.method.distillation import Loss
 from dreamfusion.method.normals import check_latent_phase
 from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
-from dreamfusion.nemo import fit_device, fit_prior, read_stage
+from dreamfusion.nemo import read_stage
 from dreamfusion.runs.control import Requests
-from dreamfusion.runs.results import Result, open_state, preview, save_validation, write_assets
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.runs.fitting import fit_device, fit_prior
+from dreamfusion.runs.results import Result, open_state, save_preview, save_validation, write_assets
 
 RUNS = Path("runs")
 _RESUMABLE_CHANGES = {"steps", "device"}
@@ -44,6 +44,7 @@ def generate(
     output: Path | str | None = None,
     resume: Path | str | None = None,
     guidance_model: Guidance | None = None,
+    loss_function: Loss | None = None,
     assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -56,7 +57,8 @@ def generate(
     ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as ``steps=300`` or
     ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
     run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
-    the configured one is. Without ``assets``, contact sheet, turntable and mesh are left out.
+    the configured one is. ``loss_function`` takes the place of the configured loss. Without ``assets``, contact sheet,
+    turntable and mesh are left out.
     ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
     what is done differently from NeMo's configuration, and with advice on presets.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
@@ -93,7 +95,17 @@ def generate(
         state = State.fresh(config, device)
         folder = new_folder(RUNS / slugify(config.prompt), output)
     own = guidance_model is None
-    return carry_out(config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step)
+    return carry_out(
+        config,
+        guidance,
+        state,
+        folder,
+        own_prior=own,
+        loss_function=loss_function,
+        assets=assets,
+        on_start=on_start,
+        on_step=on_step,
+    )
 
 
 def carry_out(
@@ -103,6 +115,7 @@ def carry_out(
     folder: Path,
     *,
     own_prior: bool,
+    loss_function: Loss | None = None,
     assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -117,7 +130,7 @@ def carry_out(
         on_start(folder, config, state.step)
     with Requests(folder) as requests:
         while True:
-            steps = optimize(config, guidance, state, release_text_encoders=own_prior)
+            steps = optimize(config, guidance, state, loss_function=loss_function, release_text_encoders=own_prior)
             prompt = _save_on_the_way(config, steps, state, folder, requests, on_step)
             if prompt is None:
                 break
@@ -135,15 +148,8 @@ def carry_out(
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:
     """Load the configured prior; DreamFusionError if it cannot be loaded or does not know the prompt's words."""
-    match config.guidance.kind:
-        case "toybox":
-            model: Path | str = EMBEDDED_PRIOR
-        case "sd":
-            model = config.guidance.model or STABLE_DIFFUSION
-        case "diffusers":
-            model = str(config.guidance.model)
     guidance = open_prior(
-        model,
+        model_named(config.guidance.kind, config.guidance.model),
         device=device,
         dtype=set_precision(config.guidance.precision, device),
         image_size=config.guidance.image_size,
@@ -157,9 +163,9 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
 def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[str], None]) -> None:
     """Tell of the presets for large models where one that was tuned to the embedded prior is left as it is."""
     tuned = build_config(preset, {"prompt": config.prompt}).guidance.guidance_scale
-    embedded_kind = isinstance(guidance, PixelGuidance) and guidance.knows_cameras  # trained as the embedded one is
-    if config.guidance.guidance_scale == tuned and not embedded_kind:
-        better = "threestudio-if" if isinstance(guidance, PixelGuidance) else "threestudio-sd"
+    # A prior that knows cameras was trained as the embedded one is.
+    if config.guidance.guidance_scale == tuned and not guidance.knows_cameras:
+        better = "threestudio-if" if guidance.latent_shape is None else "threestudio-sd"
         tell(f"the preset {preset} is tuned to the embedded prior; --preset {better} has settings for such a model")
 
 
@@ -172,9 +178,8 @@ def check_suits(guidance: Guidance, config: Config) -> None:
 
 def _check_words(guidance: Guidance, config: Config) -> None:
     """Raise DreamFusionError if the prior does not know a word of any prompt."""
-    if isinstance(guidance, PixelGuidance):
-        for prompt in [*config.prompts.values(), config.guidance.negative_prompt]:
-            guidance.check_vocabulary(prompt)
+    for prompt in [*config.prompts.values(), config.guidance.negative_prompt]:
+        guidance.check_vocabulary(prompt)
 
 
 def _change_prompt(
@@ -227,7 +232,7 @@ def _save_on_the_way(
                 if step.number % config.checkpoint_every == 0 or step.number == config.steps:
                     save()
                 if step.number % config.preview_every == 0:
-                    save_png(preview(state.scene), folder / "preview.png")
+                    save_preview(state.scene, step.number, folder)
                 every = config.pictures.val_every
                 if every is not None and step.number % every == 0:
                     save_validation(state.scene, config.pictures, step.number, folder)

@@ -22,18 +22,20 @@ from dreamfusion.io.files import slugify
 from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
-from dreamfusion.nemo import fit_device, read_stage, stock_values
+from dreamfusion.nemo import read_stage, stock_values
+from dreamfusion.runs.fitting import fit_device
 from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder
 from dreamfusion.runs.results import Result, open_run
 from dreamfusion.scenes.mesh import MeshScene
+from dreamfusion.standard import MESH_RESOLUTION
 
 GPU_RESOLUTION = 512
 """Side of the rendered views on a GPU, in pixels; on a CPU the preset's."""
 
-MESH_RESOLUTION = 128
-"""Samples per side at which the surface of a NeRF is found."""
+_OF_A_MESH = {"scene": {"kind": "mesh"}}
 
 COMMON: dict[str, Any] = {
+    **_OF_A_MESH,
     "shading": {"albedo_probability": {"from": 0.0}, "latent": 0},
     "loss": {
         "opacity": 0.0,
@@ -91,9 +93,9 @@ def _sizes(steps: int, resolution: int, tetrahedra: int) -> dict[str, Any]:
 
 
 REFINE_PRESETS: dict[str, dict[str, Any]] = {
-    "quick": COMMON | _sizes(60, 96, 32),
-    "default": COMMON | _sizes(150, 128, 48),
-    "high": COMMON | _sizes(1000, 256, 64),
+    "quick": merged(COMMON, _sizes(60, 96, 32)),
+    "default": merged(COMMON, _sizes(150, 128, 48)),
+    "high": merged(COMMON, _sizes(1000, 256, 64)),
 }
 """What each preset of our own changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
 
@@ -131,10 +133,11 @@ def refine(
     device = pick_device(config.device)
     if nemo_config is not None or preset == "nemo-dmtet":
         config = fit_device(config, device, tell)
-    state = State.fresh(config, device)
-    if not isinstance(state.scene, MeshScene):
-        raise DreamFusionError("A refinement is of a mesh: leave scene.tetrahedra to it.")
-    state.scene.start_from(shape, colors)
+    if config.scene.kind != "mesh":
+        raise DreamFusionError("A refinement is of a mesh: leave scene.kind to it.")
+    scene = MeshScene(config.scene, config.seed).to(device)
+    scene.start_from(shape, colors)
+    state = State.fresh(config, device, scene)
     guidance = guidance_model or load_guidance(config, device)
     check_suits(guidance, config)
     default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
@@ -154,7 +157,7 @@ def _configuration(
     asked = _asked(config_file, changes)
     values = _settings_of(source)
     if preset == "nemo-dmtet":
-        values = merged(_without_settings(values), stock_values("dreamfusion-dmtet.yaml"))
+        values = merged(_without_settings(values), merged(stock_values("dreamfusion-dmtet.yaml"), _OF_A_MESH))
         values = _with_networks_of(source, values)
     else:
         values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
@@ -191,7 +194,8 @@ def _nemo_configuration(
     Its prompt, too, is that of the run if the file has none.
     """
     run = _without_settings(_settings_of(source))
-    values = _with_networks_of(source, merged(run, read_stage(path, preset, tell, mesh=True)))
+    read = merged(read_stage(path, preset, tell, mesh=True), _OF_A_MESH)
+    values = _with_networks_of(source, merged(run, read))
     if source is not None:
         tell("the colours go on in the networks of the run, not in those of the nerf group")
     asked = _asked(config_file, changes)
@@ -220,4 +224,4 @@ def _beginning(source: Result | None, mesh: Path | str | None) -> tuple[Mesh, Fi
         return load_mesh(mesh), None
     scene = source.scene
     shape = scene.mesh(MESH_RESOLUTION) if mesh is None else load_mesh(mesh)
-    return shape, scene.colors if isinstance(scene, MeshScene) else scene.field
+    return shape, scene.colors

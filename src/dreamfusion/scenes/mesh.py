@@ -1,4 +1,4 @@
-"""The scene of a refined run: a mesh in place of the volume, with the same contract as `scene.Scene`."""
+"""The scene of a refined run: a mesh in place of the volume."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.assets.mesh import Mesh, decimate
-from dreamfusion.config import OptimConfig, SceneConfig
+from dreamfusion.config import LossConfig, OptimConfig, SceneConfig
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.fields.build import build_background, build_field
 from dreamfusion.fields.field import Field
 from dreamfusion.fields.tetrahedra import Surface, TetrahedralField
 from dreamfusion.kernels.distance import mesh_distance
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.shading import Lights, Shading, headlights
-from dreamfusion.renderers.mesh import render_surface
+from dreamfusion.renderers.mesh import SurfaceOutput, render_surface
 from dreamfusion.renderers.nvdiffrast import require_nvdiffrast
-from dreamfusion.renderers.volume import RenderOutput
-from dreamfusion.scenes.volume import PICTURE_BACKDROP, Scene, build_background, build_field
+from dreamfusion.scenes.regularizers import picture_terms
+from dreamfusion.scenes.scene import FixedSize, Views
 
 
 class SurfaceField:
@@ -42,18 +43,18 @@ class SurfaceField:
         return self.colors.albedo(x.to(self.colors.progress.device)).to(x.device)
 
 
-class MeshScene(nn.Module):
+class MeshScene(FixedSize, nn.Module):
     """A tetrahedral grid with the surface, a hash grid with its colours, and what is behind it."""
 
     def __init__(self, config: SceneConfig, seed: int = 0) -> None:
-        """Begin with a ball whose random colours follow from ``seed``; ``config.tetrahedra`` must be set."""
+        """Begin with a ball whose random colours follow from ``seed``; ``config.tetrahedra`` is its grid."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.config = config
         if config.rasterizer == "nvdiffrast":
             require_nvdiffrast()
         self.tetrahedra = TetrahedralField(config.tetrahedra)
-        self.colors = build_field(config, generator)
+        self.colors: Field = build_field(config, generator)
         self.colors.density_network.requires_grad_(False)  # the surface says where matter is
         self.background = build_background(config, generator)
 
@@ -67,6 +68,11 @@ class MeshScene(nn.Module):
         """Density and albedo of the object as it is now."""
         with torch.no_grad():
             return SurfaceField(self.tetrahedra.surface(), self.colors)
+
+    @property
+    def has_surface(self) -> bool:
+        """It is one."""
+        return True
 
     def start_from(self, mesh: Mesh, colors: Field | None = None) -> None:
         """Take over the shape of a closed mesh, and the colours of a field.
@@ -98,8 +104,8 @@ class MeshScene(nn.Module):
         """Tell the field of colours which share of the run is done, for encodings that are annealed."""
         self.colors.progress.fill_(progress)
 
-    def refresh_occupancy(self) -> None:
-        """Do nothing: a mesh has no occupancy grid."""
+    def refresh(self) -> None:
+        """Do nothing: the surface is as it is."""
 
     def mesh(self, resolution: int, max_faces: int | None = None) -> Mesh:
         """Return the mesh with its colours; ``resolution`` is that of the tetrahedra, whatever is asked for."""
@@ -113,33 +119,30 @@ class MeshScene(nn.Module):
         arrays = [tensor.cpu().numpy() for tensor in (surface.vertices, surface.faces.long(), normals, colors)]
         return Mesh(*arrays)
 
-    def render(
-        self,
-        cameras: Cameras,
-        lights: Lights,
-        shading: Sequence[Shading],
-        size: int,
-        *,
-        generator: torch.Generator,
-        random_backdrop: Tensor,
-        with_normals: bool = False,
-    ) -> RenderOutput:
-        """Render square training views, differentiably; ``random_backdrop`` [B, 3] is used if so configured.
-
-        Normals are part of it anyway, with or without ``with_normals``.
-        """
+    def render(self, views: Views, generator: torch.Generator) -> SurfaceOutput:
+        """Render training views, differentiably; normals are part of it anyway, and nothing is random."""
         return render_surface(
             self.tetrahedra.surface(),
             self.colors.albedo,
             self.background,
-            cameras.to(self.device),
-            lights.to(self.device),
-            shading,
-            (size, size),
+            views.cameras.to(self.device),
+            views.lights.to(self.device),
+            views.shading,
+            (views.size, views.size),
             material=self.config.material,
-            background_color=random_backdrop.to(self.device) if self.config.background == "random" else None,
+            backdrop=views.backdrop.to(self.device) if self.config.background == "random" else None,
             rasterizer=self.config.rasterizer,
         )
+
+    def regularize(
+        self, out: SurfaceOutput, views: Views, loss: LossConfig, progress: float, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms that keep a mesh compact and its surface smooth."""
+        cubes = self.tetrahedra.config.resolution / 2  # per world unit
+        return picture_terms(out, loss, progress) | {
+            "normal_consistency_loss": loss.normal_consistency * out.surface.normal_consistency(),
+            "laplacian_loss": loss.laplacian * cubes**2 * out.surface.laplacian(),
+        }
 
     @torch.no_grad()
     def layers(
@@ -151,7 +154,7 @@ class MeshScene(nn.Module):
         lights: Lights | None = None,
         backdrop: Sequence[float] = (0.0, 0.0, 0.0),
         with_normals: bool = False,
-    ) -> list[RenderOutput]:
+    ) -> list[SurfaceOutput]:
         """Render finished pictures of (width, height) pixels in every shading, with opacity and normals.
 
         On the black backdrop of the default, ``rgb`` is that of the object alone, times its opacity. Pictures are
@@ -173,7 +176,7 @@ class MeshScene(nn.Module):
                     [shading],
                     (2 * size[0], 2 * size[1]),
                     material=self.config.material,
-                    background_color=behind,
+                    backdrop=behind,
                     rasterizer=self.config.rasterizer,
                 )
                 for i in range(len(cameras))
@@ -182,44 +185,17 @@ class MeshScene(nn.Module):
         return outputs
 
 
-def _halved(images: list[RenderOutput]) -> RenderOutput:
+def _halved(images: list[SurfaceOutput]) -> SurfaceOutput:
     """Return single pictures as one batch at half their size, each pixel the mean of four."""
 
     def half(name: str) -> Tensor:
         return torch.cat([nn.functional.avg_pool2d(getattr(image, name), 2) for image in images])
 
-    return RenderOutput(
+    return SurfaceOutput(
         rgb=half("rgb"),
         opacity=half("opacity"),
         depth=half("depth"),
         normal=half("normal"),
-        orientation=torch.cat([image.orientation for image in images]),
         samples=sum(image.samples for image in images),
         surface=images[0].surface,
     )
-
-
-AnyScene = Scene | MeshScene
-"""What a run optimises: a volume, or a mesh."""
-
-
-def build_scene(config: SceneConfig, seed: int = 0) -> AnyScene:
-    """Return the configured kind of scene; its random weights follow from ``seed``."""
-    return Scene(config, seed) if config.tetrahedra is None else MeshScene(config, seed)
-
-
-def finished_views(
-    scene: AnyScene,
-    cameras: Cameras,
-    shadings: Sequence[Shading],
-    size: int,
-    *,
-    lights: Lights | None = None,
-    backdrop: Sequence[float] = PICTURE_BACKDROP,
-) -> dict[Shading, Tensor]:
-    """Render finished square pictures [B, 3, size, size] in every shading, without gradients.
-
-    The backdrop is plain; without ``lights``, a light goes with the camera.
-    """
-    outputs = scene.layers(cameras, shadings, (size, size), lights=lights, backdrop=backdrop)
-    return {shading: output.rgb for shading, output in zip(shadings, outputs, strict=True)}

@@ -1,4 +1,4 @@
-"""The scene: the field that is optimised, what is behind it, and the grid that lets rays skip empty space."""
+"""The volume: a field that is optimised, what is behind it, and the grid that lets rays skip empty space."""
 
 from __future__ import annotations
 
@@ -9,39 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.assets.mesh import Mesh, extract_mesh
-from dreamfusion.config import OptimConfig, SceneConfig
-from dreamfusion.fields.background import LearnedBackground, StaticBackground
+from dreamfusion.config import LossConfig, OptimConfig, SceneConfig
+from dreamfusion.fields.build import build_background, build_field
 from dreamfusion.fields.field import Field
-from dreamfusion.fields.mip_nerf import MipField
-from dreamfusion.fields.nerf import NerfField
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.shading import Lights, Shading, headlights
 from dreamfusion.renderers.nerfacc import require_nerfacc
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
 from dreamfusion.renderers.proposal import ProposalNetwork
-from dreamfusion.renderers.volume import RenderOutput, RenderSettings, render, render_pictures
-
-PICTURE_BACKDROP = (0.80, 0.81, 0.84)
-"""Colour behind the object in finished pictures."""
-
-
-def build_field(config: SceneConfig, generator: torch.Generator) -> Field:
-    """Return a fresh field of the configured architecture, its random weights drawn from ``generator``."""
-    match config.architecture:
-        case "hashgrid":
-            return NerfField(config.nerf, generator)
-        case "mip360":
-            return MipField(config.mip, generator)
+from dreamfusion.renderers.volume import RenderSettings, VolumeOutput, render, render_pictures
+from dreamfusion.scenes.regularizers import picture_terms, surface_change
+from dreamfusion.scenes.scene import FixedSize, Views
 
 
-def build_background(config: SceneConfig, generator: torch.Generator) -> LearnedBackground | StaticBackground:
-    """Return the configured background; a learned one draws its weights from ``generator``."""
-    if config.background == "learned":
-        return LearnedBackground(config.background_network, generator)
-    return StaticBackground(config.background_color)
-
-
-class Scene(nn.Module):
+class VolumeScene(FixedSize, nn.Module):
     """Field, background and occupancy grid of one object."""
 
     def __init__(self, config: SceneConfig, seed: int = 0) -> None:
@@ -71,6 +52,16 @@ class Scene(nn.Module):
         """The device of the parameters."""
         return self.field.progress.device
 
+    @property
+    def colors(self) -> Field:
+        """The field itself."""
+        return self.field
+
+    @property
+    def has_surface(self) -> bool:
+        """A volume has none: it is found at some level of density."""
+        return False
+
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Return optimiser groups: hash grid, networks, and what learns of background and proposal network."""
         groups = self.field.parameter_groups(optim.grid_lr, optim.network_lr)
@@ -90,41 +81,43 @@ class Scene(nn.Module):
         if self.proposal is None and step % self.config.occupancy_interval == 0:
             self.occupancy.update(self.field, generator)
 
-    def render(
-        self,
-        cameras: Cameras,
-        lights: Lights,
-        shading: Sequence[Shading],
-        size: int,
-        *,
-        generator: torch.Generator,
-        random_backdrop: Tensor,
-        with_normals: bool = False,
-    ) -> RenderOutput:
-        """Render square training views, differentiably; ``random_backdrop`` [B, 3] is used if so configured."""
-        backdrop = random_backdrop.to(self.device) if self.config.background == "random" else None
-        rays = cameras.to(self.device).rays(size, size)
+    def render(self, views: Views, generator: torch.Generator) -> VolumeOutput:
+        """Render training views, differentiably."""
         return render(
             self.field,
             self.background,
             self.occupancy,
-            rays,
-            lights.to(self.device),
-            shading,
+            views.cameras.to(self.device).rays(views.size, views.size),
+            views.lights.to(self.device),
+            views.shading,
             self.settings,
             generator=generator,
-            background_color=backdrop,
-            with_normals=with_normals,
+            backdrop=views.backdrop.to(self.device) if self.config.background == "random" else None,
+            with_normals=views.with_normals,
             proposal=self.proposal,
         )
+
+    def regularize(
+        self, out: VolumeOutput, views: Views, loss: LossConfig, progress: float, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms that keep a volume compact, solid, outward-facing and smooth (paper A.2)."""
+        orientation = loss.orientation.at(progress)
+        terms = picture_terms(out, loss, progress) | {"orientation_loss": orientation * out.orientation.mean()}
+        if out.interlevel is not None and out.distortion is not None:
+            terms["interlevel_loss"] = loss.interlevel * out.interlevel
+            terms["distortion_loss"] = loss.distortion * out.distortion
+        if loss.normal_smooth_3d > 0:
+            rays = views.cameras.to(self.device).rays(views.size, views.size)
+            terms["normal_smooth_3d_loss"] = loss.normal_smooth_3d * surface_change(self.field, rays, out, generator)
+        return terms
 
     def mesh(self, resolution: int, max_faces: int | None = None) -> Mesh:
         """Return the object's surface, from ``resolution`` samples per side (see `extract_mesh`)."""
         smoothing = self.config.surface_smoothing
         return extract_mesh(self.field, resolution, smoothing=smoothing, max_faces=max_faces)
 
-    def refresh_occupancy(self) -> None:
-        """Find anew which cells are occupied, for finished pictures: the grid of a run lags behind its field."""
+    def refresh(self) -> None:
+        """Find anew which cells are occupied: the grid of a run lags behind its field."""
         if self.proposal is None:
             self.occupancy.refresh(self.field, torch.Generator().manual_seed(0))
 
@@ -137,7 +130,7 @@ class Scene(nn.Module):
         lights: Lights | None = None,
         backdrop: Sequence[float] = (0.0, 0.0, 0.0),
         with_normals: bool = False,
-    ) -> list[RenderOutput]:
+    ) -> list[VolumeOutput]:
         """Render finished pictures of (width, height) pixels in every shading, with opacity and, if asked, normals.
 
         On the black backdrop of the default, ``rgb`` is that of the object alone, times its opacity.
@@ -151,7 +144,7 @@ class Scene(nn.Module):
             (lights or headlights(cameras)).to(self.device),
             shadings,
             self.settings,
-            background_color=torch.tensor(backdrop, device=self.device).expand(len(cameras), 3),
+            backdrop=torch.tensor(backdrop, device=self.device).expand(len(cameras), 3),
             with_normals=with_normals,
             proposal=self.proposal,
         )

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from dreamfusion.assets.images import save_png
-from dreamfusion.io.files import write_text
+from dreamfusion.io.files import TABLE_BEGIN, TABLE_END, write_text
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.world import COLORS, held_out, part_held_out
 
@@ -76,6 +76,10 @@ their patterns, sizes and parts, and no other words.
 | step | loss |
 |---|---|
 {table}
+
+{TABLE_BEGIN}
+Not scored yet: `dreamfusion prior evaluate --card --model` and this folder.
+{TABLE_END}
 
 ![loss](loss.png)
 ![samples](samples.png)

@@ -17,7 +17,7 @@ from dreamfusion.method.prompts import ViewTexts, view_prompts, view_weights
 from dreamfusion.method.shading import LightRange, Lights, sample_backdrops, sample_lights
 from dreamfusion.toybox.captions import PHRASINGS, caption
 from dreamfusion.toybox.kinds import KINDS
-from dreamfusion.toybox.render import GeometryBuffers, compose, paint_toys, trace
+from dreamfusion.toybox.render import GeometryBuffers, paint_toys, paint_views, trace
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, part_held_out
 
 _SUPERSAMPLE = 2
@@ -139,7 +139,7 @@ class ToyboxData:
         buffers = GeometryBuffers(pool.material[picks], pool.normal[picks].float() / 127, pool.depth[picks].float())
         paint = paint_toys(toys, self.device, body.tolist())
         rays = cameras.rays(size, size)
-        return compose(buffers, rays, paint, lights, background.to(self.device), supersample=_SUPERSAMPLE)
+        return paint_views(buffers, rays, paint, lights, background.to(self.device), supersample=_SUPERSAMPLE)
 
     def _pool_of(self, index: int) -> _Pool:
         if self._pool is None or self._pool.index != index:

@@ -1,6 +1,6 @@
 """Sphere tracing of the toybox, as one Warp kernel for CPU and CUDA.
 
-``trace`` returns geometry buffers (material, normal, depth); ``compose`` paints, lights and anti-aliases them.
+``trace`` returns geometry buffers (material, normal, depth); ``paint_views`` paints, lights and anti-aliases them.
 Keeping the two apart lets training recolour and relight a traced view many times. ``signed_distance`` answers
 for any point, so that geometry scores know the truth.
 """
@@ -313,30 +313,34 @@ def pattern_marks(points: Tensor, pattern: Tensor) -> Tensor:
 _STRIPE, _CHECK, _SPOT_SPACING, _SPOT_RADIUS = 0.19, 0.26, 0.44, 0.15
 
 
-def compose(
+def paint_views(
     buffers: GeometryBuffers, rays: Rays, paint: Paint, lights: Lights, background: Tensor, *, supersample: int = 1
 ) -> Tensor:
     """Paint and light traced views; return images [B, 3, H / supersample, W / supersample] in [0, 1].
 
     ``background`` [B, 3] is the colour of the plain backdrop.
     """
-    hit = (buffers.material != NOTHING)[..., None]
-    index = torch.where(hit[..., 0], buffers.material, 0).long()
-    images = torch.arange(len(index), device=index.device)[:, None, None]
-    point = rays.origins + rays.directions * buffers.depth[..., None]
+    hit = buffers.material != NOTHING
+    image = hit.nonzero()[:, 0]
+    material = buffers.material[hit].long()
+    point = rays.origins[hit] + rays.directions[hit] * buffers.depth[hit][:, None]
     if paint.pattern.any():
-        marks = pattern_marks(point / paint.scale[:, None, None, :], paint.pattern)
-        index = torch.where(marks & (index == list(MATERIALS).index(BODY)), list(MATERIALS).index(ACCENT), index)
+        marks = pattern_marks(point / paint.scale[image], paint.pattern[image])
+        body, accent = (list(MATERIALS).index(name) for name in (BODY, ACCENT))
+        material = torch.where(marks & (material == body), accent, material)
+    # Only what the toy covers is shaded, a quarter of most pictures.
     color = shade(
-        paint.palette[images, index],
-        buffers.normal,
+        paint.palette[image, material],
+        buffers.normal[hit],
         point,
-        lights.position[:, None, None, :],
-        lights.diffuse[:, None, None, None],
-        lights.ambient[:, None, None, None],
+        lights.position[image],
+        lights.diffuse[image, None],
+        lights.ambient[image, None],
     )
-    image = torch.where(hit, color, background[:, None, None, :]).permute(0, 3, 1, 2).clamp(0, 1)
-    return torch.nn.functional.avg_pool2d(image, supersample) if supersample > 1 else image
+    canvas = background[:, None, None, :].repeat(1, *hit.shape[1:], 1)
+    canvas[hit] = color
+    pictures = canvas.permute(0, 3, 1, 2).clamp(0, 1)
+    return torch.nn.functional.avg_pool2d(pictures, supersample) if supersample > 1 else pictures
 
 
 def render_toy(
@@ -353,4 +357,4 @@ def render_toy(
         lights = Lights(lights.position, torch.zeros_like(lights.diffuse), torch.ones_like(lights.ambient))
     if shading == "textureless":
         paint = replace(paint, palette=torch.ones_like(paint.palette))
-    return compose(trace(toys, rays), rays, paint, lights, background.expand(len(cameras), 3), supersample=2)
+    return paint_views(trace(toys, rays), rays, paint, lights, background.expand(len(cameras), 3), supersample=2)

@@ -14,14 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.camera_token import with_camera
-from dreamfusion.guidance.loading import load_pipeline
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
 from dreamfusion.io.files import replace_folder, write_text
@@ -148,7 +146,7 @@ class Trainer:
 
     def start_from(self, prior: Path) -> None:
         """Take the weights of a finished prior instead of random ones; DreamFusionError if it is of another shape."""
-        pipe: Any = load_pipeline(prior)
+        pipe = PixelGuidance.load(prior)
         modules = {"text_encoder": pipe.text_encoder, "unet": pipe.unet}
         weights = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
         if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in self.parameters.items()}:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
@@ -17,19 +18,27 @@ from dreamfusion.io.files import write_text
 _HERE = Path(__file__).parent
 
 
-def save_viewer(glb: Path | str, path: Path | str, title: str) -> None:
+def save_viewer(
+    glb: Path | str, path: Path | str, title: str, *, beside: Path | str | None = None, labels: Sequence[str] = ()
+) -> None:
     """Write the page that shows a binary glTF file, atomically, under ``title``.
 
-    Raises `DreamFusionError` if the mesh cannot be read or the page not be written.
+    With ``beside``, a second one is shown at its side under the same light, from the same camera; ``labels`` then name
+    the two. Raises `DreamFusionError` if a mesh cannot be read or the page not be written.
     """
-    try:
-        model = Path(glb).read_bytes()
-    except OSError as error:
-        raise DreamFusionError(f"Cannot read the mesh {glb}: {error.strerror}.") from None
     template = Template((_HERE / "viewer.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=html.escape(title),
-        model=base64.b64encode(model).decode("ascii"),
+        model=_encoded(glb),
+        other="" if beside is None else _encoded(beside),
+        labels="".join(f'<p class="label">{html.escape(label)}</p>' for label in labels),
         script=(_HERE / "viewer.min.js").read_text(encoding="utf-8"),
     )
     write_text(path, page)
+
+
+def _encoded(glb: Path | str) -> str:
+    try:
+        return base64.b64encode(Path(glb).read_bytes()).decode("ascii")
+    except OSError as error:
+        raise DreamFusionError(f"Cannot read the mesh {glb}: {error.strerror}.") from None

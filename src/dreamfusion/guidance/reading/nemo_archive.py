@@ -43,7 +43,7 @@ _GZIP = b"\x1f\x8b"
 _MAX_PADDING_BYTES = 1 << 20  # tar fills its last record, 10 KiB unless told otherwise, with zeros.
 
 
-def read_nemo(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the configuration and the named tensors (on the CPU) of a ``.nemo`` archive.
 
     A gzipped archive needs temporary disk space for its weights. Raises DreamFusionError if the file is missing, no
@@ -101,7 +101,7 @@ def unpickle(file: IO[bytes], path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def parse_config(text: str, what: str) -> dict[str, Any]:
+def yaml_mapping(text: str, what: str) -> dict[str, Any]:
     """Return the mapping of a YAML text; DreamFusionError, which begins with ``what``, if it is none."""
     try:
         config = yaml.safe_load(text)
@@ -164,7 +164,7 @@ def _parse_members(found: dict[str, IO[bytes]], path: Path) -> tuple[dict[str, A
             raise DreamFusionError(
                 f"{path} has no {name}: it is truncated, or no NeMo archive of a model that one GPU holds."
             )
-    config = parse_config(found[CONFIG_NAME].read().decode("utf-8"), f"The {CONFIG_NAME} of {path}")
+    config = yaml_mapping(found[CONFIG_NAME].read().decode("utf-8"), f"The {CONFIG_NAME} of {path}")
     return config, unpickle(found[WEIGHTS_NAME], path)
 
 

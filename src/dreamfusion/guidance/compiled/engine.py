@@ -1,9 +1,9 @@
 """The compiled engine: the networks of a prior that ONNX Runtime runs in place of PyTorch, by TensorRT where that is.
 
-`dreamfusion.guidance.compiling` writes it: the folder of a diffusers model in which the weights of denoiser, text
-encoders and VAE are exchanged for graphs, such as ``unet/model.onnx``. An engine is called like the module whose place
-it takes, so that nothing else has to know of it. Only the VAE's encoder has a gradient, which is a graph of its own:
-score distillation asks for no other.
+`dreamfusion.guidance.compiled.compiling` writes it: the folder of a diffusers model in which the weights of denoiser,
+text encoders and VAE are exchanged for graphs, such as ``unet/model.onnx``. An engine is called like the module whose
+place it takes, so that nothing else has to know of it. Only the VAE's encoder has a gradient, which is a graph of its
+own: score distillation asks for no other.
 """
 
 from __future__ import annotations

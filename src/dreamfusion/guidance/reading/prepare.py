@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.engine import Engine, VaeEngine
+from dreamfusion.guidance.compiled.engine import Engine, VaeEngine
 from dreamfusion.guidance.execution import (
     COMPILED_VAE_SWITCHES,
     DENOISER_SWITCHES,
@@ -24,7 +24,8 @@ from dreamfusion.guidance.execution import (
     Execution,
     Precision,
 )
-from dreamfusion.guidance.loading import load_tiny_vae, too_little_memory
+from dreamfusion.guidance.reading.loading import load_tiny_vae
+from dreamfusion.guidance.reading.problems import too_little_memory
 
 
 def set_precision(precision: Precision, device: torch.device) -> torch.dtype:
@@ -51,12 +52,13 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
     what only a VAE has, or a compiled engine for what it cannot do.
     """
     _fit_vae(pipeline, execution, model)
+    _spare_vae(pipeline)
     denoiser = denoiser_of(pipeline)
     for part in pipeline.components.values():
         if isinstance(part, Engine):
             _open_engine(part, execution, device, model)
     with too_little_memory(model):
-        for name, module in _modules(pipeline).items():
+        for name, module in modules_of(pipeline).items():
             module.eval().requires_grad_(False)
             if execution.channels_last and not name.startswith("text_encoder"):
                 module.to(memory_format=torch.channels_last)
@@ -134,7 +136,8 @@ class _BackToCpu(CpuOffload):
         return output
 
 
-def _modules(pipeline: Any) -> dict[str, Any]:
+def modules_of(pipeline: Any) -> dict[str, Any]:
+    """Return the networks of a pipeline that PyTorch runs, by the names of its parts."""
     return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
 
 
@@ -153,6 +156,15 @@ def _fit_vae(pipeline: Any, execution: Execution, model: str | Path) -> None:
         pipeline.vae.enable_gradient_checkpointing()
     if execution.vae_slicing:
         pipeline.vae.enable_slicing()
+
+
+def _spare_vae(pipeline: Any) -> None:
+    """Run a VAE in float32 whose activations are larger than a float16 can be, as Stable Diffusion XL's."""
+    vae = getattr(pipeline, "vae", None)
+    if vae is None or isinstance(vae, Engine):
+        return
+    if vae.dtype == torch.float16 and vae.config.force_upcast:
+        vae.float()
 
 
 @torch.no_grad()

@@ -1,8 +1,6 @@
 """Looking colours up in a texture, bilinear within a level and, given levels, linear between those of its mip pyramid.
 
-Nothing in the package renders with textures yet: tests look through this at what `assets.texture` has baked, and who
-optimises a texture has it beside the rasteriser. Plain PyTorch: a look-up is a few gathers, and differentiable in
-texture and coordinates as it stands.
+Tests look through this at what `assets.texture` has baked. Plain PyTorch: a look-up is a few gathers.
 Texture coordinates (u, v) run from (0, 0), the top left corner, to (1, 1); texel centres lie at (i + 1/2) / size.
 """
 
@@ -18,7 +16,6 @@ def sample_texture(texture: Tensor, uv: Tensor, level: Tensor | None = None) -> 
     """Return the colours [..., C] of a texture [H, W, C] at ``uv`` [..., 2]; outside of it its border goes on.
 
     ``level`` [...] is the mip level, 0 the texture itself and each further one half its size, linear in between.
-    Differentiable with respect to the texture and to ``uv``.
     """
     if level is None:
         return _bilinear([texture], uv, torch.zeros_like(uv[..., 0], dtype=torch.long))

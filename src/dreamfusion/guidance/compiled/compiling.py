@@ -1,4 +1,4 @@
-"""Compiling a prior: its networks become ONNX graphs, which `dreamfusion.guidance.engine` runs.
+"""Compiling a prior: its networks become ONNX graphs, which `dreamfusion.guidance.compiled.engine` runs.
 
 These are the denoiser, the text encoders, and the VAE's encoder with its gradient. Each graph is traced from the calls
 that the prior itself makes, and compared with the module before it is kept.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.guidance.engine import (
+from dreamfusion.guidance.compiled.engine import (
     GRADIENT,
     GRAPH,
     Engine,
@@ -30,11 +30,12 @@ from dreamfusion.guidance.engine import (
     require_onnx_runtime,
     tensors_of,
 )
+from dreamfusion.guidance.compiled.gradient import gradient_graph
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
-from dreamfusion.guidance.gradient import gradient_graph
-from dreamfusion.guidance.loading import INDEX, quiet, too_little_memory
-from dreamfusion.guidance.nemo_checkpoint import PaddedCLIPTextModel
+from dreamfusion.guidance.reading.ldm_text import PaddedCLIPTextModel
+from dreamfusion.guidance.reading.places import INDEX
+from dreamfusion.guidance.reading.problems import quiet, too_little_memory
 from dreamfusion.io.files import prepare_output_dir, replace_folder
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2}
@@ -71,15 +72,15 @@ def compile_prior(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DreamFusionError(f"{output} exists: choose another folder with --output, or remove it.")
-    prior: Any = open_prior(
+    prior = open_prior(
         model, device=device, dtype=dtype, image_size=image_size, execution=Execution(channels_last=False)
     )
-    pipeline = prior._pipeline
+    pipeline = prior.pipeline
     if prior.denoiser is None:
         raise DreamFusionError(f"{model} is compiled already: give the model that it was made from.")
     prepare_output_dir(output.parent)
     with replace_folder(output) as folder, too_little_memory(model), quiet():
-        modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+        modules = prior.modules()
         calls = _record(prior, modules)
         for name, part in pipeline.components.items():
             if name == "vae":

@@ -1,0 +1,195 @@
+"""The pictures that the toybox judge learns from, and those that it is examined on.
+
+Half are finished pictures as evaluations look at them: albedo, shaded and textureless, with toys at their true size.
+Half are as a prior draws them: its cameras, lights and backdrops, without small toys, for it is shown those at full
+size. Size is read from how large a toy is in the picture: a small one is smaller than any other from any of these
+cameras. Seeds, pictures and their roughness are not those of the prior's training.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, one_hot
+
+from dreamfusion.evaluation.network import CELLS, IMAGE_SIZE
+from dreamfusion.evaluation.prompts import shape
+from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
+from dreamfusion.method.prompts import VIEWS, view_weights
+from dreamfusion.method.shading import LightRange, Lights, headlights, sample_backdrops, sample_lights
+from dreamfusion.scenes.scene import PICTURE_BACKDROP
+from dreamfusion.toybox.kinds import BODY, KINDS, MATERIALS
+from dreamfusion.toybox.render import GeometryBuffers, paint_toys, paint_views, trace
+from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
+
+FINISHED = CameraRange(
+    radius_min=2.55, radius_max=2.85, focal_min=1.3, focal_max=1.4, elevation_min_deg=-5.0, elevation_max_deg=65.0
+)
+"""Around the cameras of finished pictures, of radius 2.7 and focal length 1.35."""
+
+ASKED = CameraRange(radius_min=2.35, radius_max=2.65)
+"""Around the cameras that priors are asked for."""
+
+_CHUNK = 64  # pictures traced at once
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """``images`` [B, 3, S, S] in [0, 1] of ``toys`` from ``views``; toys without a colour are shown as white shapes.
+
+    ``materials`` [B, M + 1, CELLS, CELLS] say how much of a cell every material covers, and nothing; ``normals``
+    [B, 3, CELLS, CELLS] are means over cells, in world space.
+    """
+
+    images: Tensor
+    toys: list[Toy]
+    views: list[str]
+    materials: Tensor
+    normals: Tensor
+
+
+@dataclass(frozen=True)
+class TracedViews:
+    """Views of toys without paint: every second one as in a finished picture, the others as a prior is asked."""
+
+    toys: list[Toy]
+    cameras: Cameras
+    buffers: GeometryBuffers
+
+    @property
+    def views(self) -> list[str]:
+        """The name of each view."""
+        return [VIEWS[i] for i in view_weights(self.cameras.azimuth_deg, self.cameras.elevation_deg).argmax(1).tolist()]
+
+
+def is_finished(index: Tensor) -> Tensor:
+    """Tell which views, by number, are those of finished pictures."""
+    return index % 2 == 0
+
+
+def trace_views(count: int, seed: int, size: int = IMAGE_SIZE) -> TracedViews:
+    """Return ``count`` views (an even number) of random kinds and sizes, a function of the seed."""
+    choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    finished, asked = (sample_cameras(count // 2, range_, generator) for range_ in (FINISHED, ASKED))
+    pairs = {name: (value, getattr(asked, name)) for name, value in vars(finished).items()}
+    cameras = Cameras(**{name: torch.stack(pair, dim=1).flatten(0, 1) for name, pair in pairs.items()})
+    toys = [_random_shape(choose, with_small=index % 2 == 0) for index in range(count)]
+    parts = []
+    for start in range(0, count, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        parts.append(trace(toys[part], cameras[part].rays(size, size)))
+    material, normal, depth = (torch.cat([getattr(p, name) for p in parts]) for name in ("material", "normal", "depth"))
+    return TracedViews(toys, cameras, GeometryBuffers(material, normal.half(), depth.half()))
+
+
+def _random_shape(choose: random.Random, *, with_small: bool) -> Toy:
+    sizes = [None, None, *(size for size in SIZES if with_small or size != "small")]
+    return Toy(choose.choice(list(KINDS)), size=choose.choice(sizes))
+
+
+def random_paint(toy: Toy, choose: random.Random) -> Toy:
+    """Return the toy in any colours and pattern; a part that would have the toy's colour anyhow is not named."""
+    color, part_color = choose.choice(list(COLORS)), choose.choice([None, *COLORS, *COLORS])
+    if part_color == color and KINDS[toy.kind].part_material == BODY:
+        part_color = None
+    return replace(toy, color=color, pattern=choose.choice([None, None, *PATTERNS]), part_color=part_color)
+
+
+def painted_lesson(traced: TracedViews, picks: Tensor, choose: random.Random, generator: torch.Generator) -> Lesson:
+    """Return pictures of some views by number, painted and lit at random, every seventh a white shape."""
+    count, finished = len(picks), is_finished(picks)[:, None]
+    cameras = Cameras(**{name: value[picks] for name, value in vars(traced.cameras).items()})
+    flat, white = (torch.rand(count, generator=generator) < share for share in (0.3, 0.15))
+    toys = [random_paint(traced.toys[i], choose) for i in picks.tolist()]
+    paint = paint_toys(toys, colors=shades(toys, generator))
+    paint.palette[white] = 1.0
+
+    front = headlights(cameras, ambient=0.2 + 0.2 * choose.random(), side_deg=45 * choose.random())
+    around, backdrop = asked_lights(cameras, generator)
+    ambient = torch.where(finished[:, 0], front.ambient, around.ambient).masked_fill(flat & ~white, 1.0)
+    lights = Lights(torch.where(finished, front.position, around.position), 1 - ambient, ambient)
+    plain = torch.tensor(PICTURE_BACKDROP) + 0.03 * torch.randn(count, 3, generator=generator)
+    backdrop = torch.where(finished, plain, backdrop)
+
+    buffers = traced.buffers
+    buffers = GeometryBuffers(buffers.material[picks], buffers.normal[picks].float(), buffers.depth[picks].float())
+    size = buffers.material.shape[-1]
+    images = paint_views(buffers, cameras.rays(size, size), paint, lights, backdrop, supersample=size // IMAGE_SIZE)
+    seen = [shape(toy) if bare else toy for toy, bare in zip(toys, white.tolist(), strict=True)]
+    views = traced.views
+    return Lesson(images, seen, [views[i] for i in picks.tolist()], *_places(buffers))
+
+
+def _places(buffers: GeometryBuffers) -> tuple[Tensor, Tensor]:
+    """Return the materials and normals of a `Lesson`."""
+    every = buffers.material.shape[-1] // (4 * CELLS)  # the pixels that are looked at: four by four of a cell
+    material = buffers.material[:, ::every, ::every].long().clamp(max=len(MATERIALS))
+    shares = one_hot(material, len(MATERIALS) + 1).permute(0, 3, 1, 2).float()
+    normals = buffers.normal[:, ::every, ::every].permute(0, 3, 1, 2)
+    return avg_pool2d(shares, 4), avg_pool2d(normals, 4)
+
+
+def asked_lights(cameras: Cameras, generator: torch.Generator) -> tuple[Lights, Tensor]:
+    """Return lights and backdrops [B, 3] as a prior is trained with."""
+    around, count = sample_lights(cameras, LightRange(), generator), len(cameras)
+    ambient = 0.2 + 0.3 * torch.rand(count, generator=generator)
+    return Lights(around.position, 1 - ambient, ambient), sample_backdrops(count, generator)
+
+
+def shades(toys: Sequence[Toy], generator: torch.Generator) -> list[tuple[float, float, float]]:
+    """Return shades of the toys' colours."""
+    named = torch.tensor([COLORS[str(toy.color)] for toy in toys])
+    return (named + 0.03 * torch.randn(named.shape, generator=generator)).clamp(0, 1).tolist()
+
+
+def mirrored(lesson: Lesson) -> Lesson:
+    """Return the mirror images: toys are their own in y, so those are pictures of the same toys from the other side."""
+    turned = torch.tensor([1.0, -1.0, 1.0])[:, None, None]
+    return replace(
+        lesson,
+        images=lesson.images.flip(-1),
+        materials=lesson.materials.flip(-1),
+        normals=lesson.normals.flip(-1) * turned,
+    )
+
+
+def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return pictures [n, 3, S, S] blurred, moved, stretched, recoloured and noisy, all at random.
+
+    Renderings of a volume and samples of a prior are not as crisp and straight as the toybox's own pictures.
+    """
+    count, size = len(images), images.shape[-1]
+    seen = int(torch.randint(size * 3 // 8, size + 1, (1,), generator=generator))
+    if seen < size:
+        small = interpolate(images, size=(seen, seen), mode="area")
+        images = interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
+    move = torch.eye(2, 3) + torch.randn(count, 2, 3, generator=generator) * torch.tensor([0.03, 0.03, 0.05])
+    images = grid_sample(images, affine_grid(move, list(images.shape), False), "bilinear", "border", False)
+    gain = 1 + 0.06 * torch.randn(count, 3, 1, 1, generator=generator)
+    noise = 0.04 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(images.shape, generator=generator)
+    return (images * gain + noise).clamp(0, 1)
+
+
+class Lessons:
+    """Batches of roughened pictures. Batch ``step`` is a function of seed and step alone."""
+
+    def __init__(self, seed: int, batch_size: int, *, pool_size: int = 1536, pool_steps: int = 240) -> None:
+        self.seed, self.batch_size, self.pool_size, self.pool_steps = seed, batch_size, pool_size, pool_steps
+        self._pool: tuple[int, TracedViews] | None = None
+
+    def batch(self, step: int) -> Lesson:
+        """Return the pictures of a training step."""
+        index = step // self.pool_steps
+        if self._pool is None or self._pool[0] != index:
+            self._pool = index, trace_views(self.pool_size, self.seed * 7_919 + index)
+        seed = self.seed * 1_000_003 + step
+        choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+        picks = torch.randint(self.pool_size, (self.batch_size,), generator=generator)
+        lesson = painted_lesson(self._pool[1], picks, choose, generator)
+        if choose.random() < 0.5:
+            lesson = mirrored(lesson)
+        return replace(lesson, images=roughen(lesson.images, generator))

@@ -1,0 +1,76 @@
+"""A prior that has been asked about a step's views: what the losses see of prompts, guidance and cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamfusion.guidance.base import Embeddings, Guidance, per_image
+from dreamfusion.guidance.classifier_free import classifier_free_guidance, perp_neg_guidance, rescale_guidance
+from dreamfusion.method.cameras import Cameras
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Texts that B views are pushed away from by Perp-Neg: each of ``texts`` holds B embeddings.
+
+    ``weights`` [B, len(texts)] are at most 0; `dreamfusion.method.prompts.perp_neg_weights` gives them.
+    """
+
+    texts: tuple[Embeddings, ...]
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A frozen prior, asked about B views: it says which noise it sees in their noisy versions z_t.
+
+    ``positive`` holds the prompt as each of the B ``cameras`` sees it, ``negative`` the empty or the negative prompt,
+    B embeddings each. ``scale`` is that of classifier-free guidance, ``rescale`` in [0, 1] the strength of
+    `rescale_guidance`; with ``negatives`` the guidance is `perp_neg_guidance`. No answer has a gradient.
+    """
+
+    prior: Guidance
+    positive: Embeddings
+    negative: Embeddings
+    cameras: Cameras
+    scale: float
+    rescale: float = 0.0
+    negatives: Negatives | None = None
+
+    def guided(self, z_t: Tensor, t: Tensor) -> Tensor:
+        """Return eps_hat(z_t, t, text) [B, ...] under guidance, with one call of the prior for all texts."""
+        texts = (self.negative, self.positive, *(self.negatives.texts if self.negatives else ()))
+        batch = texts[0]
+        for other in texts[1:]:
+            batch = batch.followed_by(other)
+        n = len(texts)
+        answers = self.prior.predict_noise(torch.cat([z_t] * n), torch.cat([t] * n), batch)
+        eps_uncond, eps_text, *eps_negative = answers.chunk(n)
+        if self.negatives is None:
+            eps_hat = classifier_free_guidance(eps_uncond, eps_text, self.scale)
+        else:
+            eps_hat = perp_neg_guidance(eps_uncond, eps_text, eps_negative, self.negatives.weights, self.scale)
+        return rescale_guidance(eps_hat, eps_text, self.rescale) if self.rescale > 0 else eps_hat
+
+    def plain(self, z_t: Tensor, t: Tensor) -> Tensor:
+        """Return eps_hat(z_t, t, negative) [B, ...]: what the prior says without the prompt and without guidance."""
+        return self.prior.predict_noise(z_t, t, self.negative)
+
+    def add_noise(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return z_t = alpha_t z + sigma_t noise for timesteps [B]."""
+        return self.prior.add_noise(z, noise, t)
+
+    def ddim_step(self, z_t: Tensor, t: Tensor, to: Tensor, eps_hat: Tensor) -> Tensor:
+        """Return z_t moved from timesteps ``t`` to ``to``, both [B], by alpha_to z_hat + sigma_to eps_hat.
+
+        That is DDIM without noise (arXiv 2010.02502, equation 12), in either direction; for a rectified flow it is
+        Euler's method.
+        """
+        return self.prior.add_noise(self.prior.predicted_data(z_t, t, eps_hat), eps_hat, to)
+
+    def abar(self, t: Tensor, like: Tensor) -> Tensor:
+        """Return abar_t for timesteps [B], shaped to broadcast against ``like`` [B, ...]."""
+        return per_image(self.prior.alphas_cumprod[t], like)

@@ -1,0 +1,144 @@
+"""What all priors that diffusers can load share, on pixels and on latents: one pipeline, asked one way."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.base import Embeddings, Guidance, per_image
+from dreamfusion.guidance.compiled.engine import Engine
+from dreamfusion.guidance.execution import Execution
+from dreamfusion.guidance.predictions import noise_from
+from dreamfusion.guidance.reading.loading import load_pipeline
+from dreamfusion.guidance.reading.prepare import (
+    attention_kernel,
+    denoiser_of,
+    modules_of,
+    prepare,
+    release_text_encoders,
+    trainable,
+)
+from dreamfusion.guidance.schedule import read_schedule
+from dreamfusion.guidance.word_weights import check_compel
+
+ONE_ENCODER = ("tokenizer", "text_encoder", "scheduler")
+TWO_ENCODERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "scheduler")
+
+
+class PipelineGuidance(Guidance):
+    """A frozen diffusers pipeline; a family says what it must be, and fills in how it reads and is called.
+
+    ``model`` is a folder, a single file or a hub name; ``variant`` names alternative weights of it. ``image_size`` is
+    the side of the pictures it is shown, by default the model's own. Weights are held and run in ``dtype``, while
+    everything returned is float32; ``execution`` holds the switches for memory and speed. With ``prompt_weighting``
+    prompts hold weights, for families that ``weighs_words``. Raises DreamFusionError for anything that does not load,
+    is of another family, or has no use for what is given.
+
+    ``pipeline`` is the pipeline itself, with its parts where they run.
+    """
+
+    family: ClassVar[str]
+    """the diffusers pipeline that a model must be"""
+    parts: ClassVar[tuple[str, ...]]
+    """the parts that it must have"""
+    single_file: ClassVar[bool] = False
+    """whether reading it from a single file is tested"""
+    weighs_words: ClassVar[bool] = False
+    """whether prompts may hold weights (`dreamfusion.guidance.word_weights`)"""
+
+    pipeline: Any
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        variant: str | None = None,
+        image_size: int | None = None,
+        execution: Execution | None = None,
+        prompt_weighting: bool = False,
+    ) -> None:
+        if prompt_weighting:
+            self._check_words_may_weigh(model)
+        self.pipeline = self.load(model, dtype, variant)
+        if prompt_weighting and isinstance(self.pipeline.text_encoder, Engine):
+            raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.prompt_weighting.")
+        self.device = torch.device(device)
+        self._prompt_weighting, self._released = prompt_weighting, False
+        self._denoiser = denoiser_of(self.pipeline)
+        self.denoiser = trainable(self._denoiser)
+        self._measure(model, image_size)
+        self._schedule = read_schedule(self.pipeline.scheduler, model, self.device)
+        self.alphas_cumprod = self._schedule.alphas_cumprod
+        execution = execution or Execution()
+        self._attention = execution.attention
+        prepare(self.pipeline, execution, self.device, model)
+
+    @classmethod
+    def load(cls, model: str | Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Any:
+        """Return the bare pipeline of a model of this family; DreamFusionError for anything else."""
+        return load_pipeline(model, cls.family, cls.parts, dtype, variant)
+
+    @classmethod
+    def _check_words_may_weigh(cls, model: str | Path) -> None:
+        if not cls.weighs_words:
+            raise DreamFusionError(
+                f"guidance.prompt_weighting is not for the kind of {model}, {cls.family}: leave it out (the table in "
+                "docs/guidance.md says which take it)."
+            )
+        check_compel()
+
+    @abstractmethod
+    def _measure(self, model: str | Path, image_size: int | None) -> None:
+        """Set ``sample_size`` and what else follows from the parts' configurations; DreamFusionError if unfit."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the networks of the pipeline that PyTorch runs, by the names of its parts."""
+        return modules_of(self.pipeline)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Embeddings:
+        """Return what the model's text encoders make of n prompts, in float32; nothing after they were released."""
+        if self._released:
+            raise RuntimeError("embed was called after release_text_encoders")
+        return self._read(list(prompts))
+
+    @abstractmethod
+    def _read(self, prompts: list[str]) -> Embeddings:
+        """Return what the text encoders make of n prompts, in float32."""
+
+    def release_text_encoders(self) -> None:
+        """Free the memory of the text encoders, T5 being by far the largest; `embed` is over after this."""
+        release_text_encoders(self.pipeline)
+        self._released = True
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha_t and sigma_t of the model's own schedule for timesteps [B], both [B]."""
+        return self._schedule.alphas[t], self._schedule.sigmas[t]
+
+    @torch.no_grad()
+    def predict_noise(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Return eps_hat, of the shape of ``z_t``, whatever the model itself predicts."""
+        return self.predict_noise_with_graph(z_t, t, embeddings)
+
+    def predict_noise_with_graph(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Return the same, differentiable."""
+        alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
+        return noise_from(self._output(z_t, t, embeddings), z_t, alpha, sigma, self._schedule.prediction)
+
+    def _output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Return what the denoiser itself puts out, in float32."""
+        dtype = self._denoiser.dtype
+        with attention_kernel(self._attention):
+            return self._call(z_t.to(dtype), t, embeddings.to(dtype)).float()
+
+    @abstractmethod
+    def _call(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
+        """Call the denoiser; everything is in its precision already."""

@@ -1,0 +1,27 @@
+"""Numbers that several places share: how finished objects are looked at, and how fine their meshes are.
+
+They stand here once, below everything else, because the configuration must not import torch to know them.
+"""
+
+from __future__ import annotations
+
+ORBIT_RADIUS = 2.7
+"""Distance of the cameras of finished pictures from the centre, in world units."""
+
+ORBIT_FOCAL = 1.35
+"""Their focal length, in image widths: the unit sphere fills the picture."""
+
+ORBIT_ELEVATION_DEG = 15.0
+"""How far above the horizon they are."""
+
+AZIMUTHS_DEG = (0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0)
+"""Eight views all around, from the front on."""
+
+MESH_RESOLUTION = 128
+"""Samples per side of the grid in which the surface of a volume is found."""
+
+MESH_FACES = 20_000
+"""Most faces of a finished mesh."""
+
+TEXTURE_SIZE = 1024
+"""Side of a finished texture, in texels."""
