@@ -29,7 +29,6 @@ SMALL = {
     "steps": STEPS,
     "views": 2,
     "resolution": 8,
-    "resolution_end": 12,
     "cameras": STILL,
     "scene": {
         "step_length": 0.1,

@@ -29,7 +29,7 @@ from dreamfusion.io.files import prepare_output_dir, write_table, write_text
 from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
 from dreamfusion.method.prompts import VIEWS, view_weights
 from dreamfusion.toybox.captions import caption
-from dreamfusion.toybox.render import compose, paint_toys, trace
+from dreamfusion.toybox.render import paint_toys, paint_views, trace
 from dreamfusion.toybox.scores import SCORES, score_tables
 from dreamfusion.toybox.world import Toy, is_held_out
 
@@ -90,7 +90,7 @@ def true_pictures(exam: Exam, size: int, seed: int) -> Tensor:
     rays = exam.cameras.rays(2 * size, 2 * size)
     lights, backdrop = asked_lights(exam.cameras, generator)
     paint = paint_toys(exam.toys, colors=shades(exam.toys, generator))
-    return compose(trace(exam.toys, rays), rays, paint, lights, backdrop, supersample=2)
+    return paint_views(trace(exam.toys, rays), rays, paint, lights, backdrop, supersample=2)
 
 
 @torch.no_grad()
