@@ -21,7 +21,7 @@ from dreamfusion.config.loss import LossConfig, LossKind
 from dreamfusion.config.optim import OptimConfig, OptimizerName
 from dreamfusion.config.parse import parse_config
 from dreamfusion.config.pictures import PicturesConfig
-from dreamfusion.config.renderers import Backdrops, Material, ProposalConfig, Rasterizer, Shading
+from dreamfusion.config.renderers import Backdrops, Material, PictureShading, ProposalConfig, Rasterizer, Shading
 from dreamfusion.config.run import Config
 from dreamfusion.config.scene import SceneConfig
 from dreamfusion.config.schedule import Schedule
@@ -51,6 +51,7 @@ __all__ = [
     "NormalMethod",
     "OptimConfig",
     "OptimizerName",
+    "PictureShading",
     "PicturesConfig",
     "Precision",
     "ProposalConfig",

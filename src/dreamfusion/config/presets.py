@@ -28,6 +28,8 @@ from typing import Any, Literal, get_args
 from dreamfusion.config.tables import merged
 
 Preset = Literal["quick", "default", "high", "paper", "nemo", "threestudio-sd", "threestudio-if"]
+RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
+"""What `dreamfusion.runs.refine` has settings for."""
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 

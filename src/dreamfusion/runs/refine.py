@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh
 from dreamfusion.config import Config, changed_config, merged, read_yaml, save_config
+from dreamfusion.config.presets import RefinePreset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.field import Field
@@ -77,8 +78,6 @@ WITHOUT_RUN: dict[str, Any] = {
     "shading": {"albedo_probability": 0.35, "textureless_probability": 0.1},
 }
 """What a refinement that begins with a mesh alone does not have as a run has it by default: any prior may follow."""
-
-RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
 
 
 def _sizes(steps: int, resolution: int, tetrahedra: int) -> dict[str, Any]:
