@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "dreamfusion"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "standard", "stopping"),
     ("device", "io"),
-    ("config",),
+    ("config", "nemo"),
     ("method.cameras", "method.shading", "method.prompts"),
     ("kernels",),
     ("fields",),
@@ -24,7 +24,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("scenes",),
     ("guidance",),
     ("method",),
-    ("nemo",),
     ("toybox",),
     ("pictures.film",),
     ("runs",),
@@ -34,10 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """From the ground up: a module imports from its own layer and from those before it. The longest name counts."""
 
-UPWARD = {
-    ("config.presets", "nemo"),  # the preset nemo is what the reader makes of NeMo's files
-    ("guidance.names", "toybox"),  # where the embedded prior lies
-}
+UPWARD = {("guidance.names", "toybox")}  # where the embedded prior lies
 """Arrows upwards that are still there."""
 
 CIRCLES = {

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from dreamfusion.config import Config, build_config, load_config, save_config
+from dreamfusion.config.meanings import meanings
 from dreamfusion.config.presets import PRESETS
-from dreamfusion.config.reference import meanings, table
+from dreamfusion.config.reference import table
 from dreamfusion.config.schedule import constant
 from dreamfusion.config.section import walk
 from dreamfusion.errors import DreamFusionError
@@ -100,7 +101,7 @@ def test_later_sources_win(tmp_path: Path):
         ({"lights": {"position_noise": -1}}, "lights.position_noise: .*equal to 0"),
         (
             {"shading": {"albedo_probability": 0.7, "textureless_probability": 0.4}},
-            "shading.albedo_probability: .*up to 1 or less",
+            "shading.albedo_probability: .*1 or less together",
         ),
         ({"loss": {"laplacian": 1}}, "loss.laplacian is for meshes"),
         ({"loss": {"normal_consistency": 1}}, "loss.normal_consistency is for meshes"),

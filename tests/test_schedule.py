@@ -49,7 +49,9 @@ def test_shares_are_rounded_to_whole_steps():
 def test_parts_that_are_not_given_stay_as_they_were():
     config = build_config("default", {"prompt": "a", "guidance": {"t_max": {"end": 0.4}}})
     assert str(config.guidance.t_max) == "{start: 0.97, end: 0.4, from: 0.5, until: 1, curve: linear}"
-    assert merged({"clip": 2.0}, {"clip": {"end": 3.0}}) == {"clip": {"start": 2.0, "end": 3.0}}
+    assert merged({"clip": 2.0}, {"clip": {"end": 3.0}}) == {
+        "clip": {"start": 2.0, "end": 3.0, "from": 0.0, "until": 1.0, "curve": "linear"}
+    }
     config = build_config("paper", {"prompt": "a", "guidance": {"t_max": {"end": 0.5}}})
     assert [config.guidance.t_max.at(share) for share in (0.0, 0.5, 1.0)] == pytest.approx([0.98, 0.74, 0.5])
 

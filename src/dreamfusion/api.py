@@ -21,7 +21,8 @@ from dreamfusion.io.quiet import quiet_libraries
 from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS, TEXTURE_SIZE
 
 if TYPE_CHECKING:
-    from dreamfusion.config import Config, Preset
+    from dreamfusion.config import Config
+    from dreamfusion.config.presets import Preset
     from dreamfusion.evaluation.evaluate import Evaluation
     from dreamfusion.guidance.base import Guidance
     from dreamfusion.method.distillation import Loss

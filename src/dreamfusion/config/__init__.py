@@ -4,7 +4,7 @@ Each section is a file. The defaults of the classes are the preset ``default``; 
 (`presets`) list only what they change. Importing this loads neither PyTorch nor Warp.
 """
 
-from dreamfusion.config.build import build_config, changed_config, parse_config
+from dreamfusion.config.build import build_config, changed_config
 from dreamfusion.config.execution import Attention, Execution, Precision
 from dreamfusion.config.fields import (
     BackgroundConfig,
@@ -19,8 +19,9 @@ from dreamfusion.config.files import load_config, read_yaml, save_config
 from dreamfusion.config.guidance import GuidanceConfig, GuidanceKind, ViewMode, ViewTexts, Weighting
 from dreamfusion.config.loss import LossConfig, LossKind
 from dreamfusion.config.optim import OptimConfig, OptimizerName
+from dreamfusion.config.parse import parse_config
 from dreamfusion.config.pictures import PicturesConfig
-from dreamfusion.config.renderers import Backdrops, Material, ProposalConfig, Rasterizer, Shading
+from dreamfusion.config.renderers import Backdrops, Material, PictureShading, ProposalConfig, Rasterizer, Shading
 from dreamfusion.config.run import Config
 from dreamfusion.config.scene import SceneConfig
 from dreamfusion.config.schedule import Schedule
@@ -50,6 +51,7 @@ __all__ = [
     "NormalMethod",
     "OptimConfig",
     "OptimizerName",
+    "PictureShading",
     "PicturesConfig",
     "Precision",
     "ProposalConfig",

@@ -9,6 +9,7 @@ from typing import Any
 from dreamfusion.config.earlier import translated
 from dreamfusion.config.files import read_yaml
 from dreamfusion.config.loss import LossConfig
+from dreamfusion.config.parse import parse_config
 from dreamfusion.config.presets import PRESETS, Preset, preset_values
 from dreamfusion.config.run import Config
 from dreamfusion.config.scene import SceneConfig
@@ -64,14 +65,3 @@ _LOSSES_OF_ONE_KIND: dict[str, tuple[str, Callable[[SceneConfig], bool]]] = {
     ),
 }
 """Losses that only some scenes have: which, in words, and whether a scene is one of them."""
-
-
-def parse_config(values: dict[str, Any]) -> Config:
-    """Return the configuration of nested plain values; DreamFusionError naming the first wrong key.
-
-    It is a `WrongValueError` if one value alone is wrong. Keys of earlier versions are read, too.
-    """
-    try:
-        return Config(**translated(values))
-    except TypeError as error:
-        raise DreamFusionError(f"The configuration must be a table of keys and values: {error}.") from None

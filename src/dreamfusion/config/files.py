@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from dreamfusion.config.meanings import meanings
+from dreamfusion.config.parse import parse_config
 from dreamfusion.config.run import Config
 from dreamfusion.config.section import Section
 from dreamfusion.errors import DreamFusionError
@@ -21,8 +23,6 @@ def save_config(config: Config, path: Path) -> None:
 
 def _lines(section: Section) -> list[str]:
     """Return the lines of a section, a comment before every key."""
-    from dreamfusion.config.reference import meanings
-
     lines = []
     for name, meaning in meanings(type(section)).items():
         value = getattr(section, name)
@@ -30,16 +30,22 @@ def _lines(section: Section) -> list[str]:
         if isinstance(value, Section) and not value.is_value:
             lines += [f"{name}:", *(f"  {line}" for line in _lines(value))]
         else:
-            plain = section.model_dump(mode="json", include={name})
-            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=None)
-            lines += text.splitlines()
+            lines += _plain(name, section.model_dump(mode="json", include={name})[name])
     return lines
+
+
+def _plain(name: str, value: Any) -> list[str]:
+    """Return the lines of a key without keys of its own; a list or a schedule takes one."""
+    if isinstance(value, dict | list):
+        return [f"{name}: {yaml.safe_dump(value, default_flow_style=True, sort_keys=False, **_STYLE).strip()}"]
+    return yaml.safe_dump({name: value}, **_STYLE).splitlines()
+
+
+_STYLE: dict[str, Any] = {"allow_unicode": True, "width": 10**6}
 
 
 def load_config(path: Path) -> Config:
     """Read a configuration written by `save_config`; DreamFusionError if that is not possible."""
-    from dreamfusion.config.build import parse_config
-
     return parse_config(read_yaml(path))
 
 

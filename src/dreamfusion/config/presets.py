@@ -28,6 +28,8 @@ from typing import Any, Literal, get_args
 from dreamfusion.config.tables import merged
 
 Preset = Literal["quick", "default", "high", "paper", "nemo", "threestudio-sd", "threestudio-if"]
+RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
+"""What `dreamfusion.runs.refine` has settings for."""
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
@@ -212,7 +214,7 @@ def preset_values(preset: Preset) -> dict[str, Any]:
         case "quick" | "default" | "high":
             return _CHANGES[preset]
         case "nemo":
-            from dreamfusion.nemo import stock_values  # imported here: its reader takes as long as all else
+            from dreamfusion.nemo.reader import stock_values  # imported here: its reader takes as long as all else
 
             return stock_values("dreamfusion.yaml")
         case _:

@@ -5,20 +5,16 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from textwrap import dedent
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from dreamfusion.config.meanings import meanings
 from dreamfusion.config.run import Config
 from dreamfusion.config.section import Section, section_of, walk
 from dreamfusion.io.files import write_table
@@ -36,20 +32,6 @@ class Entry:
     default: str
     meaning: str
     paper: str
-
-
-@cache
-def meanings(section: type[Section]) -> dict[str, str]:
-    """Return the meaning of every field of a section: the string that stands below it, on one line."""
-    found: dict[str, str] = {}
-    for parent in reversed(section.__mro__):
-        if not issubclass(parent, Section) or parent is Section:
-            continue
-        (body,) = (node.body for node in ast.parse(dedent(inspect.getsource(parent))).body if hasattr(node, "body"))
-        for field, text in pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
-    return found
 
 
 def entries() -> Iterator[Entry]:

@@ -9,6 +9,8 @@ from pydantic import Field
 from dreamfusion.config.section import Count, NonNegative, Section
 
 Shading = Literal["albedo", "lambertian", "textureless"]
+PictureShading = Literal["albedo", "lambertian", "textureless", "normal"]
+"""How finished pictures are shaded: as training views are, or by directions as colours."""
 Backdrops = Literal["grey", "any"]
 Rasterizer = Literal["warp", "nvdiffrast"]
 """What draws meshes: our kernels, or that library's."""

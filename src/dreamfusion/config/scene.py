@@ -65,7 +65,7 @@ class SceneConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _complete(cls, values: Any) -> Any:
+    def _kind(cls, values: Any) -> Any:
         """Earlier versions saved no kind: it followed from the tetrahedra."""
         if not isinstance(values, dict):
             return values
@@ -76,7 +76,9 @@ class SceneConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> SceneConfig:
         if self.kind != "mesh" and self.tetrahedra is not None:
-            raise wrong("tetrahedra", "leave tetrahedra out (null), or give scene.kind mesh")
+            raise wrong(
+                "tetrahedra", "tetrahedra belong to scene.kind 'mesh': leave them out (null), or give that kind"
+            )
         if self.renderer == "proposal" and self.dt_gamma > 0:
             raise wrong("dt_gamma", "dt_gamma belongs to the renderers 'marching' and 'nerfacc', not to 'proposal'")
         return self

@@ -112,10 +112,6 @@ class Schedule(Section):
                 return self.end
 
 
-PARTS = tuple(name.rstrip("_") for name in Schedule.model_fields)
-"""What a schedule consists of, as YAML has it."""
-
-
 @dataclass(frozen=True)
 class Ends:
     """Bounds of both ends of a schedule, of those that are not None; ``whole`` numbers only, if so."""

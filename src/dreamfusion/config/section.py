@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from dreamfusion.config.wrong import explained
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -34,15 +36,13 @@ class Section(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                from dreamfusion.config.wrong import explained
-
-                raise explained(error, type(self)) from None
+                raise explained(error, known_keys(type(self))) from None
 
         __init__.__pydantic_base_init__ = True  # sections inside of others are validated without it, as BaseModel's
 
     @model_validator(mode="before")
     @classmethod
-    def _complete(cls, values: Any) -> Any:
+    def _fill(cls, values: Any) -> Any:
         """Let a schedule of which only some parts are given keep the other parts of its default."""
         if not isinstance(values, dict):
             return values
@@ -79,3 +79,13 @@ def walk(section: type[Section], prefix: str = "") -> Iterator[tuple[str, type[S
         inner = section_of(field)
         if inner is not None:
             yield from walk(inner, f"{prefix}{name}.")
+
+
+def known_keys(section: type[Section]) -> list[str]:
+    """Return the dotted names of all keys of a section, and of the parts of its schedules."""
+    keys = []
+    for name, _, field in walk(section):
+        keys.append(name)
+        if _is_value(field.default):
+            keys += [f"{name}.{part}" for part in field.default.parts()]
+    return keys

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_UNCHANGING = {"from": 0.0, "until": 1.0, "curve": "linear"}
+
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return nested tables with the values of ``changes`` in place of those of ``base``; schedules are tables, too."""
@@ -12,7 +14,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         before = result.get(key)
         if isinstance(value, dict) and isinstance(before, int | float):
-            before = {"start": before, "end": before}  # a schedule that does not change is written as a number
+            before = _UNCHANGING | {"start": before, "end": before}  # such a schedule is written as a number
         nested = isinstance(value, dict) and isinstance(before, dict)
         result[key] = merged(before, value) if nested else value
     return result

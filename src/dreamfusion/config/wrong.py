@@ -6,8 +6,6 @@ from difflib import get_close_matches
 
 from pydantic import ValidationError
 
-from dreamfusion.config.schedule import PARTS, Schedule
-from dreamfusion.config.section import Section, walk
 from dreamfusion.errors import DreamFusionError
 
 
@@ -19,8 +17,8 @@ class WrongValueError(DreamFusionError):
         self.key = key
 
 
-def explained(error: ValidationError, section: type[Section]) -> DreamFusionError:
-    """Return the one line for the first thing that is wrong with the values of a section."""
+def explained(error: ValidationError, known: list[str]) -> DreamFusionError:
+    """Return the one line for the first thing that is wrong with the values of a section, whose keys are ``known``."""
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
     given = first["input"]
@@ -31,19 +29,16 @@ def explained(error: ValidationError, section: type[Section]) -> DreamFusionErro
     key = ".".join(path)
     if key == "prompt" and first["type"] == "missing":
         return DreamFusionError('Nothing to make: give a prompt, for example "a red mushroom".')
-    hint = nearest(key, section) if first["type"] == "extra_forbidden" else ""
+    hint = nearest(key, known) if first["type"] == "extra_forbidden" else ""
     told = "" if own is not None and given is None else f" (given: {given!r:.80})"
     return WrongValueError(key, f"{key}: {first['msg']}{told}.{hint}")
 
 
-def nearest(key: str, section: type[Section]) -> str:
-    """Return a question with the key of a section that is most like an unknown one, or nothing."""
-    known = [name for name, _, _ in walk(section)]
-    schedules = [name for name, _, field in walk(section) if isinstance(field.default, Schedule)]
-    known += [f"{name}.{part}" for name in schedules for part in PARTS]
+def nearest(key: str, known: list[str]) -> str:
+    """Return a question with the known key that is most like an unknown one, or nothing."""
     place, _, last = key.rpartition(".")
-    beside = [name for name in known if name.rpartition(".")[0] == place]
+    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == place]
     elsewhere = [name for name in known if name.rpartition(".")[2] == last]
-    alike = get_close_matches(last, [name.rpartition(".")[2] for name in beside], n=1)
+    alike = get_close_matches(last, beside, n=1)
     close = elsewhere or [f"{place}.{name}".lstrip(".") for name in alike] or get_close_matches(key, known, n=1)
     return f" Did you mean {close[0]}?" if close else ""

@@ -3,6 +3,6 @@
 docs/nemo.md is the table for people.
 """
 
-from dreamfusion.nemo.reader import NemoConfig, fit_device, fit_prior, read_nemo, read_stage, stock_values
+from dreamfusion.nemo.reader import NemoConfig, read_nemo, read_stage, stock_values
 
-__all__ = ["NemoConfig", "fit_device", "fit_prior", "read_nemo", "read_stage", "stock_values"]
+__all__ = ["NemoConfig", "read_nemo", "read_stage", "stock_values"]

@@ -9,21 +9,16 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from re import findall
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dreamfusion.config import Config, leaves, parse_config
-from dreamfusion.config.schedule import constant
+from dreamfusion.config.parse import parse_config
+from dreamfusion.config.tables import leaves
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.nemo.keys import GROUPS, MESH_STAGE, PARTS, PLAIN_PARTS, TOP, TOP_SETS, Key, LeftOut, Part
-
-if TYPE_CHECKING:
-    import torch
-
-    from dreamfusion.guidance.base import Guidance
 
 _MESH_STAGE = "nvdiffrast_renderer"
 _MAX_STEPS, _MESH_MAX_STEPS = 10000, 5000
@@ -79,22 +74,6 @@ def _stock(file: str) -> NemoConfig:
 def stock_values(file: str) -> dict[str, Any]:
     """Return what NeMo's own ``file``, dreamfusion.yaml or dreamfusion-dmtet.yaml, asks for, but for its prompt."""
     return {key: value for key, value in _stock(file).values.items() if key != "prompt"}
-
-
-def fit_device(config: Config, device: torch.device, tell: Callable[[str], None]) -> Config:
-    """Return the configuration with fp32 in place of fp16 on a CPU, and tell: there, fp16 is slow and not better."""
-    if device.type != "cpu" or config.guidance.precision != "fp16":
-        return config
-    tell("guidance.precision fp16 is for GPUs: the prior runs in fp32 on this CPU")
-    return config.model_copy(update={"guidance": config.guidance.model_copy(update={"precision": "fp32"})})
-
-
-def fit_prior(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:
-    """Return the configuration without its latent phase if the prior works on pixels, and tell."""
-    if guidance.latent_shape is not None or config.shading.latent.largest == 0:
-        return config
-    tell("the latent phase (latent_iter_ratio) is left out: this prior works on pixels")
-    return config.model_copy(update={"shading": config.shading.model_copy(update={"latent": constant(0)})})
 
 
 def _load(source: Path | Any) -> DictConfig:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from PIL import ImageColor
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dreamfusion.assets.images import save_png
 from dreamfusion.assets.video import save_video
+from dreamfusion.config import PictureShading
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.files import refuse_foreign_files, replace_folder
 from dreamfusion.method.cameras import Cameras, fixed_cameras, spherical_position
@@ -25,7 +26,6 @@ from dreamfusion.scenes.scene import Finished
 from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 FILMS = (".mp4", ".webm", ".gif")
-PictureShading = Literal["albedo", "lambertian", "textureless", "normal"]
 _LIGHT_DISTANCE = 4.0
 
 

@@ -39,8 +39,9 @@ from dreamfusion.method.normals import check_latent_phase
 from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
-from dreamfusion.nemo import fit_device, fit_prior, read_stage
+from dreamfusion.nemo import read_stage
 from dreamfusion.runs.control import Requests
+from dreamfusion.runs.fitting import fit_device, fit_prior
 from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
 from dreamfusion.stopping import Stop, stop_at_once, stop_between_steps, stopped
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh
 from dreamfusion.config import Config, changed_config, merged, read_yaml, save_config
+from dreamfusion.config.presets import RefinePreset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.field import Field
@@ -26,7 +27,8 @@ from dreamfusion.io.files import slugify
 from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
-from dreamfusion.nemo import fit_device, read_stage, stock_values
+from dreamfusion.nemo import read_stage, stock_values
+from dreamfusion.runs.fitting import fit_device
 from dreamfusion.runs.generate import (
     RUNS,
     as_read,
@@ -45,8 +47,10 @@ from dreamfusion.stopping import stop_at_once
 GPU_RESOLUTION = 512
 """Side of the rendered views on a GPU, in pixels; on a CPU the preset's."""
 
+_OF_A_MESH = {"scene": {"kind": "mesh"}}
+
 COMMON: dict[str, Any] = {
-    "scene": {"kind": "mesh"},
+    **_OF_A_MESH,
     "shading": {"albedo_probability": {"from": 0.0}, "latent": 0},
     "loss": {
         "opacity": 0.0,
@@ -89,8 +93,6 @@ WITHOUT_RUN: dict[str, Any] = {
 }
 """What a refinement that begins with a mesh alone does not have as a run has it by default: any prior may follow."""
 
-RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
-
 
 def _sizes(steps: int, resolution: int, tetrahedra: int) -> dict[str, Any]:
     """Return the settings in which our presets differ, with a warm-up of 10 steps."""
@@ -104,9 +106,9 @@ def _sizes(steps: int, resolution: int, tetrahedra: int) -> dict[str, Any]:
 
 
 REFINE_PRESETS: dict[str, dict[str, Any]] = {
-    "quick": COMMON | _sizes(60, 96, 32),
-    "default": COMMON | _sizes(150, 128, 48),
-    "high": COMMON | _sizes(1000, 256, 64),
+    "quick": merged(COMMON, _sizes(60, 96, 32)),
+    "default": merged(COMMON, _sizes(150, 128, 48)),
+    "high": merged(COMMON, _sizes(1000, 256, 64)),
 }
 """What each preset of our own changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
 
@@ -175,7 +177,7 @@ def _configuration(
     asked = _asked(config_file, changes)
     values = _settings_of(source)
     if preset == "nemo-dmtet":
-        values = merged(_without_settings(values), stock_values("dreamfusion-dmtet.yaml"))
+        values = merged(_without_settings(values), merged(stock_values("dreamfusion-dmtet.yaml"), _OF_A_MESH))
         values = _with_networks_of(source, values)
     else:
         values = _with_networks_of(source, merged(values, REFINE_PRESETS[preset]))
@@ -212,9 +214,8 @@ def _nemo_configuration(
     Its prompt, too, is that of the run if the file has none.
     """
     run = _without_settings(_settings_of(source))
-    values = _with_networks_of(
-        source, merged(run, merged(read_stage(path, preset, tell, mesh=True), {"scene": {"kind": "mesh"}}))
-    )
+    read = merged(read_stage(path, preset, tell, mesh=True), _OF_A_MESH)
+    values = _with_networks_of(source, merged(run, read))
     if source is not None:
         tell("the colours go on in the networks of the run, not in those of the nerf group")
     asked = _asked(config_file, changes)

@@ -1,4 +1,4 @@
-"""Terms that keep any scene's pictures in order (paper A.2), and how weights grow over a run.
+"""Terms that keep any scene's pictures in order (paper A.2).
 
 What only one kind of scene can be held to stands in its own module, in `regularize`.
 """

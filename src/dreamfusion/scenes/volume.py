@@ -101,8 +101,8 @@ class VolumeScene(FixedSize, nn.Module):
         self, out: VolumeOutput, views: Views, loss: LossConfig, progress: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Return the weighted terms that keep a volume compact, solid, outward-facing and smooth (paper A.2)."""
-        orientation = loss.orientation.at(progress) * out.orientation.mean()
-        terms = picture_terms(out, loss, progress) | {"orientation_loss": orientation}
+        orientation = loss.orientation.at(progress)
+        terms = picture_terms(out, loss, progress) | {"orientation_loss": orientation * out.orientation.mean()}
         if out.interlevel is not None and out.distortion is not None:
             terms["interlevel_loss"] = loss.interlevel * out.interlevel
             terms["distortion_loss"] = loss.distortion * out.distortion

@@ -1,0 +1,118 @@
+"""The command line: ``dreamfusion generate "a red mushroom"`` and its companions, a file for each command.
+
+``dreamfusion --help`` loads nothing but this module, and a command only its own file: torch, diffusers and Warp take
+seconds to import.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from textwrap import fill
+
+from dreamfusion import __version__
+
+COMMANDS = {
+    "generate": "Make a 3D object from words.",
+    "refine": "Turn a finished run into a mesh and optimise that, at a higher resolution.",
+    "render": "Render a finished run from any camera, under any light.",
+    "export": "Write the mesh of a finished run for other programs: GLB, OBJ, PLY, STL or USDZ.",
+    "compare": "Put two results side by side into one page, to turn together: before and after refine, or two seeds.",
+    "compose": "Place several results on a ground and write a picture with shadows, a GLB scene and a viewer page.",
+    "view": "Look at a run in the browser while it goes on: newest mesh, light, new prompt, stop.",
+    "config": "Say what the keys of the configuration mean, which values they take, and their defaults.",
+    "prior train": (
+        "Train the small prior on the toybox; run it again to continue exactly, with more --steps to go further."
+    ),
+    "prior sample": "Draw pictures from a prior: what it believes the words look like.",
+    "prior evaluate": (
+        "Score a prior of the toybox: its loss, what its samples show, how true and how different they are."
+    ),
+    "guidance compile": (
+        "Compile a prior for ONNX Runtime, with TensorRT where it is; generate --model OUTPUT then runs it."
+    ),
+    "toybox render": "Show toys of the procedural world that the embedded prior is trained on.",
+    "evaluate": "Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.",
+    "ablate": "Measure what each part of the method contributes, or what the guidance scale does.",
+    "judge train": (
+        "Train the toybox judge, which reads off pictures what they show; run it again to continue exactly."
+    ),
+    "judge evaluate": (
+        "Examine the toybox judge on true pictures: how often it reads each attribute right where it can be seen."
+    ),
+    "doctor": "Say what this machine has, which device and kernels are used, and what to do about what is missing.",
+}
+"""Every command and the first line of its function, which stands in the file of its name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; `terminal.run` says how a command ends."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if _command(arguments) not in COMMANDS:  # help comes at once: it needs none of the rest
+        dispatch(arguments)
+        return
+    from dreamfusion.app.cli.output import console
+    from dreamfusion.app.terminal import run
+    from dreamfusion.io.quiet import quiet_libraries
+
+    quiet_libraries()
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub|torch)\b")
+    run(lambda: dispatch(arguments), console)
+
+
+def dispatch(arguments: Sequence[str]) -> None:
+    """Run the command that the arguments begin with; raises what it raises.
+
+    Without one, or with --help in its place, print what there is. An unknown one ends with exit code 2.
+    """
+    name = _command(arguments)
+    if name in COMMANDS:
+        _run(name, list(arguments[len(name.split()) :]))
+    elif list(arguments) == ["--version"]:
+        print(f"dreamfusion {__version__}")
+    elif arguments and arguments[-1] not in ("-h", "--help", name):
+        _refuse(" ".join(arguments[: len(name.split()) + 1]))
+    else:
+        print(_help(name))
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Return the command that the arguments begin with, or the group of several, or nothing."""
+    for count in (2, 1):
+        name = " ".join(arguments[:count])
+        if name in COMMANDS or any(command.startswith(f"{name} ") for command in COMMANDS if name):
+            return name
+    return ""
+
+
+def _run(name: str, options: list[str]) -> None:
+    """Run a command with its options; tyro explains them, and what is wrong with them."""
+    import tyro
+
+    identifier = name.replace(" ", "_")
+    function = getattr(import_module(f"{__name__}.{identifier}"), identifier)
+    tyro.cli(function, prog=f"dreamfusion {name}", args=options, config=(tyro.conf.DisallowNone,))
+
+
+def _help(group: str) -> str:
+    """Return the list of the commands, or of those of a group."""
+    names = [name for name in COMMANDS if name.startswith(group)]
+    lines = [f"usage: dreamfusion {f'{group} ' if group else ''}COMMAND ...", ""]
+    lines += [] if group else ["Text to 3D: words in, a 3D object out.", ""]
+    for name in names:
+        text = fill(COMMANDS[name], 100, initial_indent=f"  {name:18}", subsequent_indent=" " * 20)
+        lines.append(text)
+    lines += ["", "dreamfusion COMMAND --help explains a command and its options."]
+    lines += [] if group else ["dreamfusion --version says which version this is."]
+    return "\n".join(lines)
+
+
+def _refuse(name: str) -> None:
+    """Name an unknown command and the one that is most like it, and exit."""
+    close = get_close_matches(name, COMMANDS, n=1)
+    hint = f" Did you mean {close[0]}?" if close else " See dreamfusion --help."
+    print(f"error: There is no command {name}.{hint}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,80 @@
+"""``dreamfusion generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dreamfusion.app.cli.output import console, given, note, print_assets, prior_settings
+from dreamfusion.config import GuidanceKind, LossKind
+from dreamfusion.config.presets import Preset
+
+
+def generate(
+    prompt: Positional[str | None] = None,
+    *,
+    preset: Preset = "default",
+    steps: int | None = None,
+    seed: int | None = None,
+    output: Path | None = None,
+    resume: Path | None = None,
+    device: str | None = None,
+    guidance: GuidanceKind | None = None,
+    model: str | None = None,
+    guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
+    perp_neg: bool = False,
+    loss: LossKind | None = None,
+    config: Path | None = None,
+    nemo_config: Path | None = None,
+) -> None:
+    """Make a 3D object from words.
+
+    For example:
+        dreamfusion generate "a red mushroom"
+        dreamfusion generate "a blue car" --preset quick --seed 3
+
+    Args:
+        prompt: what to make, for example "a red mushroom"
+        preset: quick (a draft), default, high (slower, finer), or another system's settings, which want a large model
+        steps: optimisation steps; more is finer and slower
+        seed: another seed gives another object; the same gives the same
+        output: folder for the results (runs/<prompt> if not given)
+        resume: folder of a stopped run to continue exactly where it was
+        device: auto, cpu, cuda, cuda:N or mps
+        guidance: toybox (the embedded prior), sd (Stable Diffusion 2.1 if no --model) or diffusers (needs --model)
+        model: diffusers pipeline as a folder, a .safetensors or .ckpt file, or a hub name; its family is read from it
+        guidance_scale: how strongly the words count, eps_uncond + SCALE * (eps_text - eps_uncond)
+        negative_prompt: what the result must not look like
+        perp_neg: push away from the views that a camera does not show, against several faces; twice the prior's time
+        loss: sds (score distillation), vsd (variational; trains a critic alongside) or ism (interval score matching)
+        config: YAML file with any of the settings of a run's config.yaml; other options override it
+        nemo_config: model configuration of NVIDIA's NeMo DreamFusion, in place of a preset; docs/nemo.md has its keys
+
+    """
+    from dreamfusion.app.progress import RunProgress
+    from dreamfusion.runs.generate import generate as run
+
+    prior = prior_settings(
+        guidance,
+        model,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        perp_neg=perp_neg or None,
+    )
+    changes = given(steps=steps, seed=seed, device=device, guidance=prior, loss=given(kind=loss) or None)
+    with RunProgress(console) as progress:
+        result = run(
+            prompt,
+            preset=preset,
+            output=output,
+            resume=resume,
+            nemo_config=nemo_config,
+            config_file=config,
+            on_note=note,
+            on_start=progress.start,
+            on_step=progress.step,
+            **changes,
+        )
+    print_assets(result)

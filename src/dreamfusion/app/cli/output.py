@@ -1,0 +1,46 @@
+"""What commands print, and what they have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from dreamfusion.app.terminal import say
+
+if TYPE_CHECKING:
+    from dreamfusion.evaluation.prompts import PromptList
+    from dreamfusion.runs.results import Result
+
+console = Console(stderr=True)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def prior_settings(guidance: str | None, model: str | None, **options: Any) -> dict[str, Any] | None:
+    """Return what is asked of the prior, None if nothing is; a model alone is one of diffusers."""
+    return given(kind=guidance or ("diffusers" if model else None), model=model, **options) or None
+
+
+def note(line: str) -> None:
+    """Tell of something that the user may want to know, on the error stream."""
+    say(console, f"note: {line}")
+
+
+def print_assets(result: Result) -> None:
+    """Name the files that a run has left."""
+    written = [path for path in (result.contact_sheet, result.turntable, result.mesh, result.viewer) if path.exists()]
+    print(*written, sep="\n")
+
+
+def prompt_list(asked: str | None) -> PromptList:
+    """Return the prompts of a file, saying what was left out, or drawn ones."""
+    from dreamfusion.evaluation.prompts import chosen_prompts
+
+    chosen = chosen_prompts(asked)
+    for note in chosen.notes:
+        say(console, f"{asked}: {note}")
+    return chosen

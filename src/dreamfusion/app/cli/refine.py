@@ -1,0 +1,88 @@
+"""``dreamfusion refine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dreamfusion.app.cli.output import console, given, note, print_assets, prior_settings
+from dreamfusion.config import GuidanceKind
+from dreamfusion.config.presets import RefinePreset
+from dreamfusion.errors import DreamFusionError
+
+
+def refine(
+    run: Positional[Path | None] = None,
+    *,
+    mesh: Path | None = None,
+    prompt: str | None = None,
+    preset: RefinePreset = "default",
+    steps: int | None = None,
+    resolution: int | None = None,
+    seed: int | None = None,
+    output: Path | None = None,
+    resume: Path | None = None,
+    device: str | None = None,
+    guidance: GuidanceKind | None = None,
+    model: str | None = None,
+    config: Path | None = None,
+    nemo_config: Path | None = None,
+) -> None:
+    """Turn a finished run into a mesh and optimise that, at a higher resolution.
+
+    For example:
+        dreamfusion refine runs/a-red-mushroom
+        dreamfusion refine --mesh chair.glb --prompt "a red chair"
+
+    Args:
+        run: folder of a finished run, which stays as it is
+        mesh: start from this closed mesh in place of the run's shape (GLB, OBJ, PLY, STL)
+        prompt: what to make, if not what the run made; needed without a run
+        preset: quick (a draft), default, high (slower, finer), or nemo-dmtet (docs/presets.md)
+        steps: optimisation steps
+        resolution: side of the rendered views in pixels (512 on a GPU if not given, fewer on a CPU)
+        seed: another seed gives another result; the same gives the same (the run's if not given)
+        output: folder for the results (RUN-refined if not given)
+        resume: folder of a stopped refinement to continue exactly where it was
+        device: auto, cpu, cuda, cuda:N or mps
+        guidance: toybox (the embedded prior), sd or diffusers, as for generate (the run's if not given)
+        model: folder, file or hub name of a diffusers model, as for generate
+        config: YAML file with any of the settings of a run's config.yaml; other options override it
+        nemo_config: configuration of NVIDIA's NeMo DreamFusion-DMTet, in place of a preset; docs/nemo.md has its keys
+
+    """
+    from dreamfusion.app.progress import RunProgress
+    from dreamfusion.runs.generate import generate as resumed
+    from dreamfusion.runs.refine import refine as start
+
+    prior = prior_settings(guidance, model)
+    changes = given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
+    with RunProgress(console) as progress:
+        if resume is not None:
+            if run is not None or mesh is not None:
+                raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
+            result = resumed(
+                resume=resume,
+                preset=preset,  # type: ignore[arg-type]  # refused, as are the next three
+                output=output,
+                nemo_config=nemo_config,
+                config_file=config,
+                on_start=progress.start,
+                on_step=progress.step,
+                **changes,
+            )
+        else:
+            result = start(
+                run,
+                mesh=mesh,
+                preset=preset,
+                output=output,
+                nemo_config=nemo_config,
+                config_file=config,
+                on_note=note,
+                on_start=progress.start,
+                on_step=progress.step,
+                **changes,
+            )
+    print_assets(result)

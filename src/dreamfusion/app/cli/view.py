@@ -1,0 +1,24 @@
+"""``dreamfusion view``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+def view(run: Positional[Path], *, host: str = "127.0.0.1", port: int = 8080) -> None:
+    """Look at a run in the browser while it goes on: newest mesh, light, new prompt, stop.
+
+    For example:
+        dreamfusion view runs/a-red-mushroom
+
+    Args:
+        run: folder of the run, finished or not
+        host: address to serve on; 0.0.0.0 lets other machines in, who can then stop the run too
+        port: port to serve on
+
+    """
+    from dreamfusion.app.view import view as run_view
+
+    run_view(run, host=host, port=port)
