@@ -20,7 +20,7 @@ from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.shading import Shading, headlights
 from dreamfusion.renderers.mesh import render_surface
-from dreamfusion.scenes.scene import PICTURE_BACKDROP, Scene
+from dreamfusion.scenes.scene import PICTURE_BACKDROP, Finished, Scene
 
 _ENLARGED = 3
 _FADE, _END = 6, 15
@@ -28,7 +28,9 @@ _FADE, _END = 6, 15
 
 
 @torch.no_grad()
-def mesh_pictures(scene: Scene, mesh: Mesh, cameras: Cameras, shading: Shading, size: int) -> Iterator[Tensor]:
+def mesh_pictures(
+    scene: Scene | Finished, mesh: Mesh, cameras: Cameras, shading: Shading, size: int
+) -> Iterator[Tensor]:
     """Yield square pictures [3, size, size] of the mesh of a scene, in the colours of its field, one per camera.
 
     A light goes with the camera; the backdrop is that of all finished pictures.

@@ -158,6 +158,11 @@ class Finished:
         self.scene, self.scale = scene, scale
 
     @property
+    def config(self) -> SceneConfig:
+        """The configuration of the scene."""
+        return self.scene.config
+
+    @property
     def device(self) -> torch.device:
         """The device of the scene's parameters."""
         return self.scene.device
