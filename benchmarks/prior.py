@@ -2,7 +2,7 @@
 
 It is the v-prediction loss of training, at the timesteps of training, on toys of another seed: once in the pairs of
 kind and colour that training draws from, once in held-out pairs of kind and colour and of kind and part colour.
-Pictures, noise and timesteps are the same for every prior.
+Toys, cameras and timesteps are the same for every prior; pictures and noise are the same for priors of one size.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.toybox.data import ToyboxData
 from dreamfusion.toybox.train import Trainer, TrainSettings
 from dreamfusion.toybox.world import COLORS, Toy, held_out, part_held_out
@@ -49,10 +50,11 @@ def main() -> None:
     parser.add_argument("priors", nargs="+", type=Path, metavar="PRIOR", help="folder that prior train has made")
     parser.add_argument("--batches", type=int, default=48, help="batches of 32 pictures each")
     options = parser.parse_args()
-    sets = [kind(SEED, 32, image_size=32, caption_dropout=0.0) for kind in (ToyboxData, HeldOutData)]
     table = Table("prior", "loss, pairs that were shown", "held-out pairs")
     for prior in options.priors:
-        trainer = Trainer(TrainSettings())
+        size = int(PixelGuidance.load(prior).unet.config.sample_size)
+        sets = [kind(SEED, 32, image_size=size, caption_dropout=0.0) for kind in (ToyboxData, HeldOutData)]
+        trainer = Trainer(TrainSettings(image_size=size))
         trainer.start_from(prior)
         table.add_row(str(prior), *(f"{mean_loss(trainer, data, options.batches):.4f}" for data in sets))
     Console().print(table)

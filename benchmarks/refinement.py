@@ -39,7 +39,7 @@ def compare(run: Path, output: Path, preset: Any, threads: int) -> dict[str, Any
     else:
         after = refine(run, preset=preset, output=folder)
     toy = parse_toy(before.config.prompt)
-    scores = {"nerf": asdict(score_outlines(before.scene, toy)), "mesh": asdict(score_outlines(after.scene, toy))}
+    scores = {"nerf": asdict(score_outlines(before.finished, toy)), "mesh": asdict(score_outlines(after.finished, toy))}
     return {"prompt": before.config.prompt, **scores}
 
 

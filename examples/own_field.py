@@ -42,7 +42,7 @@ class VoxelField(Field):
 
 
 def main(
-    output: str = "runs/own-field", guidance: dreamfusion.Guidance | None = None, **settings: Any
+    output: str = "runs/own-field", prior: dreamfusion.Guidance | None = None, **settings: Any
 ) -> dreamfusion.Result:
     """Optimise such a field by hand, as `generate` does with the configured one, and write its pictures."""
     config = dreamfusion.Config(prompt="a red mushroom", **settings)
@@ -51,7 +51,7 @@ def main(
     scene = VolumeScene(config.scene, config.seed)
     scene.field = VoxelField(config.scene.nerf)
     state = State.fresh(config, device, scene)
-    for step in optimize(config, guidance or load_guidance(config, device), state):
+    for step in optimize(config, prior or load_guidance(config, device), state):
         if step.number % 10 == 0:
             print(f"step {step.number} of {config.steps}: opacity {step.metrics['opacity']:.2f}")
     result = dreamfusion.Result(prepare_output_dir(output), config, state.scene)

@@ -73,7 +73,7 @@ def test_a_function_takes_what_its_command_takes(name: str):
             assert ours == theirs, option
 
 
-def test_a_run_is_silent_and_takes_every_kind_of_settings(capfd, tmp_path: Path):
+def test_settings_are_a_file_a_mapping_or_a_configuration(finished: dreamfusion.Result, capfd, tmp_path: Path):
     prior = toy_prior("mushroom", views=8, size=16)
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(FEW))
     of_a_file = dreamfusion.generate(
@@ -85,6 +85,16 @@ def test_a_run_is_silent_and_takes_every_kind_of_settings(capfd, tmp_path: Path)
     assert again.config == of_a_file.config
     for one, other in zip(of_a_file.scene.parameters(), again.scene.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_a_run_says_nothing(tmp_path: Path):
+    """In a process of its own: libraries speak when they are imported."""
+    code = "import dreamfusion; dreamfusion.generate('a red mushroom', config={config}, assets=False)"
+    few = FEW | {"guidance": {}, "resolution": 8, "resolution_end": 8}
+    command = [sys.executable, "-c", code.format(config=few)]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
 
 
 def test_progress_is_shown_when_asked_for(capfd, tmp_path: Path):
@@ -162,7 +172,7 @@ def test_settings_of_a_prior_to_load_reach_the_configuration(tmp_path: Path):
 
 def test_prompts_of_an_evaluation_may_be_a_list(tmp_path: Path, monkeypatch, caplog):
     """The runs themselves are tested elsewhere."""
-    from dreamfusion.evaluation import evaluate, report
+    from dreamfusion.evaluation import evaluate, judge, report
 
     seen = []
 
@@ -170,6 +180,7 @@ def test_prompts_of_an_evaluation_may_be_a_list(tmp_path: Path, monkeypatch, cap
         seen.append((output, list(prompts.toys), options["changes"]))
 
     monkeypatch.setattr(evaluate, "evaluate", run)
+    monkeypatch.setattr(judge, "open_judge", lambda model: None)
     monkeypatch.setattr(report, "write_reports", lambda evaluation, folder: None)
     dreamfusion.evaluate(["a red car", "a blue tree"], output=str(tmp_path), steps=3, config={"views": 1})
     assert seen == [(tmp_path, ["a red car", "a blue tree"], {"views": 1, "steps": 3})]

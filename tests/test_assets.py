@@ -100,14 +100,15 @@ def test_failing_frames_keep_the_earlier_video(tmp_path):
         yield torch.zeros(3, 16, 16)
         raise ZeroDivisionError
 
-    (tmp_path / "film.mp4").write_bytes(b"earlier")
+    save_video([torch.ones(3, 16, 16)], tmp_path / "film.mp4")
+    earlier = (tmp_path / "film.mp4").read_bytes()
     with pytest.raises(ZeroDivisionError):
         save_video(frames(), tmp_path / "film.mp4")
     with pytest.raises(ValueError, match="at least one"):
         save_video([], tmp_path / "film.mp4")
     with pytest.raises(ValueError, match="differ in size"):
         save_video([torch.zeros(3, 16, 16), torch.zeros(3, 18, 16)], tmp_path / "film.mp4")
-    assert (tmp_path / "film.mp4").read_bytes() == b"earlier"
+    assert (tmp_path / "film.mp4").read_bytes() == earlier
     assert os.listdir(tmp_path) == ["film.mp4"]
 
 

@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io import files
 from dreamfusion.io.checkpoints import (
+    NotFiniteError,
     generator_states,
     latest_checkpoint,
     list_checkpoints,
@@ -22,6 +24,7 @@ from dreamfusion.io.checkpoints import (
     save_checkpoint,
     unpack,
 )
+from dreamfusion.io.claims import claim
 
 TENSORS = {
     "grid": torch.arange(6.0).reshape(2, 3),
@@ -117,6 +120,51 @@ def test_damaged_state_is_refused(text, tmp_path):
         load_checkpoint(path)
     with pytest.raises(DreamFusionError, match="None of the 1 checkpoints"):
         latest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("position", [0.1, 0.4, 0.7, 0.95])
+def test_a_flipped_bit_of_the_state_is_noticed_and_passed_over(position, tmp_path, caplog):
+    earlier = save_checkpoint(tmp_path, 1, TENSORS, STATE)
+    later = save_checkpoint(tmp_path, 2, TENSORS, STATE)
+    data = bytearray((later / "state.json").read_bytes())
+    place = next(i for i in range(int(len(data) * position), len(data)) if chr(data[i]).isalnum())
+    data[place] ^= 1
+    (later / "state.json").write_bytes(data)
+    with pytest.raises(DreamFusionError, match=r"state.json is damaged|has format"):
+        load_checkpoint(later)
+    assert latest_checkpoint(tmp_path) == earlier
+    assert len(caplog.records) == 1
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+def test_a_checkpoint_of_another_run_is_passed_over(tmp_path):
+    for name in ("one", "other"):
+        with claim(tmp_path / name, new=True):
+            save_checkpoint(tmp_path / name / "checkpoints", 1, TENSORS, {"name": name})
+            save_checkpoint(tmp_path / name / "checkpoints", 2, TENSORS, {"name": name})
+    mine = tmp_path / "one/checkpoints"
+    shutil.rmtree(mine / "step_000002")
+    shutil.copytree(tmp_path / "other/checkpoints/step_000002", mine / "step_000002")
+    with pytest.raises(DreamFusionError, match="belongs to another run"):
+        load_checkpoint(mine / "step_000002")
+    assert load_checkpoint(latest_checkpoint(mine)).state == {"name": "one"}
+    shutil.move(mine / "step_000001", mine / "step_000003")
+    with pytest.raises(DreamFusionError, match="it is of step 1"):
+        load_checkpoint(mine / "step_000003")
+    # A mark that was damaged takes its id from the checkpoints, which stay readable.
+    (tmp_path / "other/.dreamfusion").write_text("{")
+    with claim(tmp_path / "other") as name:
+        assert name == json.loads((tmp_path / "other/checkpoints/step_000002/state.json").read_text())["run"]
+        assert load_checkpoint(latest_checkpoint(tmp_path / "other/checkpoints")).step == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_never_saved(value, tmp_path):
+    earlier = save_checkpoint(tmp_path, 1, TENSORS, {})
+    with pytest.raises(NotFiniteError, match=r"step 2 is not finite \(x\)"):
+        save_checkpoint(tmp_path, 2, {"x": torch.tensor([1.0, value])}, {})
+    assert os.listdir(tmp_path) == ["step_000001"]
+    assert latest_checkpoint(tmp_path) == earlier
 
 
 def test_other_formats_and_other_folders_are_refused(tmp_path):

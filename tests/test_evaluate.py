@@ -174,13 +174,13 @@ def test_a_prompt_file_is_read_with_notes(tmp_path: Path):
     file.write_text("a red car\n\n  a  red car \na small duck\n", encoding="utf-8")
     prompts = read_prompts(file)
     assert prompts.toys == {"a red car": Toy("car", "red"), "a small duck": Toy("duck", size="small")}
-    assert prompts.notes == ("line 2 is empty", "line 3 repeats 'a red car'")
+    assert prompts.notes == ("line 2 is empty; left out", "line 3 repeats 'a red car'; left out")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a red car\na red zebra\na mauve car\n", r"line 2: .*zebra.*\(1 more such lines\)"),
+        (b"a red car\na red zebra\na taupe car\n", r"line 2: .*zebra.*\(1 more such lines\)"),
         (b"\n\n", "holds no prompt"),
         ("ein rötes car".encode("latin-1"), "not UTF-8"),
     ],
@@ -207,7 +207,7 @@ def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A judge that has hardly learned anything, made by the training itself."""
     folder = tmp_path_factory.mktemp("judge") / "judge"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dreamfusion.evaluation.training.Lessons", partial(Lessons, pool_size=8))
+        patch.setattr("dreamfusion.evaluation.training.Lessons", partial(Lessons, chunk=4, chunks=2))
         return train_judge(folder, JudgeSettings(steps=2, batch_size=4, warmup_steps=1))
 
 

@@ -64,7 +64,7 @@ def test_the_example_prior_is_the_score_of_its_density():
 
 def test_a_field_of_your_own(tmp_path: Path):
     space = example("own_field.py")
-    result = space["main"](tmp_path / "run", guidance=prior(), **FEW)
+    result = space["main"](tmp_path / "run", prior(), **FEW)
     assert result.mesh.exists()
     field = result.scene.field
     assert isinstance(field, space["VoxelField"])

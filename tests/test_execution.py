@@ -22,6 +22,7 @@ from dreamfusion.toybox import EMBEDDED_PRIOR
 from support.answers import answers, assert_same, save_tiny
 from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
 from support.hub import ReadTimeoutError
+from support.linear import LinearGuidance
 from support.worlds import SHORT
 
 SAVE = {"sd": save_sd, "sdxl": save_sdxl, "sd3": save_sd3, "flux": save_flux}
@@ -333,7 +334,12 @@ def test_bad_switches(switches, expected):
 
 def test_the_switches_reach_the_prior(monkeypatch):
     asked = {}
-    monkeypatch.setattr(run, "open_prior", lambda model, **options: asked.update(options))
+
+    def note(model, **options):
+        asked.update(options)
+        return LinearGuidance()
+
+    monkeypatch.setattr(run, "open_prior", note)
     execution = {"offload": "layers", "vae_slicing": True, "channels_last": False}
     config = {"prompt": "a", "guidance": {"kind": "sd", "precision": "bf16", "execution": execution}}
     run.load_guidance(parse_config(config), torch.device("cpu"))

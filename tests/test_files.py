@@ -2,8 +2,15 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import trimesh
 
+from dreamfusion.assets.formats import save_mesh
+from dreamfusion.assets.images import save_png
+from dreamfusion.assets.mesh import Mesh
+from dreamfusion.assets.video import save_video
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io import files
 from dreamfusion.io.files import (
@@ -14,6 +21,7 @@ from dreamfusion.io.files import (
     write_atomically,
     write_text,
 )
+from dreamfusion.io.signatures import is_signed
 
 
 @pytest.mark.parametrize(
@@ -92,7 +100,7 @@ def _write_half(path):
 def test_a_failure_in_the_block_keeps_the_earlier_file(tmp_path):
     target = tmp_path / "notes.txt"
     write_text(target, "earlier")
-    with pytest.raises(ZeroDivisionError), write_atomically(target) as temporary:
+    with pytest.raises(ZeroDivisionError), write_atomically(target, ours=True) as temporary:
         _write_half(temporary)
     assert target.read_text() == "earlier"
     assert os.listdir(tmp_path) == ["notes.txt"]
@@ -138,7 +146,7 @@ def test_folders_are_replaced_as_a_whole(tmp_path):
         with replace_folder(tmp_path / "result") as temporary:
             (temporary / f"{text}.txt").write_text(text)
     assert os.listdir(tmp_path) == ["result"]
-    assert os.listdir(tmp_path / "result") == ["two.txt"]
+    assert sorted(os.listdir(tmp_path / "result")) == [".dreamfusion", "two.txt"]
 
 
 def test_a_failed_folder_keeps_the_earlier_one(tmp_path, monkeypatch):
@@ -157,7 +165,111 @@ def test_a_failed_folder_keeps_the_earlier_one(tmp_path, monkeypatch):
     with pytest.raises(DreamFusionError, match="full"), replace_folder(tmp_path / "result") as temporary:
         (temporary / "two.txt").write_text("two")
     assert os.listdir(tmp_path) == ["result"]
-    assert os.listdir(tmp_path / "result") == ["one.txt"]
+    assert sorted(os.listdir(tmp_path / "result")) == [".dreamfusion", "one.txt"]
+
+
+@pytest.mark.parametrize("change", ["new", "changed", "empty", "unlisted", "link"])
+def test_a_folder_with_anything_else_in_it_is_refused_and_stays(change, tmp_path):
+    target = tmp_path / "result"
+    with replace_folder(target) as temporary:
+        (temporary / "below").mkdir()
+        (temporary / "below/one.txt").write_text("one")
+    match change:
+        case "new":
+            (target / "below/mine.txt").write_text("mine")
+        case "changed":
+            (target / "below/one.txt").write_text("mended by hand")
+        case "empty":
+            (target / "mine").mkdir()
+        case "unlisted":
+            (target / files.MARKER).unlink()
+        case "link":
+            (target / "mine").symlink_to(tmp_path)
+    before = {path: path.read_bytes() if path.is_file() else None for path in target.rglob("*")}
+    with pytest.raises(DreamFusionError, match="holds other things") as caught, replace_folder(target):
+        pytest.fail("the work was begun")
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() if path.is_file() else None for path in target.rglob("*")} == before
+    assert os.listdir(tmp_path) == ["result"]
+
+
+def test_a_file_or_folder_of_the_users_is_not_replaced(tmp_path):
+    (tmp_path / "result").write_text("mine")
+    with pytest.raises(DreamFusionError, match="is a file"), replace_folder(tmp_path / "result"):
+        pytest.fail("the work was begun")
+    with pytest.raises(DreamFusionError, match="not written by this program"), write_atomically(tmp_path / "result"):
+        pytest.fail("the work was begun")
+    assert (tmp_path / "result").read_text() == "mine"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DreamFusionError, match="was not written by this program"), write_atomically(tmp_path / "link"):
+        pytest.fail("the work was begun")
+    assert (tmp_path / "link").is_symlink()
+
+
+def _picture(path, value):
+    save_png(torch.full((3, 4, 4), value), path)
+
+
+def _film(path, value):
+    save_video([torch.full((3, 16, 16), value)] * 2, path)
+
+
+def _textured(subdivisions):
+    ball = trimesh.creation.icosphere(subdivisions)
+    count = len(ball.vertices)
+    normals = ball.vertices.astype(np.float32)
+    return Mesh(
+        vertices=normals,
+        faces=ball.faces.astype(np.int32),
+        normals=normals,
+        colors=np.full((count, 3), 0.5, np.float32),
+        uv=np.full((count, 2), 0.5, np.float32),
+        texture=np.full((4, 4, 3), 90, np.uint8),
+    )
+
+
+def _mesh(path, value):
+    save_mesh(_textured(round(4 * value)), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.png", _picture),
+        ("a.mp4", _film),
+        ("a.webm", _film),
+        ("a.gif", _film),
+        ("a.glb", _mesh),
+        ("a.obj", _mesh),
+        ("a.ply", _mesh),
+        ("a.stl", _mesh),
+        ("a.usdz", _mesh),
+    ],
+)
+def test_every_format_is_signed_and_replaced_only_while_it_is_as_written(name, write, tmp_path):
+    target = tmp_path / name
+    write(target, 0.25)
+    first = target.read_bytes()
+    assert is_signed(target)
+    write(target, 0.75)
+    assert is_signed(target)
+    assert target.read_bytes() != first
+    data = bytearray(target.read_bytes())
+    data[len(data) // 2] ^= 1
+    target.write_bytes(data)
+    assert not is_signed(target)
+    with pytest.raises(DreamFusionError, match="was changed since"):
+        write(target, 0.25)
+    assert target.read_bytes() == data
+
+
+@pytest.mark.parametrize("sibling", ["cat.png", "cat.mtl"])
+def test_a_mesh_does_not_take_the_place_of_a_file_beside_it(sibling, tmp_path):
+    (tmp_path / sibling).write_bytes(b"a cat")
+    with pytest.raises(DreamFusionError, match=sibling):
+        save_mesh(_textured(1), tmp_path / "cat.obj")
+    assert (tmp_path / sibling).read_bytes() == b"a cat"
+    assert os.listdir(tmp_path) == [sibling]
 
 
 def test_output_dir_is_created_and_empty(tmp_path):

@@ -471,9 +471,8 @@ def test_a_full_disk_keeps_the_earlier_files(
 ):
     if name == "usdz":
         pytest.importorskip("pxr")
-    earlier = {f"mesh.{suffix}": b"earlier" for suffix in ((name, "mtl", "png") if name == "obj" else (name,))}
-    for file, data in earlier.items():
-        (tmp_path / file).write_bytes(data)
+    save_mesh(textured, tmp_path / f"mesh.{name}")
+    earlier = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     calls = []
 
     def full(handle):

@@ -2,11 +2,15 @@
 
 import itertools
 import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dreamfusion.kernels import backend
+from dreamfusion.kernels.allocation import keep_memory
 from dreamfusion.kernels.compositing import ray_sum, ray_sum_reference, ray_weights, ray_weights_reference
 from dreamfusion.kernels.hashgrid import (
     HashGridLayout,
@@ -401,3 +405,27 @@ def test_large_memory_is_ordinary_memory():
 def test_other_devices_take_the_twins():
     assert backend.uses_warp(torch.device("cpu"))
     assert not backend.uses_warp(torch.device("mps"))
+
+
+def test_without_a_home_kernels_are_kept_where_nobody_else_can_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend.tempfile, "tempdir", str(tmp_path))
+    own = backend._own_folder()
+    assert os.path.dirname(own) == str(tmp_path)
+    assert os.stat(own).st_mode & 0o077 == 0
+    assert backend._own_folder() == own
+    assert backend._can_write(Path(own))
+    assert not backend._can_write(Path(own) / "absent")
+    os.chmod(own, 0o777)  # as somebody else may have put it there first
+    assert backend._own_folder() != own
+
+
+def test_memory_is_kept_by_three_settings_of_glibc(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda name, value: asked.append((name, value)) or 1)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    assert keep_memory()
+    assert sorted(asked) == [(-4, 0), (-2, 2**26), (-1, -1)]  # no maps, 64 MiB more at a time, never trimmed
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert not keep_memory()
+    assert len(asked) == 3

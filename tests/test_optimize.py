@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,9 +8,9 @@ import torch
 from dreamfusion.assets.mesh import sample_density, surface_level
 from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.io.checkpoints import Checkpoint
+from dreamfusion.io.checkpoints import Checkpoint, NotFiniteError
 from dreamfusion.method.normals import latent_picture
-from dreamfusion.method.optimize import optimize, refuse_collapse, sample_shading
+from dreamfusion.method.optimize import MOST_LEFT_OUT, optimize, portions, refuse_collapse, sample_shading
 from dreamfusion.method.state import State
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.toybox.render import signed_distance
@@ -225,14 +226,22 @@ def test_a_full_view_is_not_a_collapse_before_the_given_share():
         next(optimize(config, guidance, state))
 
 
-def test_not_a_number_stops_the_run_with_advice():
+def test_a_scene_that_is_not_finite_goes_back_or_stops():
     guidance = toy_prior("mushroom", views=8, size=16)
     config = toy_config(steps=4, views=1, resolution=16)
     state = State.fresh(config, CPU)
     with torch.no_grad():
         state.scene.field.albedo_network[0].weight.fill_(float("nan"))
-    with pytest.raises(DreamFusionError, match=r"no longer finite at step 0.*--seed"):
+    with pytest.raises(NotFiniteError, match="not finite at step 1"):
         next(optimize(config, guidance, state))
+    back: list[int] = []
+
+    def go_back() -> None:
+        back.append(state.step)
+        state.restore(Checkpoint(0, *State.fresh(config, CPU).to_checkpoint()))
+
+    next(optimize(config, guidance, state, go_back=go_back))
+    assert (back, state.step) == ([0], 1)
 
 
 def test_a_collapsed_scene_stops_the_run_with_advice():
@@ -255,3 +264,67 @@ def test_a_scene_that_is_driven_empty_is_reported():
     with pytest.raises(DreamFusionError, match="collapsed to nothing"):
         for _ in optimize(config, guidance, State.fresh(config, CPU)):
             pass
+
+
+def test_portions_of_views_by_hand():
+    assert list(portions(5, 1)) == [slice(0, 5)]
+    assert list(portions(5, 2)) == [slice(0, 2), slice(2, 5)]
+    assert list(portions(4, 4)) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]
+
+
+def test_a_step_in_portions_has_the_gradient_of_the_whole():
+    """The same timesteps, noise and jitter for all views, drawn so that portions draw alike."""
+    config = toy_config(steps=4, views=2, resolution=16)
+    gradients = []
+    for parts in (1, 2):
+        guidance = toy_prior("mushroom", views=8, size=16)
+        # What is distilled depends on draws; regularisers alone do not.
+        quiet = config.model_copy(update={"loss": config.loss.model_copy(update={"distillation": 0.0})})
+        state = State.fresh(quiet, CPU)
+        state.portions = parts
+        state.optimizer.step = lambda: None
+        step = next(optimize(quiet, guidance, state))
+        assert step.image.shape == (2, 3, 16, 16)
+        gradients.append(torch.cat([p.grad.flatten() for p in state.scene.parameters() if p.grad is not None]))
+    assert gradients[0].norm() > 0
+    cosine = torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0)
+    assert cosine > 0.95  # the jitter along the rays differs
+    assert gradients[1].norm().item() == pytest.approx(gradients[0].norm().item(), rel=0.2)
+
+
+def test_a_bad_answer_of_the_prior_is_left_out_and_the_weights_stay():
+    guidance = toy_prior("mushroom", views=8, size=16)
+    config = toy_config(steps=20, views=1, resolution=16)
+    state = State.fresh(config, CPU)
+    answer = guidance.predict_noise
+
+    def one_bad_number(z, t, embeddings):
+        good = answer(z, t, embeddings).clone()
+        good.view(-1)[5] = math.nan
+        return good
+
+    guidance.predict_noise = one_bad_number
+    before = [p.detach().clone() for p in state.scene.parameters()]
+    steps = optimize(config, guidance, state)
+    first = next(steps)
+    assert first.metrics["left_out"] == 1
+    assert all(math.isfinite(value) for value in first.metrics.values())
+    assert all(torch.equal(a, b) for a, b in zip(before, state.scene.parameters(), strict=True))
+    guidance.predict_noise = answer
+    second = next(steps)
+    assert "left_out" not in second.metrics
+    assert state.left_out == 0
+    guidance.predict_noise = one_bad_number
+    with pytest.raises(
+        DreamFusionError, match=r"prior answers is no longer finite since step 3: .*guidance\.precision"
+    ):
+        for _ in steps:
+            pass
+    assert state.step == 2 + MOST_LEFT_OUT
+
+
+def test_the_advice_against_bad_numbers_is_accepted():
+    for changes in ({"guidance": {"precision": "fp32"}}, {"guidance": {"precision": "bf16"}}):
+        assert toy_config(**changes)
+    rates = {"grid_lr": 1e-3, "network_lr": 1e-4}
+    assert toy_config(optim=rates).optim.grid_lr == 1e-3

@@ -33,7 +33,7 @@ def test_the_azimuth_reaches_the_prompt_as_azimuth(preset):
     """NeMo unpacks its cameras in another order, takes the radius for the azimuth, and always asks for the front."""
     config = build_config(preset, {"prompt": "a", "guidance": {"view_mode": "nearest"}})
     cameras = sample_cameras(10_000, config.cameras, torch.Generator().manual_seed(0))
-    asked = Question(ViewReader(), config, "a").about(cameras).positive.tokens[:, 0, :4]
+    asked = Question(ViewReader(), config, "a").about(cameras, torch.zeros(len(cameras))).positive.tokens[:, 0, :4]
     below = cameras.elevation_deg <= config.guidance.view_texts.overhead_deg
     shares = asked[below].mean(dim=0)
     torch.testing.assert_close(shares, torch.tensor([0.25, 0.5, 0.25, 0.0]), atol=0.02, rtol=0)

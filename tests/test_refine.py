@@ -35,7 +35,7 @@ from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import _configuration, _nemo_configuration, refine
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
-from dreamfusion.scenes.scene import Views, finished_views
+from dreamfusion.scenes.scene import Finished, Views, finished_views
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
 from support.worlds import BACKDROP, STILL, toy_config, toy_prior
@@ -128,10 +128,10 @@ def test_the_field_of_a_mesh_is_its_surface():
     assert score.iou > 0.9
     assert score.iou_unaligned > 0.85
     assert score.normal_error_deg < 15
-    seen = score_outlines(scene, mushroom)
+    seen = score_outlines(Finished(scene), mushroom)
     assert seen.silhouette_iou > 0.93
     assert seen.normal_error_deg < 10
-    other = score_outlines(scene, Toy("car", "red"))
+    other = score_outlines(Finished(scene), Toy("car", "red"))
     assert other.silhouette_iou < 0.7
     assert other.normal_error_deg > 25
 

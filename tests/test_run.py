@@ -1,10 +1,12 @@
 import dataclasses
+import gc
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,18 @@ from PIL import Image
 import dreamfusion
 from dreamfusion.assets import texture
 from dreamfusion.config import PicturesConfig, SceneConfig, load_config
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.errors import DreamFusionError, Stopped
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.fields.tetrahedra import TetrahedraConfig
+from dreamfusion.guidance.families import open_prior
 from dreamfusion.io.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.runs import results
 from dreamfusion.runs.generate import generate
+from dreamfusion.runs.refine import refine
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
+from dreamfusion.toybox import EMBEDDED_PRIOR
 from support.worlds import SHORT, toy_prior
 
 # A run in another process, with the analytic prior, that can be killed.
@@ -55,6 +60,7 @@ def test_a_run_leaves_everything_it_promises(finished: dreamfusion.Result):
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
     promised = {
+        ".dreamfusion",
         "turntable.mp4",
         "contact_sheet.png",
         "mesh.glb",
@@ -252,8 +258,9 @@ def test_a_stop_by_the_user_leaves_a_checkpoint(tmp_path: Path):
             raise KeyboardInterrupt
 
     prior = toy_prior("mushroom", views=8, size=16)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="--resume") as caught:
         generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, on_step=stop, **SHORT)
+    assert caught.value.number == signal.SIGINT
     assert load_checkpoint(latest_checkpoint(tmp_path / "run/checkpoints")).step == 3
 
 
@@ -265,21 +272,26 @@ FULL = (
 
 
 @pytest.mark.parametrize("error", FULL, ids=["torch-cuda", "torch-cpu", "warp"])
-def test_full_memory_at_a_step_is_one_line_and_leaves_the_checkpoint(error, tmp_path: Path, monkeypatch):
+def test_full_memory_at_a_step_makes_smaller_portions_and_then_one_line(error, tmp_path: Path, monkeypatch, caplog):
     prior = toy_prior("mushroom", views=8, size=16)
     encode, calls = prior.encode, []
 
     def fills_up(image):
-        calls.append(image)
-        if len(calls) == 8:
+        calls.append(len(image))
+        if len(calls) in (3, 12):
             raise error
         return encode(image)
 
     monkeypatch.setattr(prior, "encode", fills_up)
-    with pytest.raises(DreamFusionError, match="Not enough memory at step 8") as caught:
+    # Two steps of two views; the third fails, and is taken again in portions of one view; so do those that follow.
+    with pytest.raises(DreamFusionError, match="Not enough memory at step 7, even for one view") as caught:
         generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, **SHORT)
     message = str(caught.value)
     assert "\n" not in message
+    assert calls == [2, 2, 2] + [1] * 9
+    assert [record.getMessage() for record in caplog.records] == [
+        "Not enough memory at step 3: goes on with the views of a step in 2 portions."
+    ]
     assert all(remedy in message for remedy in ("image_size", "checkpoint_vae", "tiny_vae", "offload"))
     assert list(list_checkpoints(tmp_path / "run/checkpoints")) == [5]
     assert load_checkpoint(latest_checkpoint(tmp_path / "run/checkpoints")).step == 5
@@ -339,7 +351,110 @@ def test_a_failing_optimisation_keeps_what_was_there(tmp_path: Path, monkeypatch
     monkeypatch.setattr(prior, "predict_noise", lambda z, t, e: torch.full_like(z, float("nan")))
     with pytest.raises(DreamFusionError, match="no longer finite"):
         generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, **SHORT)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "metrics.jsonl"}
+    rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["left_out"]) for row in rows] == [(step, 1.0) for step in range(1, 11)]
+
+
+def test_a_scene_that_is_not_finite_goes_back_to_the_checkpoint_with_lower_rates(tmp_path: Path, caplog):
+    spoilt: list[int] = []
+
+    def spoil(step) -> None:
+        scenes = [scene for scene in gc.get_objects() if isinstance(scene, NerfField)]
+        if step.number == 7 and not spoilt:
+            spoilt.append(step.number)
+            with torch.no_grad():
+                for scene in scenes:
+                    scene.albedo_network[0].weight.fill_(float("nan"))
+
+    prior = toy_prior("mushroom", views=8, size=16)
+    result = generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, on_step=spoil, **SHORT)
+    assert all(torch.isfinite(p).all() for p in result.scene.parameters())
+    rows = [json.loads(row) for row in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert "not finite at step 8: goes on from step 5 with 0.5 of the learning rates" in caplog.text
+
+
+def test_a_film_that_fails_costs_neither_mesh_nor_page(
+    finished: dreamfusion.Result, tmp_path: Path, monkeypatch, caplog
+):
+    def no_ffmpeg(*arguments, **options):
+        raise DreamFusionError("No ffmpeg was found.")
+
+    monkeypatch.setattr(results, "save_video", no_ffmpeg)
+    copy = dataclasses.replace(finished, folder=tmp_path)
+    results.write_assets(copy)
+    assert copy.mesh.exists()
+    assert copy.viewer.exists()
+    assert not copy.turntable.exists()
+    assert "turntable.mp4 could not be written (No ffmpeg was found.)" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_step_is_taken_after_it(number, finished: dreamfusion.Result, tmp_path: Path):
+    prior = toy_prior("mushroom", views=8, size=16)
+    encode, calls = prior.encode, []
+
+    def interrupted(image):
+        calls.append(1)
+        if len(calls) == 7:
+            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGINT)  # the impatient second one
+        return encode(image)
+
+    prior.encode = interrupted
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Stopped) as caught:
+            generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, **SHORT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.value.number == number
+    assert list(list_checkpoints(tmp_path / "run/checkpoints")) == [5, 7]
+    prior.encode = encode
+    again = generate(resume=tmp_path / "run", guidance_model=prior)
+    a, b = (load_checkpoint(latest_checkpoint(folder / "checkpoints")) for folder in (again.folder, finished.folder))
+    assert all(torch.equal(a.tensors[name], tensor) for name, tensor in b.tensors.items())
+    assert (again.folder / "metrics.jsonl").read_text() == (finished.folder / "metrics.jsonl").read_text()
+    assert (again.folder / "mesh.glb").read_bytes() == (finished.folder / "mesh.glb").read_bytes()
+
+
+def test_a_run_that_goes_on_has_one_owner(tmp_path: Path):
+    def look(step) -> None:
+        for attempt in (
+            lambda: generate(resume=tmp_path / "run", guidance_model=prior),
+            lambda: refine(tmp_path / "run", guidance_model=prior),
+        ):
+            with pytest.raises(DreamFusionError, match="Another process is at work"):
+                attempt()
+
+    prior = toy_prior("mushroom", views=8, size=16)
+    generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, on_step=look, **SHORT | {"steps": 1})
+
+
+def test_half_a_row_of_the_log_is_dropped(finished: dreamfusion.Result, tmp_path: Path):
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    with (tmp_path / "copy/metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "opac')
+    generate(resume=tmp_path / "copy", guidance_model=toy_prior("mushroom", views=8, size=16), assets=False)
+    assert (tmp_path / "copy/metrics.jsonl").read_text() == (finished.folder / "metrics.jsonl").read_text()
+
+
+def test_a_mesh_that_was_mended_by_hand_is_not_replaced(finished: dreamfusion.Result, tmp_path: Path):
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    mended = tmp_path / "copy/mesh.glb"
+    mended.write_bytes(mended.read_bytes() + b"mended")
+    with pytest.raises(DreamFusionError, match=r"mesh\.glb was not written by this program, or was changed since"):
+        generate(resume=tmp_path / "copy", guidance_model=toy_prior("mushroom", views=8, size=16))
+    assert mended.read_bytes().endswith(b"mended")
+
+
+def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path):
+    (tmp_path / "requests").mkdir()
+    (tmp_path / "requests/mine.txt").write_text("mine")
+    prior = toy_prior("mushroom", views=8, size=16)
+    with pytest.raises(DreamFusionError, match="holds other things"):
+        generate("a red mushroom", output=tmp_path, guidance_model=prior, **SHORT)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["requests", "requests/mine.txt"]
 
 
 def test_validation_shows_depth_and_writes_a_video_if_asked(tmp_path: Path):
@@ -367,3 +482,21 @@ def test_depth_of_a_volume_is_that_of_what_can_be_seen():
         samples=0,
     )
     assert results._nearness(view, 2.5).flatten().tolist() == [0.75, 0.375, 0]
+
+
+def test_two_runs_in_threads_both_succeed(in_tmp: Path, finished: dreamfusion.Result):
+    with ThreadPoolExecutor(2) as pool:
+        priors = [toy_prior("mushroom", views=8, size=16) for _ in range(2)]
+        few = SHORT | {"steps": 2}
+        started = [pool.submit(generate, "a toy", guidance_model=p, assets=False, **few) for p in priors]
+        one, other = (future.result() for future in started)
+    assert {one.folder, other.folder} == {Path("runs/a-toy"), Path("runs/a-toy-2")}
+    assert (one.folder / "metrics.jsonl").read_text() == (other.folder / "metrics.jsonl").read_text()
+
+
+def test_two_threads_may_load_a_prior_at_once():
+    with ThreadPoolExecutor(2) as pool:
+        one, other = (future.result() for future in [pool.submit(open_prior, EMBEDDED_PRIOR) for _ in range(2)])
+    z, t = torch.zeros(1, 3, 32, 32), torch.tensor([500])
+    answers = [prior.predict_noise(z, t, prior.embed(["a red mushroom"])) for prior in (one, other)]
+    assert torch.equal(*answers)

@@ -6,19 +6,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.method.cameras import fixed_cameras
+from dreamfusion.io import checkpoints
+from dreamfusion.method.cameras import Cameras, fixed_cameras
 from dreamfusion.method.prompts import VIEWS
 from dreamfusion.method.shading import Lights
 from dreamfusion.toybox.captions import PHRASINGS, caption, parse_toy, vocabulary
+from dreamfusion.toybox.card import read_log
 from dreamfusion.toybox.data import ToyboxData
+from dreamfusion.toybox.hardness import Hardness, mean_by_sort
 from dreamfusion.toybox.kinds import ACCENT, BODY, KINDS, MATERIALS
 from dreamfusion.toybox.model import MAX_WORDS, build_pipeline, build_tokenizer
 from dreamfusion.toybox.muon import Muon, orthogonalized
+from dreamfusion.toybox.paint import TracedViews, paint_traced
 from dreamfusion.toybox.render import (
     NOTHING,
+    GeometryBuffers,
+    Paint,
     paint_toys,
     paint_views,
     pattern_marks,
@@ -28,8 +35,8 @@ from dreamfusion.toybox.render import (
 )
 from dreamfusion.toybox.samples import save_samples, toybox_sheet
 from dreamfusion.toybox.text import CODE_LENGTH, code, train_text
-from dreamfusion.toybox.train import Trainer, TrainSettings, train, training_times
-from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, is_held_out, part_held_out
+from dreamfusion.toybox.train import UNLIMITED, HeldOut, Trainer, TrainSettings, fitted, train, training_times
+from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, as_shown, held_out, is_held_out, part_held_out
 
 
 def flat_light(count: int) -> Lights:
@@ -179,6 +186,70 @@ def test_batches_are_a_function_of_seed_and_step():
     assert a[0].images.max() <= 1
 
 
+def test_the_paint_kernel_is_compose():
+    toys = [Toy("mug", "red", "striped"), Toy("duck", "yellow", "spotted"), Toy("house", "blue", "checkered")]
+    cameras = fixed_cameras(torch.tensor([20.0, 110.0, -70.0]), torch.tensor([10.0, 40.0, 70.0]))
+    rays = cameras.rays(2 * 24, 2 * 24)
+    traced = TracedViews.of([trace(toys[:2], cameras[:2].rays(48, 48)), trace(toys[2:], cameras[2:].rays(48, 48))])
+    lights = Lights(torch.tensor([[3.0, 1, 2], [-1, 3, 2], [0, 0, 4]]), torch.full((3,), 0.6), torch.full((3,), 0.4))
+    behind = torch.tensor([[0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [1.0, 0.9, 0.8]])
+    paint = paint_toys(toys)
+    kept = GeometryBuffers(traced.material, traced.normal.float() / 127, traced.depth.float())
+    expected = paint_views(kept, rays, paint, lights, behind, supersample=2)
+    found = paint_traced(traced, torch.arange(3), cameras, paint, lights, behind)
+    assert found.shape == (3, 3, 24, 24)
+    # Points on the edge of a mark may fall to either side of it.
+    assert ((found - expected).abs().amax(1) > 1e-3).float().mean() < 0.005
+    order = torch.tensor([2, 0])
+    some = Paint(paint.palette[order], paint.pattern[order], paint.scale[order])
+    lit = Lights(lights.position[order], lights.diffuse[order], lights.ambient[order])
+    seen = Cameras(**{name: value[order] for name, value in vars(cameras).items()})
+    assert torch.equal(paint_traced(traced, order, seen, some, lit, behind[order]), found[order])
+
+
+def test_a_small_toy_is_shown_at_full_size_and_textureless_pictures_are_white():
+    assert as_shown(Toy("mug", "red", size="small")) == Toy("mug", "red")
+    assert as_shown(Toy("mug", size="tall")) == Toy("mug", size="tall")
+    batch = ToyboxData(0, 96, pool_size=16, image_size=16, caption_dropout=0.0).batch(0)
+    white = batch.textureless.bool()
+    assert 2 <= white.sum() <= 25  # 0.12 of 96
+    spread = batch.images.amax(1) - batch.images.amin(1)  # of the channels: backdrops have a faint tint
+    assert spread[white].max() < 0.3
+    assert (spread[~white].amax(dim=(1, 2)) > 0.3).float().mean() > 0.6
+    assert any(toy.color in text for toy, text in zip(batch.toys, batch.captions[::4], strict=True))
+
+
+def test_hardness_by_hand():
+    hardness = Hardness()
+    assert hardness.weight("kind", "mug") == 1.0
+    toys = [Toy("mug", "red"), Toy("mug", "red", "striped"), Toy("car", "red", part_color="blue")]
+    means = mean_by_sort(torch.tensor([0.1, 0.2, 0.3]), toys)
+    assert means["kind"] == pytest.approx({"mug": 0.15, "car": 0.3})
+    assert means["pattern"] == pytest.approx({"plain": 0.2, "striped": 0.2})
+    assert means["part"] == pytest.approx({"usual": 0.15, "named": 0.3})
+    hardness.look(means)
+    assert hardness.weight("kind", "car") == pytest.approx(0.3 / 0.225)
+    assert hardness.weight("kind", "mug") == pytest.approx(0.15 / 0.225)
+    assert hardness.weight("pattern", "striped") == 1.0
+    hardness.look({"kind": {"car": 0.9}})  # half of which counts
+    assert hardness.means["kind"]["car"] == pytest.approx(0.6)
+    assert hardness.weight("kind", "car") == 1.5  # of 0.6 / 0.375
+
+
+def test_what_is_hard_is_drawn_more_often():
+    hardness = Hardness()
+    hardness.look({"kind": {kind: 2.0 if kind == "mug" else 1.0 for kind in KINDS}, "part": {"named": 3, "usual": 1}})
+    counts = []
+    for drawn in (None, hardness):
+        data = ToyboxData(0, 2000, pool_size=40, image_size=4, hardness=drawn)
+        toys = data.batch(0).toys
+        counts.append((sum(toy.kind == "mug" for toy in toys), sum(toy.part_color is not None for toy in toys)))
+    assert counts[1][0] > 1.2 * counts[0][0] > 0
+    # Of parts, 0.45 with the factor 1.5 against 0.55 with 1 / 1.5.
+    assert counts[0][1] / 2000 == pytest.approx(0.45, abs=0.04)
+    assert counts[1][1] / 2000 == pytest.approx(0.675 / (0.675 + 0.3667), abs=0.04)
+
+
 def test_captions_fit_the_tokenizer_and_have_no_unknown_word():
     tokenizer = build_tokenizer()
     longest = Toy("snowman", "orange", "checkered", "small", "orange")
@@ -304,7 +375,9 @@ TINY = TrainSettings(steps=4, batch_size=2, image_size=16, warmup_steps=2, decay
 def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train on few views and draw samples in one step: what is tested here is the trainer."""
     monkeypatch.setattr("dreamfusion.toybox.train.save_samples", partial(save_samples, steps=1))
-    monkeypatch.setattr("dreamfusion.toybox.train.ToyboxData", lambda *a, **k: ToyboxData(*a, **k, pool_size=8))
+    monkeypatch.setattr("dreamfusion.toybox.train.HeldOut", partial(HeldOut, batches=2))
+    monkeypatch.setattr("dreamfusion.toybox.model.CHANNELS", (8, 8, 16))
+    monkeypatch.setattr("dreamfusion.toybox.train.ToyboxData", lambda *a, **k: ToyboxData(*a, **k | {"pool_size": 8}))
 
 
 def test_learning_rate_is_a_trapezoid():
@@ -312,26 +385,39 @@ def test_learning_rate_is_a_trapezoid():
     assert [settings.lr_factor(s) for s in (0, 9, 50, 80, 90, 99)] == pytest.approx([0.1, 1, 1, 1, 0.5, 0.05])
 
 
-def test_most_images_are_shown_at_high_noise():
+def test_nearly_half_of_the_images_are_shown_at_high_noise():
     times = torch.cat([training_times(32, torch.Generator().manual_seed(seed)) for seed in range(50)])
     assert times.min() >= 0
     assert times.max() < 1
-    assert (times >= 0.75).float().mean().item() == pytest.approx(0.6, abs=0.01)
-    assert (times >= 0.875).float().mean().item() == pytest.approx(0.3, abs=0.01)
-    assert (times < 0.375).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert (times >= 0.75).float().mean().item() == pytest.approx(0.45, abs=0.01)
+    assert (times >= 0.875).float().mean().item() == pytest.approx(0.225, abs=0.01)
+    # 0.375 is half of 0.75, and 0.5 ** (2 / 3) = 0.63 of the other 0.55 are below it.
+    assert (times < 0.375).float().mean().item() == pytest.approx(0.3465, abs=0.01)
 
 
 @pytest.mark.slow
-def test_training_resumes_exactly_and_leaves_a_prior_that_loads(tmp_path: Path, small_data: None):
-    whole = train(tmp_path / "whole", TINY, save_every=100, sample_every=100)
-    # Stopped after two steps: the schedule is that of four, as after a kill.
-    stopped = Trainer(TINY)
-    stopped.begin()
-    for _ in range(2):
-        stopped.train_step()
-    (tmp_path / "parts").mkdir()
-    stopped.save(tmp_path / "parts")
-    resumed = train(tmp_path / "parts", TINY, save_every=100, sample_every=100)
+def test_training_resumes_exactly_and_leaves_a_prior_that_loads(
+    tmp_path: Path, small_data: None, monkeypatch: pytest.MonkeyPatch
+):
+    whole = train(tmp_path / "whole", TINY, save_every=100, sample_every=100, check_every=1)
+    # The disk is full at the second checkpoint, of step 4: that of step 2 is gone on from.
+    save_file, saved = checkpoints.save_file, []
+
+    def full_from_the_second(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        saved.append(path)
+        if len(saved) == 2:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoints, "save_file", full_from_the_second)
+    with pytest.raises(DreamFusionError, match="the disk is full"):
+        train(tmp_path / "parts", TINY, save_every=2, sample_every=100, check_every=1)
+    assert [path.name for path in (tmp_path / "parts/checkpoints").iterdir()] == ["step_000002"]
+    resumed = train(tmp_path / "parts", TINY, save_every=100, sample_every=100, check_every=1)
+    assert resumed.hardness.means == whole.hardness.means
+    logs = [(tmp_path / run / "held_out.jsonl").read_text() for run in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    assert [json.loads(row)["step"] for row in logs[0].splitlines()] == [1, 2, 3, 4]
     for name, parameter in whole.parameters.items():
         assert torch.equal(parameter, resumed.parameters[name]), name
         assert torch.equal(whole.ema[name], resumed.ema[name]), name
@@ -349,10 +435,39 @@ def test_training_resumes_exactly_and_leaves_a_prior_that_loads(tmp_path: Path, 
     card = (tmp_path / "parts/prior/README.md").read_text()
     assert "--steps 4 --batch-size 2 --image-size 16" in card
     assert "green mushroom" in card
+    assert "| noise: high |" in card
+    assert "| kind: mug |" in card or "| kind: car |" in card
 
     further = Trainer(TINY)
     further.start_from(tmp_path / "parts/prior")
     torch.testing.assert_close(further.parameters[name], resumed.ema[name], atol=1e-3, rtol=1e-3)
+
+
+def test_another_architecture_is_not_resumed(tmp_path: Path, small_data: None):
+    Trainer(TINY).save(tmp_path)
+    with pytest.raises(DreamFusionError, match=r"for pictures of 16 pixels: give another --output, or --image-size 16"):
+        train(tmp_path, replace(TINY, image_size=32))
+
+
+def test_a_training_by_the_clock_by_hand():
+    settings = TrainSettings(steps=UNLIMITED, decay_steps=100)
+    # 200 steps took 100 seconds: 700 seconds are 1400 steps, and the decay takes 100 of them.
+    assert fitted(settings, 1200, 200, 100.0, 700.0) is settings
+    ending = fitted(settings, 1200, 200, 100.0, 49.0)
+    assert (ending.steps, ending.decay_steps) == (1298, 98)
+    assert [ending.lr_factor(step) for step in (1200, 1249, 1298)] == pytest.approx([1.0, 0.5, 0.0])
+    # Of a short sitting, of 20 steps in all, the decay takes a quarter.
+    assert fitted(settings, 10, 10, 10.0, 10.0) is settings
+    assert fitted(settings, 15, 15, 15.0, 5.0).decay_steps == 5
+    assert fitted(replace(settings, steps=17), 15, 15, 15.0, 5.0).steps == 17
+    assert fitted(settings, 15, 15, 15.0, -1.0).steps == 15
+
+
+def test_a_row_that_a_full_disk_cut_short_is_left_out(tmp_path: Path):
+    log = tmp_path / "log.jsonl"
+    assert read_log(log) == []
+    log.write_text('{"step": 50, "loss": 0.5}\n{"step": 100, "lo')
+    assert read_log(log) == [{"step": 50, "loss": 0.5}]
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(small_data: None):

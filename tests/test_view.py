@@ -22,7 +22,7 @@ from PIL import Image
 
 from dreamfusion.app.view import Viewer, check, open_server
 from dreamfusion.config import load_config, parse_config
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.errors import DreamFusionError, Stopped
 from dreamfusion.io.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint
 from dreamfusion.runs.control import Requests
 from dreamfusion.runs.generate import generate
@@ -54,7 +54,7 @@ def same(a: Path, b: Path) -> bool:
 
 def test_a_stop_leaves_a_checkpoint_and_no_requests(tmp_path: Path):
     run = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         start(run, {3: lambda r: r.send("stop")}, prompt="a red mushroom", output=run, **FEW)
     assert list(list_checkpoints(run / "checkpoints")) == [3]
     assert not Requests(run).open
@@ -126,7 +126,7 @@ def test_a_changed_prompt_is_recorded_resumed_and_reproduced(tmp_path: Path):
     _, asked = start(tmp_path / "again", config_file=run / "config.yaml", output=tmp_path / "again")
     assert same(run, tmp_path / "again")
     stop = at | {5: lambda r: r.send("stop")}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         start(tmp_path / "stopped", stop, prompt="a red mushroom", output=tmp_path / "stopped", **FEW)
     _, asked = start(tmp_path / "stopped", resume=tmp_path / "stopped")
     assert asked[-1] == "a blue mushroom, front view"

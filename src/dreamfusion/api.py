@@ -17,6 +17,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dreamfusion.io.quiet import quiet_libraries
+
 if TYPE_CHECKING:
     from dreamfusion.config import Config
     from dreamfusion.config.presets import Preset
@@ -85,6 +87,7 @@ def generate(
             the command line writes them.
 
     """
+    quiet_libraries()
     from dreamfusion.runs.generate import generate as run
 
     own_prior, prior = _prior(guidance, model)
@@ -156,6 +159,7 @@ def refine(
         DreamFusionError: for anything the user can put right.
 
     """
+    quiet_libraries()
     from dreamfusion.runs.refine import refine as start
 
     own_prior, prior = _prior(guidance, model)
@@ -228,6 +232,7 @@ def render(
         DreamFusionError: for values out of range and files that cannot be read.
 
     """
+    quiet_libraries()
     from dreamfusion.pictures.render import Light, render_run
 
     around = _path(environment)
@@ -288,6 +293,7 @@ def export(
         DreamFusionError: for values out of range, an empty scene, or a file that cannot be written.
 
     """
+    quiet_libraries()
     from dreamfusion.runs.results import export_run
 
     return export_run(
@@ -366,6 +372,7 @@ def compose(
         DreamFusionError: for objects that cannot be read and values out of range.
 
     """
+    quiet_libraries()
     from dreamfusion.pictures.compose import Placement, SunAndSky, parse_placement
     from dreamfusion.pictures.compose import compose as picture
 
@@ -417,6 +424,7 @@ def evaluate(
         DreamFusionError: for wrong settings. A run that fails is recorded instead.
 
     """
+    quiet_libraries()
     from dreamfusion.config import merged, read_yaml
     from dreamfusion.evaluation.evaluate import evaluate as run
     from dreamfusion.evaluation.judge import open_judge
@@ -449,6 +457,7 @@ def open_run(run: PathOrText, device: str = "auto") -> Result:
         DreamFusionError: if the folder holds no run.
 
     """
+    quiet_libraries()
     from dreamfusion.runs.results import open_run as opened
 
     return opened(Path(run), device)
@@ -493,15 +502,16 @@ def _settings(config: Settings | None, **asked: Any) -> tuple[Path | None, dict[
 def _prompt_list(prompts: PathOrText | Sequence[str] | None) -> Any:
     from dreamfusion.evaluation.prompts import PromptList, default_prompts, read_prompts
     from dreamfusion.toybox.captions import parse_toy
+    from dreamfusion.toybox.words import understood
 
     if prompts is None:
         return default_prompts()
     if isinstance(prompts, (str, PathLike)):
         chosen = read_prompts(Path(prompts))
         for note in chosen.notes:
-            _log.info("%s: %s; left out", prompts, note)
+            _log.info("%s: %s", prompts, note)
         return chosen
-    return PromptList({prompt: parse_toy(prompt) for prompt in prompts})
+    return PromptList({words: parse_toy(words) for words in (understood(prompt).prompt for prompt in prompts)})
 
 
 @dataclass

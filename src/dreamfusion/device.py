@@ -18,6 +18,8 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise NotImplementedError  # others, such as "meta", hold no numbers, or nobody has tried them
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise DreamFusionError(f"No device {name!r} here: use --device auto or cpu (see dreamfusion doctor).") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typing_extensions import Self
+
+from dreamfusion.app.terminal import say
 
 if TYPE_CHECKING:
     from dreamfusion.config import Config
@@ -28,7 +31,7 @@ class _Bar:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=console,
         )
 
@@ -52,15 +55,14 @@ class RunProgress(_Bar):
 
     def start(self, folder: Path, config: Config, first_step: int) -> None:
         """Begin with the folder of the run, its configuration and the step it starts from."""
-        self.bar.console.print(
-            f"{config.prompt!r} in {folder}, {config.steps} steps; watch preview.png", highlight=False
-        )
+        say(self.bar.console, f"{config.prompt!r} in {folder}, {config.steps} steps; watch preview.png")
         self.task = self.bar.add_task("optimising", total=config.steps, completed=first_step, figures="")
 
     def step(self, step: Step) -> None:
         """Show a finished step; after the last, that the assets are being written."""
         m = step.metrics
-        figures = f"opacity {m['opacity']:.2f}  noise error {m['noise_error']:.2f}  t<{m['t_max']:.2f}"
+        error = m.get("noise_error", math.nan)  # of a step that was left out
+        figures = f"opacity {m['opacity']:.2f}  noise error {error:.2f}  t<{m['t_max']:.2f}"
         self.bar.update(self.task, completed=step.number, figures=figures)
         if step.number == self.bar.tasks[0].total:
             self.bar.update(self.task, description="writing assets")
@@ -69,7 +71,7 @@ class RunProgress(_Bar):
 class TrainProgress(_Bar):
     """Progress of a training of the prior."""
 
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: Console, steps: int | None) -> None:
         super().__init__(console)
         self.task = self.bar.add_task("training", total=steps, figures="")
 

@@ -134,7 +134,7 @@ class Viewer:
     def _show(self, checkpoint: Path, *, final: bool) -> str:
         """Show the mesh of the newest checkpoint; return what there is to say."""
         try:
-            scene = open_run(self.run, "cpu").scene
+            scene = open_run(self.run, "cpu").finished
             mesh = scene.mesh(MESH_RESOLUTION if final else _RESOLUTION)
         except OSError:
             return ""  # the run has just replaced this checkpoint; the next look finds another

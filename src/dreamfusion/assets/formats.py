@@ -45,6 +45,11 @@ def format_of(path: Path) -> Format:
     raise DreamFusionError(f"No mesh format has the suffix of {path}: end it in .{', .'.join(FORMATS)}.")
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return all files that are written with a mesh: an OBJ file has its material and its texture beside it."""
+    return (path, path.with_suffix(".mtl"), path.with_suffix(".png")) if format_of(path) == "obj" else (path,)
+
+
 def require_usd() -> None:
     """Raise `DreamFusionError` if usd-core, which writes USDZ, is not installed."""
     if find_spec("pxr") is None:
@@ -204,7 +209,7 @@ def save_stl(mesh: Mesh, path: Path | str, *, size_mm: float = STL_SIZE_MM) -> N
     vertices = _front_at_minus_y(resized(mesh, size_mm).vertices)
     vertices[:, 2] -= vertices[:, 2].min()
     data = export_stl(trimesh.Trimesh(vertices, mesh.faces, process=False))
-    header = b"dreamfusion; unit: millimetre; z up, front -y".ljust(80)
+    header = b"unit: millimetre; z up, front -y".ljust(80)  # the signature follows
     with write_atomically(path) as temporary:
         temporary.write_bytes(header + data[len(header) :])
 

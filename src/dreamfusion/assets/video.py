@@ -48,6 +48,8 @@ def save_video(frames: Iterable[Tensor], path: Path | str, fps: float = 30.0) ->
 
 def _command(program: str, path: Path, width: int, height: int, fps: float) -> list[str]:
     """Return the ffmpeg command that reads raw RGB frames from its standard input."""
+    # With a protocol, for ffmpeg would take what stands before a colon in a name for one.
+    target = f"file:{path.absolute()}"
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
     if path.suffix.lower() == ".gif":
         # A palette of the film's own: the general one shows bands.
@@ -59,7 +61,7 @@ def _command(program: str, path: Path, width: int, height: int, fps: float) -> l
             *source,
             "-vf",
             "split[a][b];[a]palettegen[p];[b][p]paletteuse",
-            str(path),
+            target,
         ]
     # Without the conversion to BT.709 and its tags, players guess the colour matrix, and most guess wrong.
     colors = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
@@ -68,7 +70,7 @@ def _command(program: str, path: Path, width: int, height: int, fps: float) -> l
     codec = ["-c:v", "libx264", "-crf", "18", "-preset", "medium", "-movflags", "+faststart"]
     if path.suffix.lower() == ".webm":
         codec = ["-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-row-mt", "1"]
-    return [program, "-y", "-v", "error", *source, "-an", *codec, *colors, str(path)]
+    return [program, "-y", "-v", "error", *source, "-an", *codec, *colors, target]
 
 
 def _encode(command: list[str], frames: Iterable[Tensor], shape: torch.Size) -> None:

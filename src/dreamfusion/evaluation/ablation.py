@@ -22,7 +22,8 @@ from dreamfusion.evaluation.judge import Judge, open_judge
 from dreamfusion.evaluation.prompts import PromptList
 from dreamfusion.evaluation.report import show
 from dreamfusion.evaluation.statistics import Estimate
-from dreamfusion.io.files import prepare_output_dir, slugify, write_text
+from dreamfusion.io.claims import claim
+from dreamfusion.io.files import slugify, write_text
 
 Study = Literal["parts", "guidance"]
 
@@ -76,33 +77,33 @@ def ablate(
 
     ``changes`` apply to all variants, where these do not set the same section. For the other arguments see `evaluate`.
     """
-    output = prepare_output_dir(output)
     judge = judge or open_judge()
     names = variants(study)
     clash = sorted({section for change in names.values() for section in change} & set(changes or {}))
     if clash:
         raise DreamFusionError(f"{', '.join(clash)} cannot be changed here: the study {study!r} varies it.")
-    results = {}
-    for index, (name, change) in enumerate(names.items()):
+    with claim(output, evidence=("ablation.json",)):
+        results = {}
+        for index, (name, change) in enumerate(names.items()):
 
-        def progress(done: int, count: int, what: str, first: int = index, name: str = name) -> None:
-            if on_progress is not None:
-                on_progress(first * count + done, len(names) * count, f"{name}: {what}")
+            def progress(done: int, count: int, what: str, first: int = index, name: str = name) -> None:
+                if on_progress is not None:
+                    on_progress(first * count + done, len(names) * count, f"{name}: {what}")
 
-        results[name] = evaluate(
-            output / slugify(name),
-            prompts,
-            seeds=seeds,
-            preset=preset,
-            changes={**(changes or {}), **change},
-            judge=judge,
-            jobs=jobs,
-            on_progress=progress,
-        )
-    write_results(results, output)
-    if study == "guidance":
-        save_png(guidance_sheet(output, next(iter(prompts.toys)), seeds), output / "guidance.png")
-    return results
+            results[name] = evaluate(
+                output / slugify(name),
+                prompts,
+                seeds=seeds,
+                preset=preset,
+                changes={**(changes or {}), **change},
+                judge=judge,
+                jobs=jobs,
+                on_progress=progress,
+            )
+        write_results(results, output)
+        if study == "guidance":
+            save_png(guidance_sheet(output, next(iter(prompts.toys)), seeds), output / "guidance.png")
+        return results
 
 
 def figures(results: Mapping[str, Evaluation]) -> dict[str, dict[str, Estimate | None]]:

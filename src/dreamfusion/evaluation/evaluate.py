@@ -15,14 +15,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,7 +35,12 @@ from dreamfusion.evaluation.judge import Judge, open_judge
 from dreamfusion.evaluation.judging import NAMED, judge_views, true_views
 from dreamfusion.evaluation.prompts import PromptList
 from dreamfusion.evaluation.statistics import Estimate, bootstrap, lowest_tenth, share
-from dreamfusion.io.files import prepare_output_dir, slugify, write_text
+from dreamfusion.evaluation.worker import BEHIND, BEHIND_DEG, SUPERVISED, VIEW_SIZE
+from dreamfusion.io.claims import claim
+from dreamfusion.io.files import slugify, write_text
+from dreamfusion.runs.results import SHADINGS
+from dreamfusion.standard import AZIMUTHS_DEG
+from dreamfusion.stopping import stop_at_once
 from dreamfusion.toybox.world import Toy, is_held_out
 
 
@@ -106,6 +113,7 @@ def load_views(folder: Path) -> dict[str, Tensor] | None:
     return {name: images.float() for name, images in load_file(path).items()} if path.exists() else None
 
 
+@stop_at_once("call again with the same --output to go on")
 def evaluate(
     output: Path,
     prompts: PromptList,
@@ -121,7 +129,8 @@ def evaluate(
 
     ``changes`` are configuration keys as in `dreamfusion.generate`. ``jobs`` runs go side by side (default: one per CPU
     core, or one on a GPU). ``on_progress(done, all, what)`` is called as runs end.
-    Raises DreamFusionError for wrong settings; a run that fails is recorded instead.
+    Raises DreamFusionError for wrong settings; a run that fails is recorded instead. A signal raises `Stopped`, after
+    all runs have written a checkpoint.
     """
     if seeds < 1 or (jobs is not None and jobs < 1):
         raise DreamFusionError("--seeds and --jobs must be at least 1.")
@@ -129,19 +138,19 @@ def evaluate(
     judge = judge or open_judge()  # before the runs: a missing judge should not show after hours
     for prompt in prompts.toys:
         build_config(preset, changes | {"prompt": prompt})
-    output = prepare_output_dir(output)
     tasks = [
         Task(prompt, toy, seed, run_folder(output, prompt, seed))
         for prompt, toy in prompts.toys.items()
         for seed in range(seeds)
     ]
-    run_tasks(tasks, preset, changes, jobs or default_jobs(), on_progress)
-    truth = [judge_truth(prompt, toy, judge, prompts) for prompt, toy in prompts.toys.items()]
-    records = without_unclear_backs([judge_task(task, judge, prompts) for task in tasks], truth)
-    settings = {"preset": preset, "seeds": seeds, "changes": changes, "judge": judge.name, "prompts": len(prompts.toys)}
-    evaluation = Evaluation(settings, records, truth)
-    write_text(output / "evaluation.json", to_json(evaluation))
-    return evaluation
+    with claim(output, evidence=("evaluation.json",)):
+        run_tasks(tasks, preset, changes, jobs or default_jobs(), on_progress)
+        truth = [judge_truth(prompt, toy, judge, prompts) for prompt, toy in prompts.toys.items()]
+        records = without_unclear_backs([judge_task(task, judge, prompts) for task in tasks], truth)
+        settings: dict[str, Any] = {"preset": preset, "seeds": seeds, "changes": changes, "judge": judge.name}
+        evaluation = Evaluation(settings | {"prompts": len(prompts.toys)}, records, truth)
+        write_text(output / "evaluation.json", to_json(evaluation))
+        return evaluation
 
 
 def default_jobs() -> int:
@@ -159,8 +168,9 @@ def run_tasks(
     """Run the tasks that are not finished yet, ``jobs`` at a time; what went wrong stands in each error.txt."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     done = 0
+    workers = Workers()
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(_run_task, task, preset, changes, threads): task for task in tasks}
+        running = {pool.submit(_run_task, task, preset, changes, threads, workers): task for task in tasks}
         try:
             for future in as_completed(running):
                 future.result()
@@ -169,44 +179,111 @@ def run_tasks(
                     on_progress(done, len(tasks), running[future].prompt)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            workers.stop()
             raise
 
 
-def _run_task(task: Task, preset: Preset, changes: Mapping[str, Any], threads: int) -> None:
+class Workers:
+    """The processes of an evaluation; each ends, with a checkpoint, when its standard input does.
+
+    So it ends with this process however that ends, for the system closes what a dead process had open.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self.stopping = False
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+        """Run one process to its end and return its code and what it said on its standard error."""
+        pipe = subprocess.PIPE
+        with self._lock:
+            if self.stopping:
+                return -1, ""
+            process = subprocess.Popen(
+                command,
+                stdin=pipe,
+                stdout=subprocess.DEVNULL,
+                stderr=pipe,
+                text=True,
+                errors="replace",
+                env=environment,
+            )
+            self._running.add(process)
+        with process:
+            assert process.stderr is not None
+            said = process.stderr.read()
+            process.wait()
+        self._running.discard(process)
+        return process.returncode, said
+
+    def stop(self) -> None:
+        """Ask all processes to end; `run` returns when they have."""
+        with self._lock:
+            self.stopping = True
+        for process in list(self._running):
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def _run_task(task: Task, preset: Preset, changes: Mapping[str, Any], threads: int, workers: Workers) -> None:
     """Run one task in a process of its own, unless its score is there already."""
     asked = {"prompt": task.prompt, "seed": task.seed, "preset": preset, "changes": dict(changes)}
     file = task.folder / "task.json"
     if file.exists():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            earlier = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
+            raise DreamFusionError(f"{file} is damaged: delete its folder, and the run is done again.") from None
         if {key: earlier.get(key) for key in asked} != asked:
             raise DreamFusionError(
                 f"{task.folder} was run with other settings ({earlier.get('preset')}, {earlier.get('changes')}): "
                 "give another --output."
             )
-    if (task.folder / "score.json").exists():
+    if _score_of(task.folder) is not None:
         return
     task.folder.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(asked | {"threads": threads}))
     (task.folder / "error.txt").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "dreamfusion.evaluation.worker", str(task.folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    process = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
-    if process.returncode != 0:
-        lines = process.stderr.strip().splitlines()
-        write_text(task.folder / "error.txt", lines[-1] if lines else f"ended with code {process.returncode}")
+    command = [sys.executable, "-m", "dreamfusion.evaluation.worker", str(task.folder), SUPERVISED]
+    code, said = workers.run(command, os.environ | {"OMP_NUM_THREADS": str(threads)})
+    if code != 0 and not workers.stopping:
+        lines = said.strip().splitlines()
+        write_text(task.folder / "error.txt", lines[-1] if lines else f"ended with code {code}")
 
 
 def judge_task(task: Task, judge: Judge, prompts: PromptList) -> Record:
     """Return the record of a run, its views judged against all captions of the evaluation."""
     base: dict[str, Any] = {"prompt": task.prompt, "seed": task.seed, "held_out": is_held_out(task.toy)}
-    if not (task.folder / "score.json").exists():
+    found = _score_of(task.folder)
+    if found is None:
         error = task.folder / "error.txt"
-        lost = {"kind_read": 0.0} | {f"{name}_right": False for name in NAMED if getattr(task.toy, name)}
-        return Record(**base, **lost, error=error.read_text(encoding="utf-8") if error.exists() else "not run")
-    score = json.loads((task.folder / "score.json").read_text(encoding="utf-8"))
-    views = load_views(task.folder)
-    assert views is not None, "written before the score"
+        said = error.read_text(encoding="utf-8", errors="replace") if error.exists() else "not run"
+        lost: dict[str, Any] = {"kind_read": 0.0} | {
+            f"{name}_right": False for name in NAMED if getattr(task.toy, name)
+        }
+        return Record(**base, **lost, error=said)
+    score, views = found
     return Record(**base, **score, **judge_views(views, task.prompt, task.toy, judge, prompts))
+
+
+def _score_of(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Return the scores of a finished run and its renderings; None if it is not finished or they cannot be read."""
+    try:
+        score = json.loads((folder / "score.json").read_text(encoding="utf-8"))
+        views = load_views(folder)
+    except (OSError, ValueError, RecursionError, SafetensorError):
+        return None
+    measured = {entry.name for entry in fields(Record)}
+    numbers = isinstance(score, dict) and all(
+        value is None or isinstance(value, int | float) for value in score.values()
+    )
+    if not numbers or not {"iou", "seconds", "opacity"} <= set(score) <= measured:
+        return None
+    counts: dict[str, int] = {str(shading): len(AZIMUTHS_DEG) for shading in SHADINGS} | {BEHIND: len(BEHIND_DEG)}
+    if views is None or {name: len(images) for name, images in views.items()} != counts:
+        return None
+    return (score, views) if all(images.shape[1:] == (3, VIEW_SIZE, VIEW_SIZE) for images in views.values()) else None
 
 
 def judge_truth(prompt: str, toy: Toy, judge: Judge, prompts: PromptList) -> Record:

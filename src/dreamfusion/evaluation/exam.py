@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dreamfusion.assets.images import contact_sheet
 from dreamfusion.evaluation.judge import ToyboxJudge
-from dreamfusion.evaluation.lessons import Lesson, TracedViews, is_finished, paint_views, trace_views
+from dreamfusion.evaluation.lessons import Lesson, TracedViews, painted_lesson, trace_views
 from dreamfusion.evaluation.network import IMAGE_SIZE
 from dreamfusion.evaluation.reading import WORDS
 from dreamfusion.evaluation.training import targets
@@ -47,16 +47,15 @@ class Marks:
 def examine(judge: ToyboxJudge, count: int = 1000, seed: int = 555_000) -> Marks:
     """Return how a judge does on ``count`` pictures with 2 x 2 anti-aliasing, half of each sort of `lessons`."""
     traced = trace_views(count, seed, 2 * IMAGE_SIZE)
-    lesson = paint_views(traced, torch.arange(count), random.Random(seed), torch.Generator().manual_seed(seed))
+    lesson = painted_lesson(traced, random.Random(seed), torch.Generator().manual_seed(seed), supersample=2)
     right, read = targets(lesson.toys, lesson.views), judge.read(lesson.images)
     can_be_told = tellable(traced, lesson)
-    finished = is_finished(torch.arange(count))
     marks: tuple[dict[str, float], dict[str, float]] = ({}, {})
     counted, mistakes, wrong = {}, {}, {}
     for name, target in right.items():
         said = read[name].argmax(dim=1).cpu()
         counts = can_be_told[name] & (target >= 0)
-        for share, sort in zip(marks, (finished, ~finished), strict=True):
+        for share, sort in zip(marks, (traced.finished, ~traced.finished), strict=True):
             share[name] = (said == target)[counts & sort].float().mean().item()
         counted[name] = int(counts.sum())
         missed = (counts & (said != target)).nonzero()[:, 0].tolist()

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.network import IMAGE_SIZE, load_reader
 from dreamfusion.evaluation.reading import shown
+from dreamfusion.guidance.reading.problems import ONE_AT_A_TIME
 from dreamfusion.method.prompts import VIEWS
 from dreamfusion.toybox.captions import parse_toy
 
@@ -105,8 +106,9 @@ class ClipJudge:
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()
         try:
-            self._model: Any = AutoModel.from_pretrained(str(model), torch_dtype=torch.float32)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model))
+            with ONE_AT_A_TIME:
+                self._model: Any = AutoModel.from_pretrained(str(model), torch_dtype=torch.float32)
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model))
         except Exception as error:  # a hub's HTTP library raises what it likes
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise DreamFusionError(

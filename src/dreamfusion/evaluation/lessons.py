@@ -11,12 +11,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, one_hot
 
-from dreamfusion.evaluation.network import CELLS, IMAGE_SIZE
+from dreamfusion.evaluation.network import CELL, IMAGE_SIZE
 from dreamfusion.evaluation.prompts import shape
 from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
 from dreamfusion.method.prompts import VIEWS, view_weights
@@ -35,14 +36,15 @@ ASKED = CameraRange(radius_min=2.35, radius_max=2.65)
 """Around the cameras that priors are asked for."""
 
 _CHUNK = 64  # pictures traced at once
+_COARSEST = 24  # pixels that a roughened picture keeps at least: parts can still be seen
 
 
 @dataclass(frozen=True)
 class Lesson:
     """``images`` [B, 3, S, S] in [0, 1] of ``toys`` from ``views``; toys without a colour are shown as white shapes.
 
-    ``materials`` [B, M + 1, CELLS, CELLS] say how much of a cell every material covers, and nothing; ``normals``
-    [B, 3, CELLS, CELLS] are means over cells, in world space.
+    ``materials`` [B, M + 1, S / CELL, S / CELL] say how much of a cell every material covers, and nothing; ``normals``
+    [B, 3, S / CELL, S / CELL] are means over cells, in world space.
     """
 
     images: Tensor
@@ -54,25 +56,44 @@ class Lesson:
 
 @dataclass(frozen=True)
 class TracedViews:
-    """Views of toys without paint: every second one as in a finished picture, the others as a prior is asked."""
+    """Views of toys without paint, and whether each is that of a finished picture or one that a prior is asked for."""
 
     toys: list[Toy]
     cameras: Cameras
     buffers: GeometryBuffers
+    finished: Tensor
 
     @property
     def views(self) -> list[str]:
         """The name of each view."""
         return [VIEWS[i] for i in view_weights(self.cameras.azimuth_deg, self.cameras.elevation_deg).argmax(1).tolist()]
 
+    def pick(self, index: list[int]) -> TracedViews:
+        """Return some of the views by number."""
+        cameras = Cameras(**{name: value[index] for name, value in vars(self.cameras).items()})
+        buffers = GeometryBuffers(**{name: value[index] for name, value in vars(self.buffers).items()})
+        return TracedViews([self.toys[i] for i in index], cameras, buffers, self.finished[index])
 
-def is_finished(index: Tensor) -> Tensor:
-    """Tell which views, by number, are those of finished pictures."""
-    return index % 2 == 0
+
+def joined(parts: Sequence[TracedViews]) -> TracedViews:
+    """Return all views of several sets."""
+
+    def together(sets: Sequence[Any]) -> dict[str, Tensor]:
+        return {name: torch.cat([vars(one)[name] for one in sets]) for name in vars(sets[0])}
+
+    return TracedViews(
+        [toy for part in parts for toy in part.toys],
+        Cameras(**together([part.cameras for part in parts])),
+        GeometryBuffers(**together([part.buffers for part in parts])),
+        torch.cat([part.finished for part in parts]),
+    )
 
 
 def trace_views(count: int, seed: int, size: int = IMAGE_SIZE) -> TracedViews:
-    """Return ``count`` views (an even number) of random kinds and sizes, a function of the seed."""
+    """Return ``count`` views (an even number) of random kinds and sizes, a function of the seed.
+
+    Finished ones and those that a prior is asked for come in turn.
+    """
     choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     finished, asked = (sample_cameras(count // 2, range_, generator) for range_ in (FINISHED, ASKED))
     pairs = {name: (value, getattr(asked, name)) for name, value in vars(finished).items()}
@@ -83,7 +104,8 @@ def trace_views(count: int, seed: int, size: int = IMAGE_SIZE) -> TracedViews:
         part = slice(start, start + _CHUNK)
         parts.append(trace(toys[part], cameras[part].rays(size, size)))
     material, normal, depth = (torch.cat([getattr(p, name) for p in parts]) for name in ("material", "normal", "depth"))
-    return TracedViews(toys, cameras, GeometryBuffers(material, normal.half(), depth.half()))
+    buffers = GeometryBuffers(material, normal.half(), depth.half())  # half the memory
+    return TracedViews(toys, cameras, buffers, torch.arange(count) % 2 == 0)
 
 
 def _random_shape(choose: random.Random, *, with_small: bool) -> Toy:
@@ -99,12 +121,14 @@ def random_paint(toy: Toy, choose: random.Random) -> Toy:
     return replace(toy, color=color, pattern=choose.choice([None, None, *PATTERNS]), part_color=part_color)
 
 
-def painted_lesson(traced: TracedViews, picks: Tensor, choose: random.Random, generator: torch.Generator) -> Lesson:
-    """Return pictures of some views by number, painted and lit at random, every seventh a white shape."""
-    count, finished = len(picks), is_finished(picks)[:, None]
-    cameras = Cameras(**{name: value[picks] for name, value in vars(traced.cameras).items()})
+def painted_lesson(
+    traced: TracedViews, choose: random.Random, generator: torch.Generator, *, supersample: int = 1
+) -> Lesson:
+    """Return pictures of traced views, painted and lit at random, every seventh a white shape."""
+    cameras, finished = traced.cameras, traced.finished[:, None]
+    count = len(cameras)
     flat, white = (torch.rand(count, generator=generator) < share for share in (0.3, 0.15))
-    toys = [random_paint(traced.toys[i], choose) for i in picks.tolist()]
+    toys = [random_paint(toy, choose) for toy in traced.toys]
     paint = paint_toys(toys, colors=shades(toys, generator))
     paint.palette[white] = 1.0
 
@@ -115,18 +139,15 @@ def painted_lesson(traced: TracedViews, picks: Tensor, choose: random.Random, ge
     plain = torch.tensor(PICTURE_BACKDROP) + 0.03 * torch.randn(count, 3, generator=generator)
     backdrop = torch.where(finished, plain, backdrop)
 
-    buffers = traced.buffers
-    buffers = GeometryBuffers(buffers.material[picks], buffers.normal[picks].float(), buffers.depth[picks].float())
+    buffers = GeometryBuffers(traced.buffers.material, traced.buffers.normal.float(), traced.buffers.depth.float())
     size = buffers.material.shape[-1]
-    images = paint_views(buffers, cameras.rays(size, size), paint, lights, backdrop, supersample=size // IMAGE_SIZE)
+    images = paint_views(buffers, cameras.rays(size, size), paint, lights, backdrop, supersample=supersample)
     seen = [shape(toy) if bare else toy for toy, bare in zip(toys, white.tolist(), strict=True)]
-    views = traced.views
-    return Lesson(images, seen, [views[i] for i in picks.tolist()], *_places(buffers))
+    return Lesson(images, seen, traced.views, *_places(buffers, CELL * supersample // 4))
 
 
-def _places(buffers: GeometryBuffers) -> tuple[Tensor, Tensor]:
-    """Return the materials and normals of a `Lesson`."""
-    every = buffers.material.shape[-1] // (4 * CELLS)  # the pixels that are looked at: four by four of a cell
+def _places(buffers: GeometryBuffers, every: int) -> tuple[Tensor, Tensor]:
+    """Return the materials and normals of a `Lesson`, of every such pixel along both axes: four by four of a cell."""
     material = buffers.material[:, ::every, ::every].long().clamp(max=len(MATERIALS))
     shares = one_hot(material, len(MATERIALS) + 1).permute(0, 3, 1, 2).float()
     normals = buffers.normal[:, ::every, ::every].permute(0, 3, 1, 2)
@@ -163,7 +184,7 @@ def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
     Renderings of a volume and samples of a prior are not as crisp and straight as the toybox's own pictures.
     """
     count, size = len(images), images.shape[-1]
-    seen = int(torch.randint(size * 3 // 8, size + 1, (1,), generator=generator))
+    seen = int(torch.randint(min(_COARSEST, size), size + 1, (1,), generator=generator))
     if seen < size:
         small = interpolate(images, size=(seen, seen), mode="area")
         images = interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
@@ -175,21 +196,39 @@ def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Lessons:
-    """Batches of roughened pictures. Batch ``step`` is a function of seed and step alone."""
+    """Batches of roughened pictures of ``size`` pixels. Batch ``step`` is a function of seed and step alone.
 
-    def __init__(self, seed: int, batch_size: int, *, pool_size: int = 1536, pool_steps: int = 240) -> None:
-        self.seed, self.batch_size, self.pool_size, self.pool_steps = seed, batch_size, pool_size, pool_steps
-        self._pool: tuple[int, TracedViews] | None = None
+    Tracing takes longer than painting, so a view is painted several times before it makes room for new ones: ``chunk``
+    views come every ``every`` steps, and the latest ``chunks`` of these are drawn from.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        batch_size: int,
+        *,
+        size: int = IMAGE_SIZE,
+        chunk: int = 192,
+        every: int = 16,
+        chunks: int = 100,
+    ) -> None:
+        self.seed, self.batch_size, self.size = seed, batch_size, size
+        self.chunk, self.every, self.chunks = chunk, every, chunks
+        self._pool: dict[int, TracedViews] = {}
 
     def batch(self, step: int) -> Lesson:
         """Return the pictures of a training step."""
-        index = step // self.pool_steps
-        if self._pool is None or self._pool[0] != index:
-            self._pool = index, trace_views(self.pool_size, self.seed * 7_919 + index)
+        newest = _BEGIN + step // self.every
+        window = range(max(0, newest - self.chunks), newest)
+        self._pool = {i: self._pool.get(i) or trace_views(self.chunk, self.seed * 7_919 + i, self.size) for i in window}
         seed = self.seed * 1_000_003 + step
         choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-        picks = torch.randint(self.pool_size, (self.batch_size,), generator=generator)
-        lesson = painted_lesson(self._pool[1], picks, choose, generator)
+        picks = torch.randint(len(window) * self.chunk, (self.batch_size,), generator=generator)
+        chosen = joined([self._pool[window[i // self.chunk]].pick([i % self.chunk]) for i in picks.tolist()])
+        lesson = painted_lesson(chosen, choose, generator)
         if choose.random() < 0.5:
             lesson = mirrored(lesson)
         return replace(lesson, images=roughen(lesson.images, generator))
+
+
+_BEGIN = 8  # chunks that are there at the first step

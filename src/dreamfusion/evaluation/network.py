@@ -17,8 +17,8 @@ from dreamfusion.toybox.kinds import MATERIALS
 IMAGE_SIZE = 64
 """Side of the pictures that it reads, in pixels."""
 
-CELLS = 8
-"""How many cells a side is cut into where it says what is where."""
+CELL = 8
+"""Side of the cells, in pixels, for which it says what is where."""
 
 PLACES = len(MATERIALS) + 1 + 3
 """Of each cell: how much of it every material covers, and nothing; and its mean normal."""
@@ -44,20 +44,27 @@ class Block(nn.Module):
 class Reader(nn.Module):
     """Reads pictures [n, 3, 64, 64] in [0, 1]: log-probabilities of ``words``, by attribute.
 
-    Patches of 8 pixels at a stride of 4, then three stages at 16, 8 and 4 pixels, so that little is computed at full
-    size: about 35 million multiplications and additions per picture with a ``width`` of 32. While it is trained, it
-    also says what is where, in ``places`` numbers for each of 8 x 8 cells.
+    Small at full size and wider as pictures shrink to 16, 8 and 4 pixels: about 40 million multiplications and
+    additions per picture with a ``width`` of 32. While it is trained, it also says what is where, in ``places`` numbers
+    for each of 8 x 8 cells. It takes smaller pictures as well, and so can be trained on those first.
     """
 
     def __init__(self, words: Mapping[str, Sequence[str]], width: int = 32, places: int = PLACES) -> None:
         super().__init__()
         self.words = {name: tuple(choices) for name, choices in words.items()}
         self.width, self.places = width, places
-        self.stem, self.stem_norm = nn.Conv2d(3, width, 8, 4, 2, bias=False), nn.BatchNorm2d(width)
-        self.near = nn.Sequential(Block(width), *_halved(width), Block(2 * width), Block(2 * width))
-        self.far = nn.Sequential(*_halved(2 * width), Block(4 * width))
+        self.stem = nn.Conv2d(3, width // 2, 4, 2, 1, bias=False)
+        self.near = nn.Sequential(
+            *_normed(width // 2),
+            *_halved(width // 2, width, 4),
+            Block(width),
+            *_halved(width, 2 * width),
+            Block(2 * width),
+            Block(2 * width),
+        )
+        self.far = nn.Sequential(*_halved(2 * width, 4 * width), Block(4 * width), Block(4 * width))
         self.where = nn.Conv2d(2 * width, places, 1)
-        self.embed, self.embed_norm = nn.Linear(4 * width * 16, FEATURES, bias=False), nn.BatchNorm1d(FEATURES)
+        self.embed, self.embed_norm = nn.Linear(4 * width * 4, FEATURES, bias=False), nn.BatchNorm1d(FEATURES)
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(choices)) for name, choices in self.words.items()})
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -70,23 +77,28 @@ class Reader(nn.Module):
         return self._words(self.features(images))
 
     def words_and_places(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the same and what is where, [n, places, 8, 8]."""
+        """Return the same and what is where, [n, places, S / CELL, S / CELL]."""
         parts = self._parts(images)
         return self._words(self._known(parts)), self.where(parts)
 
     def _parts(self, images: Tensor) -> Tensor:
         x = (2 * images - 1).contiguous(memory_format=torch.channels_last)
-        return self.near(self.stem_norm(self.stem(x)).relu())
+        return self.near(self.stem(x))
 
     def _known(self, parts: Tensor) -> Tensor:
-        return self.embed_norm(self.embed(self.far(parts).flatten(1))).relu()
+        quarters = nn.functional.adaptive_avg_pool2d(self.far(parts), 2)
+        return self.embed_norm(self.embed(quarters.flatten(1))).relu()
 
     def _words(self, known: Tensor) -> dict[str, Tensor]:
         return {name: head(known).log_softmax(dim=-1) for name, head in self.heads.items()}
 
 
-def _halved(width: int) -> list[nn.Module]:
-    return [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()]
+def _normed(width: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(width), nn.ReLU()]
+
+
+def _halved(narrow: int, wide: int, kernel: int = 2) -> list[nn.Module]:
+    return [nn.Conv2d(narrow, wide, kernel, 2, kernel // 2 - 1, bias=False), *_normed(wide)]
 
 
 def save_reader(reader: Reader, folder: Path, record: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from dreamfusion.method.cameras import fixed_cameras
-from dreamfusion.scenes.scene import Scene
+from dreamfusion.scenes.scene import Finished
 from dreamfusion.standard import AZIMUTHS_DEG, ORBIT_ELEVATION_DEG
 from dreamfusion.toybox.render import NOTHING, trace
 from dreamfusion.toybox.world import Toy
@@ -33,9 +33,8 @@ class OutlineScore:
 
 
 @torch.no_grad()
-def score_outlines(scene: Scene, toy: Toy, *, size: int = SIZE) -> OutlineScore:
+def score_outlines(scene: Finished, toy: Toy, *, size: int = SIZE) -> OutlineScore:
     """Compare eight views of a finished scene, all around, with those of a toy."""
-    scene.refresh()
     cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ORBIT_ELEVATION_DEG)
     (shown,) = scene.layers(cameras, ["textureless"], (size, size), with_normals=True)
     assert shown.normal is not None, "rendered with_normals"

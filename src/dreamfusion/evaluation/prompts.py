@@ -11,6 +11,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.reading import shown
 from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.kinds import KINDS
+from dreamfusion.toybox.words import understood
 from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, part_held_out
 
 _SEED = 2022
@@ -73,7 +74,7 @@ def chosen_prompts(asked: str | None) -> PromptList:
 
 
 def read_prompts(path: Path) -> PromptList:
-    """Read one prompt per line; empty lines and repetitions are left out and noted.
+    """Read one prompt per line; empty lines and repetitions are left out and noted, as are words read as others.
 
     Raises DreamFusionError, naming the lines, for a file that cannot be read, is not UTF-8, holds no prompt, or has
     prompts that describe no toy: without a toy there is no truth to compare with.
@@ -87,11 +88,14 @@ def read_prompts(path: Path) -> PromptList:
     toys: dict[str, Toy] = {}
     notes, wrong = [], []
     for number, line in enumerate(lines, 1):
-        prompt = " ".join(line.split())
+        reading = understood(" ".join(line.split()))
+        prompt = reading.prompt
+        if reading.notes:
+            notes.append(f"line {number} is read as {prompt!r} ({', '.join(reading.notes)})")
         if not prompt:
-            notes.append(f"line {number} is empty")
+            notes.append(f"line {number} is empty; left out")
         elif prompt in toys:
-            notes.append(f"line {number} repeats {prompt!r}")
+            notes.append(f"line {number} repeats {prompt!r}; left out")
         else:
             try:
                 toys[prompt] = parse_toy(prompt)

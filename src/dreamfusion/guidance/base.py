@@ -73,6 +73,14 @@ def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return None if first is None or second is None else torch.cat([first, second])
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A prompt as a prior reads it, and ``notes`` on every word that it reads as another: "crimson: red"."""
+
+    prompt: str
+    notes: tuple[str, ...] = ()
+
+
 class Guidance(ABC):
     """A frozen text-to-image diffusion model.
 
@@ -95,8 +103,19 @@ class Guidance(ABC):
     def embed(self, prompts: Sequence[str]) -> Embeddings:
         """Return what the prior understands of n prompts."""
 
+    def understood(self, prompt: str) -> Reading:
+        """Return the prompt in words that the prior knows, as far as their meaning is plain; most take any words."""
+        return Reading(prompt)
+
     def check_vocabulary(self, prompt: str) -> None:  # noqa: B027 - most know every word
-        """Raise DreamFusionError if the prior does not know a word, with the words that it knows."""
+        """Raise DreamFusionError if the prior does not know a word, even as `understood`, with words that it knows."""
+
+    def true_scale(self, prompt: str) -> float:
+        """Return how large the prompt's object is, where the prior draws it at size 1: below 1 for a "small" one.
+
+        Most priors draw a small thing small, if that word says anything to them, and return 1.
+        """
+        return 1.0
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the networks that the prior consists of, by name; none for one in closed form."""
@@ -143,6 +162,13 @@ class Guidance(ABC):
         section 3.2) and has no use for ``cameras`` (B of them); a prior that knows poses overrides this.
         """
         return views.mix(weights)
+
+    def told_textureless(self, texts: Embeddings, textureless: Tensor) -> Embeddings:
+        """Return B embeddings that also say which of the views [B] are textureless: white shapes under a light.
+
+        A prior that has no way to be told, as most, returns them as they are.
+        """
+        return texts
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

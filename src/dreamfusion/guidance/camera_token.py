@@ -17,6 +17,11 @@ from dreamfusion.method.cameras import Cameras
 CAMERA_WORD = "<camera>"
 """In the vocabulary of a prior that takes the token."""
 
+PICTURES = "pictures"
+"""Key in the tokenizer's configuration under which such a prior says what its pictures were like: ``textureless``, true
+if some were, of which the token told, and ``full_size``, the true scale of things that a word calls small, such as
+{"small": 0.65}, but that were shown from so much nearer that they appeared at full size."""
+
 _TURNS, _TILTS = 6, 3
 FEATURES = 2 * (_TURNS + _TILTS) + 1
 """How many numbers describe a camera."""
@@ -39,11 +44,17 @@ def camera_features(cameras: Cameras) -> Tensor:
     return torch.cat([turns.sin(), turns.cos(), tilts.sin(), tilts.cos(), zoom[:, None]], dim=1)
 
 
-def with_camera(words: Tensor, features: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+def with_camera(
+    words: Tensor,
+    features: Tensor | None = None,
+    known: Tensor | None = None,
+    textureless: Tensor | None = None,
+) -> Tensor:
     """Return the tokens [B, L, D] of words followed by one for their cameras, [B, L + 1, D].
 
     That one is 1, the `camera_features` [B, FEATURES], then zeros. Without ``features``, and where ``known`` [B] is 0,
-    it is all zeros, which means that the camera is not known.
+    it is all zeros, which means that the camera is not known. Where ``textureless`` [B] is 1, the first of the zeros
+    is 1: the picture shows the shape alone, white under its light.
     """
     token = words.new_zeros(len(words), 1, words.shape[-1])
     if features is not None:
@@ -51,4 +62,15 @@ def with_camera(words: Tensor, features: Tensor | None = None, known: Tensor | N
         token[:, 0, 1 : 1 + FEATURES] = features
     if known is not None:
         token *= known[:, None, None]
-    return torch.cat([words, token], dim=1)
+    tokens = torch.cat([words, token], dim=1)
+    return tokens if textureless is None else with_textureless(tokens, textureless)
+
+
+def with_textureless(tokens: Tensor, textureless: Tensor) -> Tensor:
+    """Return the tokens [B, L + 1, D] of `with_camera` with what ``textureless`` [B] says, 1 for a textureless picture.
+
+    It is said of views whose camera is not known as well.
+    """
+    tokens = tokens.clone()
+    tokens[:, -1, 1 + FEATURES] = textureless.to(tokens)
+    return tokens

@@ -14,6 +14,7 @@ from dreamfusion.guidance.pipeline import PipelineGuidance
 from dreamfusion.guidance.pixart import PixArtSigma
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.reading.places import pipeline_kind
+from dreamfusion.guidance.reading.problems import ONE_AT_A_TIME
 
 FAMILIES: tuple[type[PipelineGuidance], ...] = (
     PixelGuidance,
@@ -49,11 +50,12 @@ def open_prior(
     prompt_weighting: bool = False,
 ) -> PipelineGuidance:
     """Load the diffusion prior of a folder, a single file or a hub name; `PipelineGuidance` says what is given."""
-    return family_of(model)(
-        model,
-        device=device,
-        dtype=dtype,
-        image_size=image_size,
-        execution=execution,
-        prompt_weighting=prompt_weighting,
-    )
+    with ONE_AT_A_TIME:
+        return family_of(model)(
+            model,
+            device=device,
+            dtype=dtype,
+            image_size=image_size,
+            execution=execution,
+            prompt_weighting=prompt_weighting,
+        )

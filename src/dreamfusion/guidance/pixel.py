@@ -5,6 +5,8 @@ The paper's own prior, the 64 x 64 base model of Imagen, is of this kind: z is t
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,17 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.base import Embeddings
-from dreamfusion.guidance.camera_token import CAMERA_WORD, camera_features, with_camera
+from dreamfusion.guidance.base import Embeddings, Reading
+from dreamfusion.guidance.camera_token import CAMERA_WORD, PICTURES, camera_features, with_camera, with_textureless
 from dreamfusion.guidance.classifier_free import classifier_free_guidance
 from dreamfusion.guidance.compiled.engine import Engine
+from dreamfusion.guidance.patched_unet import PatchedUNet
 from dreamfusion.guidance.pipeline import ONE_ENCODER, PipelineGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.tokens import shortened
 from dreamfusion.method.cameras import Cameras
+from dreamfusion.toybox.captions import vocabulary
+from dreamfusion.toybox.words import nearest_words, understood
 
 _IF_MAX_TOKENS = 77
 """DeepFloyd IF was trained with this many tokens, though its T5 would take more."""
@@ -44,6 +49,7 @@ class PixelGuidance(PipelineGuidance):
         self._tokenizer = self.pipeline.tokenizer
         self.sample_size = _pixel_unet_size(self._denoiser, model)
         self.knows_cameras = CAMERA_WORD in self._tokenizer.get_vocab()
+        self._pictures = getattr(self._tokenizer, "init_kwargs", {}).get(PICTURES, {})
         self._max_tokens = min(_IF_MAX_TOKENS, self._tokenizer.model_max_length)
 
     def _read(self, prompts: list[str]) -> Embeddings:
@@ -67,6 +73,12 @@ class PixelGuidance(PipelineGuidance):
         words = mixed.tokens[:, :-1]
         return Embeddings(with_camera(words, camera_features(cameras).to(words)))
 
+    def told_textureless(self, texts: Embeddings, textureless: Tensor) -> Embeddings:
+        """Return the embeddings with what the camera's token says of textureless views, if the prior has seen some."""
+        if not (self.knows_cameras and self._pictures.get("textureless")):
+            return texts
+        return Embeddings(with_textureless(texts.tokens, textureless.to(texts.tokens.device)))
+
     def encode(self, image: Tensor) -> Tensor:
         """Return images resized to the model's sample size, in [-1, 1]; differentiable."""
         return image_to_z(image, self.sample_size)
@@ -79,22 +91,37 @@ class PixelGuidance(PipelineGuidance):
         """Return the words that the prior has never seen, in order; none unless its tokenizer has a fixed word list."""
         if not self._is_word_level:
             return []
-        prompt = prompt.lower()
+        prompt = self.understood(prompt).prompt.lower()
         encoding = self._tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
         pairs = zip(encoding.input_ids, encoding.offset_mapping, strict=True)
         words = [prompt[start:end] for token, (start, end) in pairs if token == self._tokenizer.unk_token_id]
         return list(dict.fromkeys(words))
 
+    def understood(self, prompt: str) -> Reading:
+        """Return the prompt in the words of the toybox, if the prior knows all of these, as the embedded one does."""
+        return understood(prompt) if self._knows_toybox else Reading(prompt)
+
+    def true_scale(self, prompt: str) -> float:
+        """Return the product of the scales of the prompt's words for things that were shown at full size."""
+        words = re.findall(r"\w+", self.understood(prompt).prompt.lower())
+        return math.prod(scale for word, scale in self._pictures.get("full_size", {}).items() if word in words)
+
     def check_vocabulary(self, prompt: str) -> None:
         """Raise DreamFusionError if the prior does not know a word, naming it and the words that it knows."""
         unknown = self.unknown_words(prompt)
         if unknown:
+            near = dict.fromkeys(word for one in unknown for word in nearest_words(one)) if self._knows_toybox else ()
+            proposed = f" (nearest: {', '.join(near)})" if near else ""
             special = set(self._tokenizer.all_special_tokens)
             known = sorted(word for word in self._tokenizer.get_vocab() if word not in special and word[0].isalnum())
             raise DreamFusionError(
-                f"This prior does not know: {', '.join(unknown)}. It knows: {', '.join(known)}. For other words use a "
-                "larger model with --guidance diffusers --model NAME."
+                f"This prior does not know: {', '.join(unknown)}{proposed}. It knows: {', '.join(known)}. For other "
+                "words use a larger model with --guidance diffusers --model NAME."
             )
+
+    @property
+    def _knows_toybox(self) -> bool:
+        return self._is_word_level and set(vocabulary()) <= set(self._tokenizer.get_vocab())
 
     @property
     def _is_word_level(self) -> bool:
@@ -134,7 +161,7 @@ class PixelGuidance(PipelineGuidance):
 def _pixel_unet_size(unet: Any, model: str | Path) -> int:
     """Return the UNet's sample size; DreamFusionError unless it turns noisy RGB images into predictions for them."""
     config = unet.config
-    if not isinstance(unet, (UNet2DConditionModel, Engine)):
+    if not isinstance(unet, (UNet2DConditionModel, PatchedUNet, Engine)):
         raise DreamFusionError(f"{model} has a {type(unet).__name__}; only UNet2DConditionModel is supported.")
     if config.in_channels != 3 or config.out_channels not in (3, 6) or not isinstance(config.sample_size, int):
         raise DreamFusionError(

@@ -1,13 +1,16 @@
 """Files: folder names from prompts, and writes that leave either the whole new file or the old one.
 
 Everything a run leaves on disk goes through `write_atomically` or `replace_folder`, so that no crash, full disk or
-kill leaves a half-written file under its final name.
+kill leaves a half-written file under its final name. Neither replaces what the package did not write: a file has to be
+signed (`dreamfusion.io.signatures`), and a folder to hold exactly what its list, in the hidden file ``.dreamfusion``,
+says. Inside a folder that was claimed (`dreamfusion.io.claims`) all names are the package's own: ``ours``.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -16,8 +19,13 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.io.signatures import is_signed, sign
+
+MARKER = ".dreamfusion"
+"""The hidden file in folders of the package's own: an id and a lock, or the list of what was written."""
 
 TEMPORARY_PREFIX = ".tmp-"
 """How the names of unfinished files and folders begin; what a kill leaves under such a name may be deleted."""
@@ -64,19 +72,20 @@ def _cut(slug: str, max_bytes: int) -> str:
 
 
 @contextmanager
-def write_atomically(path: Path | str) -> Iterator[Path]:
+def write_atomically(path: Path | str, *, ours: bool = False) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write a file to, and move it there once the block is done.
 
     The file is flushed to the disk before it is moved. If anything fails, the temporary file is removed and an
     earlier file stays as it was. A full disk, a folder that is missing or cannot be written and the like become a
-    `DreamFusionError`. The temporary name keeps the suffix, by which libraries choose their format.
+    `DreamFusionError`, as does an earlier file that is not the package's, unless ``ours`` says that it is. The
+    temporary name keeps the suffix, by which libraries choose their format.
     """
-    with write_together(path) as (temporary,):
+    with write_together(path, ours=ours) as (temporary,):
         yield temporary
 
 
 @contextmanager
-def write_together(*paths: Path | str) -> Iterator[list[Path]]:
+def write_together(*paths: Path | str, ours: bool = False) -> Iterator[list[Path]]:
     """Give temporary paths for files of one folder that belong together; none is moved before all are on the disk.
 
     The same promises as `write_atomically`; errors name the first.
@@ -84,8 +93,12 @@ def write_together(*paths: Path | str) -> Iterator[list[Path]]:
     targets = [Path(path) for path in paths]
     temporaries = [_temporary_sibling(path) for path in targets]
     try:
+        if not ours:
+            refuse_foreign_files(*targets)
         yield temporaries
         for temporary in temporaries:
+            if not ours:
+                sign(temporary)
             _flush(temporary)
         for temporary, path in zip(temporaries, targets, strict=True):
             os.replace(temporary, path)
@@ -97,8 +110,48 @@ def write_together(*paths: Path | str) -> Iterator[list[Path]]:
             temporary.unlink(missing_ok=True)
 
 
+def refuse_foreign_files(*paths: Path | str) -> None:
+    """Raise `DreamFusionError` if one of the files is there and is not the package's, or was changed since.
+
+    Writers ask this by themselves; whoever computes for minutes before it writes asks it first.
+    """
+    for path in map(Path, paths):
+        if os.path.lexists(path) and not path.is_dir() and not is_signed(path):
+            raise DreamFusionError(
+                f"{path} was not written by this program, or was changed since: move it away, or choose another "
+                "--output."
+            )
+
+
+def refuse_foreign_folder(path: Path | str) -> None:
+    """Raise `DreamFusionError` if the folder is there and holds anything but what its list says was written."""
+    path = Path(path)
+    if not path.is_dir():
+        if os.path.lexists(path):
+            raise DreamFusionError(f"{path} is a file: move it away, or choose another --output.")
+        return
+    written = list_of_folder(path)
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if name == MARKER or (file.is_dir() and any(known.startswith(f"{name}/") for known in written)):
+            continue
+        if file.is_dir() or written.get(name) != sha256_of(file):
+            raise DreamFusionError(
+                f"{path} holds other things ({name}), which stay as they are: choose another folder with --output."
+            )
+
+
+def list_of_folder(path: Path) -> dict[str, str]:
+    """Return the names of the files that `replace_folder` has written, with their SHA-256; empty if it has not."""
+    try:
+        files = json.loads((path / MARKER).read_text(encoding="utf-8"))["files"]
+        return {str(name): str(digest) for name, digest in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
 @contextmanager
-def replace_folder(path: Path | str) -> Iterator[Path]:
+def replace_folder(path: Path | str, *, ours: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside ``path`` to fill, and move it there as a whole once the block is done.
 
     The same promises as `write_atomically`. An earlier folder of the same name is moved aside first, for no system
@@ -107,8 +160,12 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary, aside = _temporary_sibling(path), _temporary_sibling(path)
     try:
+        if not ours:
+            refuse_foreign_folder(path)
         temporary.mkdir()
         yield temporary
+        if not ours:
+            _list_folder(temporary)
         for entry in [*temporary.rglob("*"), temporary]:
             _flush_folder(entry) if entry.is_dir() else _flush(entry)
         _swap(temporary, path, aside)
@@ -118,6 +175,20 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _list_folder(path: Path) -> None:
+    files = {file.relative_to(path).as_posix(): sha256_of(file) for file in sorted(path.rglob("*")) if file.is_file()}
+    (path / MARKER).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _swap(new: Path, path: Path, aside: Path) -> None:
@@ -140,9 +211,20 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a log, one JSON object with a "step" a line, without those that a kill has cut short."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
+    return rows
+
+
 def write_text(path: Path | str, text: str) -> None:
-    """Write a UTF-8 text file atomically (see `write_atomically`)."""
-    with write_atomically(path) as temporary:
+    """Write a UTF-8 text file atomically into a folder of the package's own (see `write_atomically`)."""
+    with write_atomically(path, ours=True) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 

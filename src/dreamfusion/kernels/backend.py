@@ -10,9 +10,12 @@ import ctypes
 import functools
 import mmap
 import os
+import stat
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ from torch import Tensor
 CPU_GRAIN = 256
 """Items that one CPU index of a launch handles in an inner loop; on CUDA it is one item per thread."""
 
+_starting = threading.Lock()
 _first_launch = threading.Lock()
 _launched: set[tuple[int, torch.device]] = set()
 
@@ -39,15 +43,47 @@ def _no_driver_warning() -> Iterator[None]:
         os.close(saved)
 
 
-@functools.cache
 def _start() -> None:
+    with _starting:  # two threads may ask at once
+        _start_once()
+
+
+@functools.cache
+def _start_once() -> None:
     """Start Warp without its banner."""
     if hasattr(wp, "LOG_WARNING"):
         wp.config.log_level = wp.LOG_WARNING
     else:  # older releases
         wp.config.quiet = True  # type: ignore[attr-defined]
     with contextlib.nullcontext() if torch.cuda.is_available() else _no_driver_warning():
-        wp.init()
+        try:
+            wp.init()
+        except OSError:  # no home to keep compiled kernels in, as in containers and on clusters
+            wp.config.kernel_cache_dir = _own_folder()
+            wp.init()
+    if not _can_write(Path(str(wp.config.kernel_cache_dir))):
+        wp.build.init_kernel_cache(_own_folder())
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _own_folder() -> str:
+    """Return a folder for temporary files that lasts longer than this process and that nobody else can write to."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"dreamfusion-kernels-{user}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        # What lies there is run: a folder that somebody else has put there first is not to be trusted.
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022:
+            return str(folder)
+    return tempfile.mkdtemp(prefix="dreamfusion-kernels-")
 
 
 def uses_warp(device: torch.device) -> bool:

@@ -1,12 +1,13 @@
 """The loop: a random scene becomes one whose renderings the diffusion prior finds likely (paper Figure 3).
 
-Read `optimize` from top to bottom: sample cameras and lights, render, distil, regularise, step.
+Read `take_step` from top to bottom: sample cameras and lights, render, distil, regularise, step.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from dreamfusion.config import Config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.reading.problems import is_out_of_memory
+from dreamfusion.io.checkpoints import NotFiniteError, generator_states, restore_generators
 from dreamfusion.method.asking import Question
 from dreamfusion.method.cameras import sample_cameras
 from dreamfusion.method.distillation import (
@@ -32,8 +35,13 @@ from dreamfusion.method.shading import Shading, sample_backdrops, sample_lights
 from dreamfusion.method.state import State
 from dreamfusion.scenes.scene import Views
 
+_logger = logging.getLogger(__name__)
+
 EMPTY_OPACITY, FULL_OPACITY = 0.01, 0.9
 """Running means of the opacity of all views beyond which there is no object any more."""
+
+MOST_LEFT_OUT = 10
+"""Steps in a row without a finite gradient after which the run does not go on as it is."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +88,12 @@ def draw_views(config: Config, progress: float, random: dict[str, torch.Generato
 
 
 def set_learning_rates(state: State, config: Config) -> None:
-    """Set each group's rate: its peak times a warm-up and its decay."""
+    """Set each group's rate: its peak times a warm-up and its decay, less after the scene was not finite."""
     optim = config.optim
     factor = learning_rate_factor(state.step, config.steps, optim.warmup, optim.decay)
     peaks = state.scene.parameter_groups(optim)
     for group, peak in zip(state.optimizer.param_groups, peaks, strict=True):
-        group["lr"] = peak["lr"] * factor
+        group["lr"] = peak["lr"] * factor * state.rate
 
 
 def refuse_collapse(opacity: float, step: int) -> None:
@@ -102,6 +110,44 @@ def refuse_collapse(opacity: float, step: int) -> None:
         )
 
 
+def leave_out(state: State, metrics: dict[str, float], image: Tensor) -> None:
+    """Count a step whose gradient is not finite, drop from its figures what JSON cannot hold, and say whose it is.
+
+    Raises NotFiniteError if the scene's own rendering is not finite, or the scene's gradient again and again; and
+    DreamFusionError if the prior's answer is not, again and again.
+    """
+    state.left_out += 1
+    if not torch.isfinite(image).all():
+        raise NotFiniteError(f"The scene is not finite at step {state.step + 1}.")
+    of_prior = not math.isfinite(metrics["noise_error"])
+    if state.left_out > MOST_LEFT_OUT:
+        if not of_prior:
+            raise NotFiniteError(f"The scene's gradient is not finite at step {state.step + 1}.")
+        raise DreamFusionError(
+            f"What the prior answers is no longer finite since step {state.step + 2 - state.left_out}: half precision "
+            "may overflow, so start again with guidance.precision fp32 or bf16 in a --config file, or check the model "
+            "with dreamfusion doctor --model."
+        )
+    whose = "prior's answer" if of_prior else "scene's gradient"
+    _logger.warning("The %s is not finite at step %d, which is left out.", whose, state.step + 1)
+    for name in [name for name, value in metrics.items() if not math.isfinite(value)]:
+        del metrics[name]
+    metrics["left_out"] = 1.0
+
+
+def portions(count: int, parts: int) -> Iterator[slice]:
+    """Return ``count`` views in ``parts`` portions, as equal as can be."""
+    for part in range(parts):
+        yield slice(count * part // parts, count * (part + 1) // parts)
+
+
+def release_memory(state: State) -> None:
+    """Give back what a step that failed for want of memory still holds."""
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.scene.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def optimize(
     config: Config,
     guidance: Guidance,
@@ -109,66 +155,104 @@ def optimize(
     *,
     loss_function: Loss | None = None,
     release_text_encoders: bool = False,
+    go_back: Callable[[], None] | None = None,
 ) -> Iterator[Step]:
     """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
 
     ``loss_function`` takes the place of the configured loss. With ``release_text_encoders`` the prior's text encoders
-    leave memory once the prompts are embedded, and it serves no other prompts after this.
-    Raises DreamFusionError if a loss or gradient is no longer finite, or the scene collapses to empty or full.
+    leave memory once the prompts are embedded, and it serves no other prompts after this. A step whose gradient is not
+    finite is left out; ``go_back()`` is called to bring an earlier state back where the scene itself is not finite any
+    more. A step that does not fit into memory is taken again in smaller portions.
+    Raises DreamFusionError if that does not help, or the scene collapses to empty or full.
     """
     check_latent_phase(config, guidance)
-    scene, optimizer, random = state.scene, state.optimizer, state.generators
     questions = {prompt: Question(guidance, config, prompt) for prompt in config.prompts.values()}
     if release_text_encoders:
         guidance.release_text_encoders()
 
     while state.step < config.steps:
-        progress = state.step / config.steps
-        set_learning_rates(state, config)
-        scene.prepare(state.step, progress, random["occupancy"])
+        draws = generator_states(state.generators)
+        try:
+            step = take_step(config, guidance, state, questions, loss_function)
+        except NotFiniteError:
+            if go_back is None:
+                raise
+            go_back()
+            continue
+        except Exception as error:
+            if not is_out_of_memory(error) or state.portions == config.views:
+                raise
+            restore_generators(state.generators, draws)
+            state.portions = min(2 * state.portions, config.views)
+            release_memory(state)
+            _logger.warning(
+                "Not enough memory at step %d: goes on with the views of a step in %d portions.",
+                state.step + 1,
+                state.portions,
+            )
+            continue
+        yield step
 
-        # 1. A random camera and light for each view.
-        views = draw_views(config, progress, random)
+
+def take_step(
+    config: Config, guidance: Guidance, state: State, questions: Mapping[str, Question], own: Loss | None = None
+) -> Step:
+    """Take one step: views, rendering, distillation (by the loss ``own`` if given), regularisation, optimiser."""
+    scene, optimizer, random = state.scene, state.optimizer, state.generators
+    progress = state.step / config.steps
+    set_learning_rates(state, config)
+    scene.prepare(state.step, progress, random["occupancy"])
+    optimizer.zero_grad(set_to_none=True)
+    told: list[tuple[float, dict[str, float]]] = []  # of each portion: its share of the views, and its figures
+    images = []
+
+    # 1. A random camera and light for each view.
+    all_views = draw_views(config, progress, random)
+    for part in portions(config.views, state.portions):  # a single one, unless memory is short
+        views = all_views[part]
+        share = len(views.cameras) / config.views
 
         # 2. Render.
         out = scene.render(views, random["jitter"])
 
         # 3. Ask the prior which way the renderings should change: g = w(t) (eps_hat - eps), paper equation 3.
-        g = config.guidance
-        t_min, t_max = g.t_min.at(progress), g.t_max.at(progress)
-        t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+        t_min, t_max = config.guidance.t_min.at(progress), config.guidance.t_max.at(progress)
+        t = sample_timesteps(len(views.cameras), t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         t = t.to(guidance.device)
         in_latents = config.shading.latent.at(progress) > 0
         z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
         noise = torch.randn(z.shape, generator=random["noise"]).to(z)
-        asked = questions[config.prompt_at(state.step)].about(views.cameras)
-        own = loss_function
+        textureless = torch.tensor([shading == "textureless" for shading in views.shading])
+        asked = questions[config.prompt_at(state.step)].about(views.cameras, textureless)
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
-        w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)
-        limit = config.loss.clip and config.loss.clip.at(progress)
-        gradient = clipped(w * said.difference, limit)
+        w = timestep_weight(asked.abar(t, like=z), config.guidance.weighting or said.weighting)
+        gradient = clipped(w * said.difference, config.loss.clip and config.loss.clip.at(progress))
         distillation = loss_with_gradient(z, gradient)
 
-        # 4. Regularise and step.
+        # 4. Regularise.
         terms = scene.regularize(out, views, config.loss, progress, random["jitter"])
-        loss = config.loss.distillation * distillation + sum(terms.values())
-        optimizer.zero_grad(set_to_none=True)
+        loss = share * (config.loss.distillation * distillation + sum(terms.values()))
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm or math.inf)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise DreamFusionError(
-                f"The optimisation is no longer finite at step {state.step}: resume from the last checkpoint with "
-                "another --seed, a lower --guidance-scale, or lower learning rates."
-            )
-        optimizer.step()
-        state.step += 1
-        carry_over(optimizer, scene.adapt(state.step, progress, random["occupancy"]))
+        figures = {"opacity": out.opacity.mean().item(), "t_max": t_max}
+        figures |= distillation_figures(said.difference, gradient) | said.figures
+        told.append((share, figures | {name: value.item() for name, value in terms.items()} | {"loss": loss.item()}))
+        images.append(out.rgb.detach())
 
-        opacity = out.opacity.mean().item()
-        state.opacity += 0.05 * (opacity - state.opacity)
-        if config.collapse_check.at(progress) > 0:
-            refuse_collapse(state.opacity, state.step)
-        metrics = {"step": state.step, "opacity": opacity, "grad_norm": norm.item(), "t_max": t_max}
-        metrics |= distillation_figures(said.difference, gradient) | said.figures
-        metrics |= {name: value.item() for name, value in terms.items()}
-        yield Step(state.step, metrics, out.rgb.detach())
+    # 5. Step.
+    norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm or math.inf).item()
+    metrics = {name: sum(share * figures[name] for share, figures in told) for name in told[0][1]}
+    image = torch.cat(images)
+    if math.isfinite(norm) and math.isfinite(metrics.pop("loss")):
+        optimizer.step()
+        state.left_out = 0
+    else:
+        leave_out(state, metrics, image)
+        for p in scene.parameters():  # what `adapt` gathers
+            if p.grad is not None:
+                p.grad.zero_()
+    state.step += 1
+    carry_over(optimizer, scene.adapt(state.step, progress, random["occupancy"]))
+    state.opacity += 0.05 * (metrics["opacity"] - state.opacity)
+    if config.collapse_check.at(progress) > 0:
+        refuse_collapse(state.opacity, state.step)
+    return Step(state.step, {"step": state.step, "grad_norm": norm, **metrics}, image)

@@ -24,6 +24,8 @@ def validate_prompt(prompt: str) -> str:
     tidy = " ".join(prompt.split())
     if not tidy:
         raise DreamFusionError('The prompt is empty: say what to make, for example "a red mushroom".')
+    if any("\ud800" <= character <= "\udfff" for character in tidy):
+        raise DreamFusionError("The prompt holds bytes that are no text: type it again, in a terminal with UTF-8.")
     return tidy
 
 

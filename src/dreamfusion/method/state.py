@@ -33,6 +33,9 @@ class State:
     opacity: float = 0.3  # running mean over all views
     critic: Critic | None = None  # of variational score distillation, made when the prior is there
     saved_critic: dict[str, Any] | None = None  # what a checkpoint holds of it until then
+    rate: float = 1.0  # factor on all learning rates: less after the scene was not finite
+    left_out: int = 0  # steps in a row whose gradient was not finite
+    portions: int = 1  # in which the views of a step are rendered: more where memory is short
 
     @staticmethod
     def fresh(config: Config, device: torch.device, scene: Scene | None = None) -> State:
@@ -61,6 +64,9 @@ class State:
             "scene": dict(self.scene.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "opacity": self.opacity,
+            "rate": self.rate,
+            "left_out": self.left_out,
+            "portions": self.portions,
             "scene_config": self.scene.config.model_dump(mode="json"),
             "critic": self.critic.state_dict() if self.critic else self.saved_critic,
         }
@@ -80,6 +86,8 @@ class State:
         restore_generators(self.generators, checkpoint.tensors)
         self.step, self.opacity = checkpoint.step, tree["opacity"]
         self.critic, self.saved_critic = None, tree.get("critic")
+        self.rate, self.left_out = tree.get("rate", 1.0), tree.get("left_out", 0)
+        self.portions = tree.get("portions", 1)
 
     def _differences(self, tree: dict[str, Any]) -> str:
         """Return which keys of the scene are others than in a checkpoint; earlier checkpoints do not tell."""

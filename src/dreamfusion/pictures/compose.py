@@ -26,7 +26,7 @@ from dreamfusion.assets.images import save_png
 from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.io.files import prepare_output_dir, write_atomically
+from dreamfusion.io.files import prepare_output_dir, refuse_foreign_files, write_atomically
 from dreamfusion.method.cameras import Cameras, look_at, spherical_position
 from dreamfusion.pictures.compare import mesh_of
 from dreamfusion.pictures.environment import load_environment
@@ -95,7 +95,7 @@ def compose(
     Raises DreamFusionError for objects that cannot be read and values out of range.
     """
     light = light or SunAndSky()
-    _check(size, samples, elevation_deg, light, ground_color)
+    _check(size, azimuths_deg, samples, elevation_deg, light, ground_color)
     if not placements:
         raise DreamFusionError("Nothing to compose: name at least one run.")
     environment = load_environment(light.environment) if light.environment else None
@@ -106,6 +106,7 @@ def compose(
     cameras, reach = _cameras(scene, azimuths_deg, elevation_deg, size)
     merged = merge([*zip(files, matrices, strict=True), (_ground(reach, ground_color), np.eye(4))])
     folder = prepare_output_dir(output)
+    refuse_foreign_files(*(folder / name for name in ("scene.png", "scene.glb", "viewer.html")))
 
     image = _picture(scene, cameras, reach, size, light, environment, ground_color, samples, pick_device(device))
     picture = folder / "scene.png"
@@ -244,11 +245,17 @@ def _linear(color: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _check(
-    size: Sequence[int], samples: int, elevation_deg: float, light: SunAndSky, ground_color: Sequence[float]
+    size: Sequence[int],
+    azimuths_deg: Sequence[float],
+    samples: int,
+    elevation_deg: float,
+    light: SunAndSky,
+    ground_color: Sequence[float],
 ) -> None:
     """Raise DreamFusionError for the first value out of range."""
     allowed: dict[str, tuple[Any, bool]] = {
         "--size must be two numbers from 16 to 4096": (size, len(size) == 2 and all(16 <= s <= 4096 for s in size)),
+        "--azimuth needs at least one number of degrees": (tuple(azimuths_deg), len(azimuths_deg) > 0),
         "--samples must be from 1 to 4096": (samples, 1 <= samples <= 4096),
         "--elevation must be from 1 to 89 degrees": (elevation_deg, 1 <= elevation_deg <= 89),
         "--light-elevation must be from 5 to 90 degrees": (light.elevation_deg, 5 <= light.elevation_deg <= 90),

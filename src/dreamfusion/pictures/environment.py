@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ from dreamfusion.assets.video import find_ffmpeg
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.method.shading import harmonics
 from dreamfusion.pictures.skies import SKIES, directions, made_sky
+
+MOST_PIXELS = 2**26
+"""Of a picture that is read: 8192 x 8192, which as floats take 0.8 GB."""
 
 _HIGH_RANGE = (".hdr", ".exr")
 
@@ -44,7 +48,13 @@ def load_environment(path: Path | str) -> Tensor:
 def load_picture(path: Path | str) -> Tensor:
     """Return an ordinary picture [3, H, W] in [0, 1]; DreamFusionError if it cannot be read."""
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at here
+            if picture.width * picture.height > MOST_PIXELS:
+                raise DreamFusionError(
+                    f"The picture {path} has {picture.width} x {picture.height} pixels: shrink it to at most "
+                    f"{MOST_PIXELS // 2**20} million."
+                )
             pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is damaged or of an unknown format"

@@ -17,12 +17,12 @@ from dreamfusion.assets.images import save_png
 from dreamfusion.assets.video import save_video
 from dreamfusion.config import PictureShading
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.io.files import replace_folder
+from dreamfusion.io.files import refuse_foreign_files, replace_folder
 from dreamfusion.method.cameras import Cameras, fixed_cameras, spherical_position
 from dreamfusion.method.shading import GAMMA, Lights, Shading, headlights
 from dreamfusion.pictures.environment import irradiance_coefficients, load_environment, load_picture, look_up
 from dreamfusion.runs.results import FPS, open_run
-from dreamfusion.scenes.scene import Scene
+from dreamfusion.scenes.scene import Finished
 from dreamfusion.standard import ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS
 
 FILMS = (".mp4", ".webm", ".gif")
@@ -86,6 +86,8 @@ def render_run(
     Raises DreamFusionError for values out of range and files that cannot be read.
     """
     light = light or Light()
+    if not azimuths_deg or not elevations_deg:
+        raise DreamFusionError("--azimuth and --elevation need at least one number of degrees each.")
     width, height = _check(size, radius, focal, turntable_frames, light, fps)
     if turntable_frames is not None:
         azimuths_deg = [azimuths_deg[0] + frame * 360.0 / turntable_frames for frame in range(turntable_frames)]
@@ -98,11 +100,12 @@ def render_run(
         name = "render" if background == "transparent" else "render.mp4"
     path = output or Path(folder) / name
     _check_format(path, background)
+    refuse_foreign_files(path)
 
     environment = load_environment(light.environment) if light.environment else None
     behind = _background(background, environment, (width, height))
     lights = _lights(light, cameras, environment)
-    scene = open_run(folder, device).scene
+    scene = open_run(folder, device).finished
     frames = _frames(scene, cameras, lights, shading, (width, height), behind)
     if path.suffix.lower() in FILMS:
         save_video(frames, path, fps=fps)
@@ -208,7 +211,7 @@ def _seen(environment: Tensor, toward: Tensor) -> Tensor:
 
 
 def _frames(
-    scene: Scene,
+    scene: Finished,
     cameras: Cameras,
     lights: Lights,
     shading: PictureShading,

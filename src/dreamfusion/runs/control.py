@@ -13,7 +13,6 @@ A shell will do: ``touch runs/a-red-mushroom/requests/stop``.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -36,15 +35,22 @@ class Requests:
         self.folder = run / "requests"
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
+        self._clear()
+        self.folder.mkdir(exist_ok=True)
         write_text(self.folder / "process", f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove the requests, and their folder if nothing else is in it."""
+        for name in (*KINDS, "process", "answer"):
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def take(self) -> dict[Kind, str]:
         """Return the text of all requests and remove them."""

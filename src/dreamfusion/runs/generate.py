@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,17 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.names import model_named
 from dreamfusion.guidance.reading.prepare import set_precision
 from dreamfusion.guidance.reading.problems import is_out_of_memory
-from dreamfusion.io.checkpoints import save_checkpoint
-from dreamfusion.io.files import explain, prepare_output_dir, slugify, write_text
+from dreamfusion.io.checkpoints import (
+    Checkpoint,
+    NotFiniteError,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    same_threads,
+    save_checkpoint,
+)
+from dreamfusion.io.claims import InUseError, NotEmptyError, claim
+from dreamfusion.io.files import explain, read_rows, refuse_foreign_files, slugify, write_text
 from dreamfusion.method.critic import check_adaptable
 from dreamfusion.method.distillation import Loss
 from dreamfusion.method.normals import check_latent_phase
@@ -29,12 +42,18 @@ from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage
 from dreamfusion.runs.control import Requests
 from dreamfusion.runs.fitting import fit_device, fit_prior
-from dreamfusion.runs.results import Result, open_state, save_preview, save_validation, write_assets
+from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
+from dreamfusion.stopping import Stop, stop_at_once, stop_between_steps, stopped
 
 RUNS = Path("runs")
+LEAST_RATE = 1 / 16
+"""The smallest factor on the learning rates with which a run whose scene was not finite is tried again."""
+
+_logger = logging.getLogger(__name__)
 _RESUMABLE_CHANGES = {"steps", "device"}
 
 
+@stop_at_once()
 def generate(
     prompt: str | None = None,
     *,
@@ -61,51 +80,66 @@ def generate(
     turntable and mesh are left out.
     ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
     what is done differently from NeMo's configuration, and with advice on presets.
-    Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
+    Raises DreamFusionError, with one line that says what to do, for anything the user can put right, and `Stopped` if a
+    signal ends the run.
     """
     if resume is not None:
-        folder = Path(resume)
         asked = {"--nemo-config": nemo_config, "--config": config_file, "--output": output}
         asked["--preset"] = None if preset == "default" else preset
         left_out = [option for option, value in asked.items() if value is not None]
         if left_out:
             raise DreamFusionError(f"A resumed run keeps its configuration and its folder: leave out {left_out[0]}.")
-        config = _config_of(folder, prompt, changes)
-        device = pick_device(config.device)
-        state = open_state(folder, config, device)
-        if config.steps < state.step:
-            raise DreamFusionError(f"{folder} is {state.step} steps old already: --steps must be at least that.")
-        guidance = guidance_model or load_guidance(config, device)
-        _truncate_metrics(folder / "metrics.jsonl", state.step)
-    else:
-        given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
-        tell = on_note or (lambda line: None)
-        nemo = None if nemo_config is None else read_stage(Path(nemo_config), preset, tell, mesh=False)
-        config = build_config(preset, given | changes, config_file, base=nemo)
-        device = pick_device(config.device)
-        of_nemo = nemo is not None or preset == "nemo"
-        if of_nemo:
-            config = fit_device(config, device, tell)
-        guidance = guidance_model or load_guidance(config, device)
-        if of_nemo:
-            config = fit_prior(config, guidance, tell)
-        elif config.guidance.kind != "toybox" and preset in ("quick", "default", "high"):
-            _advise(config, guidance, preset, tell)
-        check_suits(guidance, config)
-        state = State.fresh(config, device)
-        folder = new_folder(RUNS / slugify(config.prompt), output)
+        with earlier_folder(Path(resume)) as folder:
+            config = _config_of(folder, prompt, changes)
+            device = pick_device(config.device)
+            state = open_state(folder, config, device)
+            if config.steps < state.step:
+                raise DreamFusionError(f"{folder} is {state.step} steps old already: --steps must be at least that.")
+            guidance = guidance_model or load_guidance(config, device)
+            _truncate_metrics(folder / "metrics.jsonl", state.step)
+            own = guidance_model is None
+            with same_threads(latest_checkpoint(folder / "checkpoints")):
+                return carry_out(
+                    config,
+                    guidance,
+                    state,
+                    folder,
+                    own_prior=own,
+                    loss_function=loss_function,
+                    assets=assets,
+                    on_start=on_start,
+                    on_step=on_step,
+                )
+    given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
+    tell = on_note or (lambda line: None)
+    nemo = None if nemo_config is None else read_stage(Path(nemo_config), preset, tell, mesh=False)
+    config = build_config(preset, given | changes, config_file, base=nemo)
+    device = pick_device(config.device)
+    of_nemo = nemo is not None or preset == "nemo"
+    if of_nemo:
+        config = fit_device(config, device, tell)
+    guidance = guidance_model or load_guidance(config, device)
+    if of_nemo:
+        config = fit_prior(config, guidance, tell)
+    elif config.guidance.kind != "toybox" and preset in ("quick", "default", "high"):
+        _advise(config, guidance, preset, tell)
+    config = rooted(config)
+    check_suits(guidance, config)
+    config = as_read(config, guidance, tell)
+    state = State.fresh(config, device)
     own = guidance_model is None
-    return carry_out(
-        config,
-        guidance,
-        state,
-        folder,
-        own_prior=own,
-        loss_function=loss_function,
-        assets=assets,
-        on_start=on_start,
-        on_step=on_step,
-    )
+    with new_folder(RUNS / slugify(config.prompt), output) as folder:
+        return carry_out(
+            config,
+            guidance,
+            state,
+            folder,
+            own_prior=own,
+            loss_function=loss_function,
+            assets=assets,
+            on_start=on_start,
+            on_step=on_step,
+        )
 
 
 def carry_out(
@@ -124,14 +158,25 @@ def carry_out(
 
     With ``own_prior`` nobody else uses ``guidance``, and its text encoders leave memory when the prompt is read. A
     prior that the caller brought along may be asked about other prompts later, so it stays whole.
+    Raises `Stopped` if a signal or a request ends it, after a checkpoint.
     """
+    result = Result(folder, config, state.scene)
+    refuse_foreign_files(folder / "preview.png", *result.files)
     save_config(config, folder / "config.yaml")
+    beginning = None if list_checkpoints(folder / "checkpoints") else _snapshot(state)
     if on_start is not None:
         on_start(folder, config, state.step)
-    with Requests(folder) as requests:
+    with Requests(folder) as requests, stop_between_steps() as stop:
         while True:
-            steps = optimize(config, guidance, state, loss_function=loss_function, release_text_encoders=own_prior)
-            prompt = _save_on_the_way(config, steps, state, folder, requests, on_step)
+            steps = optimize(
+                config,
+                guidance,
+                state,
+                loss_function=loss_function,
+                release_text_encoders=own_prior,
+                go_back=partial(_go_back, state, folder, beginning),
+            )
+            prompt = _save_on_the_way(config, steps, state, folder, beginning, requests, stop, on_step)
             if prompt is None:
                 break
             kept = None if own_prior else guidance
@@ -142,7 +187,8 @@ def carry_out(
             save_config(config, folder / "config.yaml")
     result = Result(folder, config, state.scene)
     if assets:
-        write_assets(result)
+        with stop_at_once(f"all steps are done; write the results with --resume {folder}"):
+            write_assets(result)
     return result
 
 
@@ -169,11 +215,39 @@ def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[
         tell(f"the preset {preset} is tuned to the embedded prior; --preset {better} has settings for such a model")
 
 
+def rooted(config: Config) -> Config:
+    """Return the configuration with a model in a folder or file by its whole path: it may be resumed from elsewhere."""
+    model = config.guidance.model
+    if model is None or not Path(model).exists():
+        return config
+    guidance = config.guidance.model_copy(update={"model": str(Path(model).absolute())})
+    return config.model_copy(update={"guidance": guidance})
+
+
 def check_suits(guidance: Guidance, config: Config) -> None:
     """Raise DreamFusionError, before there is a folder, if the prior cannot do what the configuration asks of it."""
     check_latent_phase(config, guidance)
     if config.loss.kind == "vsd":
         check_adaptable(guidance)
+
+
+def as_read(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:
+    """Return the configuration with the size that the prior reads in the prompt, unless one is set.
+
+    ``tell(line)`` is told of every word that the prior reads as another.
+    """
+    for prompt in [*config.prompts.values(), config.guidance.negative_prompt]:
+        reading = guidance.understood(prompt)
+        if reading.notes:
+            tell(f'"{prompt}" is read as "{reading.prompt}" ({", ".join(reading.notes)})')
+    if config.scene.scale is not None:
+        return config
+    return with_scale(config, guidance.true_scale(config.prompt_at(config.steps)))
+
+
+def with_scale(config: Config, scale: float | None) -> Config:
+    """Return the configuration with the size of the finished object; None leaves it to the prior."""
+    return config.model_copy(update={"scene": config.scene.model_copy(update={"scale": scale})})
 
 
 def _check_words(guidance: Guidance, config: Config) -> None:
@@ -196,10 +270,13 @@ def _change_prompt(
         changed = config.model_copy(update={"later_prompts": later})
         guidance = guidance_model or load_guidance(changed, device)
         _check_words(guidance, changed)
+        last, now = (guidance.true_scale(one.prompt_at(config.steps)) for one in (config, changed))
+        if config.scene.scale == last:  # and nobody has set another
+            changed = with_scale(changed, now)
     except DreamFusionError as error:
         requests.answer(f"The prompt stays as it was. {error}")
         return config, guidance_model or load_guidance(config, device)
-    requests.answer(f"From step {step} on the prompt is: {later[step]}")
+    requests.answer(f"From step {step} on the prompt is: {guidance.understood(later[step]).prompt}")
     return changed, guidance
 
 
@@ -208,48 +285,48 @@ def _save_on_the_way(
     steps: Iterator[Step],
     state: State,
     folder: Path,
+    beginning: Checkpoint | None,
     requests: Requests,
+    stop: Stop,
     on_step: Callable[[Step], None] | None,
 ) -> str | None:
-    """Optimise to the end, writing metrics, previews and checkpoints; a stop by the user leaves a checkpoint.
+    """Optimise to the end, writing metrics, previews and checkpoints; a stop leaves a checkpoint, of a whole step.
 
-    Return a new prompt as soon as one is asked for, after a checkpoint, or None at the end. Raises DreamFusionError if
-    the disk or the memory is full.
+    Return a new prompt as soon as one is asked for, after a checkpoint, or None at the end. Raises `Stopped`, and
+    DreamFusionError if the disk or the memory is full.
     """
     saved = state.step
 
     def save() -> None:
         nonlocal saved
         tensors, values = state.to_checkpoint()
-        save_checkpoint(folder / "checkpoints", state.step, tensors, values)
+        try:
+            save_checkpoint(folder / "checkpoints", state.step, tensors, values)
+        except NotFiniteError:
+            _go_back(state, folder, beginning)
         saved = state.step
 
     try:
-        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-            for step in steps:
-                metrics.write(json.dumps(step.metrics) + "\n")
-                metrics.flush()  # whoever watches reads them, and rows may run ahead of a checkpoint, never lag behind
-                if step.number % config.checkpoint_every == 0 or step.number == config.steps:
-                    save()
-                if step.number % config.preview_every == 0:
-                    save_preview(state.scene, step.number, folder)
-                every = config.pictures.val_every
-                if every is not None and step.number % every == 0:
-                    save_validation(state.scene, config.pictures, step.number, folder)
-                if on_step is not None:
-                    on_step(step)
-                asked = requests.take()
-                if "stop" in asked:
-                    raise KeyboardInterrupt
-                if asked and state.step > saved:
-                    save()
-                if "prompt" in asked and step.number < config.steps:
-                    return asked["prompt"]
+        for step in steps:
+            _append(folder / "metrics.jsonl", step.metrics)
+            if step.number % config.checkpoint_every == 0 or step.number == config.steps:
+                save()
+            if step.number % config.preview_every == 0:
+                save_preview(at_true_size(state.scene, config), step.number, folder)
+            every = config.pictures.val_every
+            if every is not None and step.number % every == 0:
+                save_validation(at_true_size(state.scene, config), config.pictures, step.number, folder)
+            _show(step, on_step, stop)
+            asked = requests.take()
+            if "stop" in asked:
+                stop.ask()
+            if (asked or stop.number) and state.step > saved:
+                save()
+            if stop.number:
+                raise stopped(stop.number, f"continue with --resume {folder}")
+            if "prompt" in asked and step.number < config.steps:
+                return asked["prompt"]
         return None
-    except KeyboardInterrupt:
-        if state.step > saved:
-            save()
-        raise
     except OSError as error:
         raise explain(error, folder) from None
     except Exception as error:
@@ -257,15 +334,60 @@ def _save_on_the_way(
             raise
         # The step may be half done, so nothing is saved of it; the last checkpoint stays what it was.
         raise DreamFusionError(
-            f"Not enough memory at step {state.step + 1}: lower views or resolution, or for a prior with a VAE "
-            "guidance.image_size, or set guidance.execution.checkpoint_vae, tiny_vae or offload."
+            f"Not enough memory at step {state.step + 1}, even for one view at a time: lower resolution, or for a "
+            "prior with a VAE guidance.image_size, or set guidance.execution.checkpoint_vae, tiny_vae or offload."
         ) from None
+
+
+def _snapshot(state: State) -> Checkpoint:
+    """Return a copy of the state, to which a run may go back until it has a checkpoint."""
+    tensors, values = state.to_checkpoint()
+    return Checkpoint(state.step, {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, values)
+
+
+def _go_back(state: State, folder: Path, beginning: Checkpoint | None) -> None:
+    """Bring the last checkpoint back, or without one the beginning, and go on from there with half the learning rates.
+
+    Raises DreamFusionError when that has been done often enough.
+    """
+    failed, rate = state.step + 1, state.rate / 2
+    if rate < LEAST_RATE:
+        raise DreamFusionError(
+            f"The scene is not finite at step {failed}, even with {2 * rate:g} of the learning rates: start again with "
+            "lower optim.grid_lr and optim.network_lr in a --config file."
+        )
+    newest = latest_checkpoint(folder / "checkpoints")
+    earlier = beginning if newest is None else load_checkpoint(newest, state.scene.device)
+    assert earlier is not None, "kept for as long as there is no checkpoint"
+    state.restore(earlier)
+    state.rate = rate
+    _truncate_metrics(folder / "metrics.jsonl", state.step)
+    _logger.warning(
+        "The scene is not finite at step %d: goes on from step %d with %g of the learning rates.",
+        failed,
+        state.step,
+        rate,
+    )
+
+
+def _append(metrics: Path, row: dict[str, float]) -> None:
+    """Write a row for whoever watches; rows may run ahead of a checkpoint, never lag behind."""
+    with metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _show(step: Step, on_step: Callable[[Step], None] | None, stop: Stop) -> None:
+    """Tell the caller of a step; its KeyboardInterrupt is a stop like any other."""
+    if on_step is None:
+        return
+    try:
+        on_step(step)
+    except KeyboardInterrupt:
+        stop.ask()
 
 
 def _config_of(folder: Path, prompt: str | None, changes: dict[str, Any]) -> Config:
     """Return the configuration of a run to resume; only what leaves its course alone may be changed."""
-    if not (folder / "config.yaml").is_file():
-        raise DreamFusionError(f"{folder} holds no run to resume: it has no config.yaml.")
     config = load_config(folder / "config.yaml")
     fixed = sorted(set(changes) - _RESUMABLE_CHANGES) + ["prompt"] * (prompt not in (None, config.prompt))
     if fixed:
@@ -274,23 +396,37 @@ def _config_of(folder: Path, prompt: str | None, changes: dict[str, Any]) -> Con
 
 
 def _truncate_metrics(path: Path, last_step: int) -> None:
-    """Drop the rows that a killed run wrote after its last checkpoint: they are about to be written again."""
+    """Drop what a killed run wrote after its last checkpoint, which is about to be written again, and half rows."""
     if path.exists():
-        rows = path.read_text(encoding="utf-8").splitlines()[:last_step]  # step n is row n
-        write_text(path, "".join(row + "\n" for row in rows))
+        rows = [row for row in read_rows(path) if row["step"] <= last_step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def new_folder(default: Path, output: Path | str | None) -> Path:
-    """Return an empty, writable folder: ``output``, or ``default``, or that with -2 behind it if it holds a run."""
-    if output is not None:
-        folder = prepare_output_dir(output)
-        if (folder / "config.yaml").exists():
-            raise DreamFusionError(
-                f"{folder} already holds a run: continue it with --resume {folder}, or choose another --output."
-            )
-        return folder
-    folder, number = default, 1
-    while (folder / "config.yaml").exists():
-        number += 1
-        folder = default.with_name(f"{default.name}-{number}")
-    return prepare_output_dir(folder)
+@contextmanager
+def new_folder(default: Path, output: Path | str | None) -> Iterator[Path]:
+    """Claim an empty folder: ``output``, or ``default``, or that with -2 behind it if it holds anything or is in use.
+
+    No other process can have it while the block lasts.
+    """
+    with ExitStack() as stack:
+        if output is not None:
+            stack.enter_context(claim(output, new=True))
+            yield Path(output)
+            return
+        for number in count(1):
+            folder = default if number == 1 else default.with_name(f"{default.name}-{number}")
+            try:
+                stack.enter_context(claim(folder, new=True))
+            except (NotEmptyError, InUseError):
+                continue
+            break
+        yield folder
+
+
+@contextmanager
+def earlier_folder(folder: Path) -> Iterator[Path]:
+    """Claim the folder of an earlier run while the block lasts; DreamFusionError if it holds none or it is going on."""
+    if not (folder / "config.yaml").is_file():
+        raise DreamFusionError(f"{folder} holds no run to resume: it has no config.yaml.")
+    with claim(folder, evidence=("config.yaml",)):
+        yield folder

@@ -7,8 +7,11 @@ tetrahedra (`fields/tetrahedra.py`), rendered by rasterisation, and optimised by
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
+
+import numpy as np
 
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh
@@ -19,16 +22,27 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.field import Field
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.io.checkpoints import save_checkpoint
+from dreamfusion.io.claims import refuse_busy
 from dreamfusion.io.files import slugify
 from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage, stock_values
 from dreamfusion.runs.fitting import fit_device
-from dreamfusion.runs.generate import RUNS, carry_out, check_suits, load_guidance, new_folder
+from dreamfusion.runs.generate import (
+    RUNS,
+    as_read,
+    carry_out,
+    check_suits,
+    load_guidance,
+    new_folder,
+    rooted,
+    with_scale,
+)
 from dreamfusion.runs.results import Result, open_run
 from dreamfusion.scenes.mesh import MeshScene
 from dreamfusion.standard import MESH_RESOLUTION
+from dreamfusion.stopping import stop_at_once
 
 GPU_RESOLUTION = 512
 """Side of the rendered views on a GPU, in pixels; on a CPU the preset's."""
@@ -99,6 +113,7 @@ REFINE_PRESETS: dict[str, dict[str, Any]] = {
 """What each preset of our own changes of its run; nemo-dmtet keeps nothing of it but prompt, device and networks."""
 
 
+@stop_at_once()
 def refine(
     run: Path | str | None = None,
     *,
@@ -122,6 +137,8 @@ def refine(
     random. The other arguments are those of `run.generate`, by which a stopped refinement is resumed too.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
     """
+    if run is not None:
+        refuse_busy(Path(run))
     source = None if run is None else open_run(run, changes.get("device", "auto"))
     shape, colors = _beginning(source, mesh)
     tell = on_note or (lambda line: None)
@@ -134,18 +151,22 @@ def refine(
         config = fit_device(config, device, tell)
     if config.scene.kind != "mesh":
         raise DreamFusionError("A refinement is of a mesh: leave scene.kind to it.")
-    scene = MeshScene(config.scene, config.seed).to(device)
-    scene.start_from(shape, colors)
-    state = State.fresh(config, device, scene)
     guidance = guidance_model or load_guidance(config, device)
+    config = rooted(config)
     check_suits(guidance, config)
+    config = as_read(_without_scale_of(source, config), guidance, tell)
+    scene = MeshScene(config.scene, config.seed).to(device)
+    scene.start_from(shape if mesh is None else _at_full_size(shape, config.scene.scale or 1.0), colors)
+    state = State.fresh(config, device, scene)
     default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
-    folder = new_folder(default.with_name(f"{default.name}-refined"), output)
-    save_config(config, folder / "config.yaml")
-    # What it began from, so that it can be resumed whatever becomes of the first run.
-    save_checkpoint(folder / "checkpoints", 0, *state.to_checkpoint())
     own = guidance_model is None
-    return carry_out(config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step)
+    with new_folder(default.with_name(f"{default.name}-refined"), output) as folder:
+        save_config(config, folder / "config.yaml")
+        # What it began from, so that it can be resumed whatever becomes of the first run.
+        save_checkpoint(folder / "checkpoints", 0, *state.to_checkpoint())
+        return carry_out(
+            config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step
+        )
 
 
 def _configuration(
@@ -213,6 +234,19 @@ def _asked(config_file: Path | str | None, changes: dict[str, Any]) -> dict[str,
     """Return what the caller asks for by a file and by options, its prompt in order."""
     asked = changes if config_file is None else merged(read_yaml(Path(config_file)), changes)
     return {**asked, "prompt": validate_prompt(asked["prompt"])} if "prompt" in asked else asked
+
+
+def _without_scale_of(source: Result | None, config: Config) -> Config:
+    """Return the configuration without the size of the run's object if it is to become another one."""
+    if source is None or config.prompt == source.config.prompt_at(source.config.steps):
+        return config
+    return with_scale(config, None) if config.scene.scale == source.config.scene.scale else config
+
+
+def _at_full_size(shape: Mesh, scale: float) -> Mesh:
+    """Return a mesh as large as it is distilled, if ``scale`` was applied to it, as to the mesh.glb of a run."""
+    vertices = shape.vertices / np.float32(scale)
+    return replace(shape, vertices=vertices) if np.linalg.norm(vertices, axis=1).max() <= 1 else shape
 
 
 def _beginning(source: Result | None, mesh: Path | str | None) -> tuple[Mesh, Field | None]:

@@ -17,8 +17,10 @@ runs/<slug-of-prompt>/
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +28,16 @@ from torch import Tensor
 
 from dreamfusion.assets.compressed import require_draco
 from dreamfusion.assets.finish import About, Pivot, faces_at, placed, surface_of, texels_at
-from dreamfusion.assets.formats import FORMATS, TEXTURED, Format, format_of, require_usd, save_glb, save_mesh
+from dreamfusion.assets.formats import (
+    FORMATS,
+    TEXTURED,
+    Format,
+    files_of,
+    format_of,
+    require_usd,
+    save_glb,
+    save_mesh,
+)
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.assets.mesh import Mesh, reduced
 from dreamfusion.assets.normal_map import with_normal_map
@@ -43,14 +54,16 @@ from dreamfusion.config import Config, PicturesConfig, load_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint
-from dreamfusion.io.files import prepare_output_dir
+from dreamfusion.io.files import prepare_output_dir, refuse_foreign_files
 from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.method.shading import Shading
 from dreamfusion.method.state import State
 from dreamfusion.pictures.film import growth_frames, mesh_pictures
 from dreamfusion.renderers.output import RenderOutput
-from dreamfusion.scenes.scene import PICTURE_BACKDROP, Scene, finished_views
+from dreamfusion.scenes.scene import PICTURE_BACKDROP, Finished, Scene, finished_views
 from dreamfusion.standard import AZIMUTHS_DEG, MESH_FACES, MESH_RESOLUTION, ORBIT_ELEVATION_DEG, TEXTURE_SIZE
+
+_logger = logging.getLogger(__name__)
 
 SHADINGS: tuple[Shading, ...] = ("albedo", "lambertian", "textureless")
 _PREVIEW_SIZE = 72
@@ -70,6 +83,11 @@ class Result:
 
     def __fspath__(self) -> str:
         return str(self.folder)
+
+    @property
+    def finished(self) -> Finished:
+        """The scene at its true size, as all results show it."""
+        return at_true_size(self.scene, self.config)
 
     @property
     def mesh(self) -> Path:
@@ -101,6 +119,16 @@ class Result:
         """The picture of albedo, shaded and textureless views all around."""
         return self.folder / "contact_sheet.png"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that is written at the end, the mesh first."""
+        return self.mesh, self.viewer, self.thumbnail, self.contact_sheet, self.turntable, self.growth
+
+
+def at_true_size(scene: Scene, config: Config) -> Finished:
+    """Return the scene as the results of a run show it."""
+    return Finished(scene, config.scene.scale or 1.0)
+
 
 def open_state(folder: Path, config: Config, device: torch.device, scene: Scene | None = None) -> State:
     """Return the newest state of a run, or a fresh one if it has no checkpoint yet; ``scene`` as for `State.fresh`."""
@@ -126,42 +154,56 @@ def open_run(folder: Path | str, device: str = "auto") -> Result:
 def write_assets(result: Result) -> None:
     """Write mesh, viewer, pictures and films; DreamFusionError if there is nothing to make a mesh of.
 
-    The mesh comes first: what fails after it costs neither the mesh nor its page. The contact sheet is written even
-    without a mesh, for it shows why there is none.
+    The mesh comes first: what fails after it, for want of memory, disk or ffmpeg, costs neither the mesh nor its page.
+    The contact sheet is written even without a mesh, for it shows why there is none.
     """
     result.scene.refresh()
     try:
         mesh = _save_object(result)
     finally:
-        _save_sheet(result)
+        _or_warn(partial(_save_sheet, result), result.contact_sheet)
+    _or_warn(partial(_save_thumbnail, result, mesh), result.thumbnail)
     if result.config.pictures.video:
-        _save_films(result, mesh)
+        _or_warn(partial(_save_films, result, mesh), result.turntable)
+
+
+def _or_warn(save: Callable[[], None], path: Path) -> None:
+    try:
+        save()
+    except (DreamFusionError, OSError, RuntimeError, MemoryError) as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        _logger.warning("%s could not be written (%s); write the results again with --resume.", path, reason[0])
 
 
 def _save_object(result: Result) -> Mesh:
-    """Write the mesh, its page and its thumbnail, and return it."""
-    scene, pictures = result.scene, result.config.pictures
-    mesh = scene.mesh(MESH_RESOLUTION, MESH_FACES)
+    """Write the mesh and its page, and return it."""
+    mesh = result.finished.mesh(MESH_RESOLUTION, MESH_FACES)
     # A run of hours must not end without its mesh for want of a library.
-    save_glb(_textured(scene, mesh, TEXTURE_SIZE), result.mesh, _about(result))
+    save_glb(_textured(result.finished, mesh, TEXTURE_SIZE), result.mesh, _about(result))
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
-    side = pictures.thumbnail_resolution or THUMBNAIL_SIZE
-    (thumbnail,) = mesh_pictures(scene, mesh, fixed_cameras(30.0, ORBIT_ELEVATION_DEG), pictures.shading, side)
-    save_png(thumbnail, result.thumbnail)
     return mesh
+
+
+def _save_thumbnail(result: Result, mesh: Mesh) -> None:
+    pictures = result.config.pictures
+    side = pictures.thumbnail_resolution or THUMBNAIL_SIZE
+    (thumbnail,) = mesh_pictures(
+        result.finished, mesh, fixed_cameras(30.0, ORBIT_ELEVATION_DEG), pictures.shading, side
+    )
+    save_png(thumbnail, result.thumbnail)
 
 
 def _save_sheet(result: Result) -> None:
     """Write the scene itself from all around, in all shadings."""
     cameras = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ORBIT_ELEVATION_DEG)
-    views = finished_views(result.scene, cameras, SHADINGS, result.config.pictures.sheet_resolution or SHEET_SIZE)
+    views = finished_views(result.finished, cameras, SHADINGS, result.config.pictures.sheet_resolution or SHEET_SIZE)
     sheet = {str(shading): images for shading, images in views.items()}
     save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in AZIMUTHS_DEG]), result.contact_sheet)
 
 
 def _save_films(result: Result, mesh: Mesh) -> None:
     """Write the turntable of the mesh and, from the previews, how the object grew."""
-    scene, pictures = result.scene, result.config.pictures
+    scene, pictures = result.finished, result.config.pictures
     cameras = orbit_cameras(
         pictures.video_frames or TURNTABLE_FRAMES,
         elevation_deg=pictures.elevation_deg,
@@ -175,7 +217,7 @@ def _save_films(result: Result, mesh: Mesh) -> None:
         save_video(growth_frames(previews), result.growth, fps=FPS)
 
 
-def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
+def _around(scene: Finished, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
     """Render pictures of the scene once around, one at a time: large ones together take gigabytes."""
     cameras = orbit_cameras(count, elevation_deg=pictures.elevation_deg, radius=pictures.radius, focal=pictures.focal)
     for index in range(count):
@@ -183,7 +225,7 @@ def _around(scene: Scene, pictures: PicturesConfig, count: int, size: int | None
         yield scene.layers(cameras[index : index + 1], [pictures.shading], side, backdrop=PICTURE_BACKDROP)[0]
 
 
-def save_validation(scene: Scene, pictures: PicturesConfig, step: int, folder: Path) -> None:
+def save_validation(scene: Finished, pictures: PicturesConfig, step: int, folder: Path) -> None:
     """Write validation/step_<step>.png in the folder of a run, the configured views side by side.
 
     If configured, step_<step>_depth.png shows how near they are, and step_<step>.mp4 has them one after the other.
@@ -204,7 +246,7 @@ def _nearness(view: RenderOutput, radius: float) -> Tensor:
     return view.opacity * ((radius + 1 - view.depth) / 2).clamp(0, 1)
 
 
-def save_preview(scene: Scene, step: int, folder: Path) -> None:
+def save_preview(scene: Finished, step: int, folder: Path) -> None:
     """Write preview.png, and the same as previews/step_<step>.png, of which growth.mp4 is made."""
     picture = preview(scene)
     (folder / "previews").mkdir(exist_ok=True)
@@ -212,7 +254,7 @@ def save_preview(scene: Scene, step: int, folder: Path) -> None:
     save_png(picture, folder / "previews" / f"step_{step:06d}.png")
 
 
-def preview(scene: Scene) -> Tensor:
+def preview(scene: Finished) -> Tensor:
     """Return a small picture [3, H, W] of the scene from four sides, shaded."""
     return torch.cat(list(finished_views(scene, orbit_cameras(4), ["lambertian"], _PREVIEW_SIZE)["lambertian"]), dim=2)
 
@@ -251,13 +293,15 @@ def export_run(
     _check_export(resolution, max_faces, size_mm, height_m, lod)
     check_texture_size(texture_size)
     paths = _export_paths(Path(folder), formats, output, compress)
+    places = [_at_level(path, level) for path in paths for level in range(lod + 1)]
+    refuse_foreign_files(*(file for place in places for file in files_of(place)))
     kinds = {format_of(path) for path in paths}
     _check_libraries(kinds, compress, normal_map, tell)
     result = open_run(folder, device)
     if resolution is not None and result.scene.has_surface:
         tell("--resolution changes nothing here: a refined run has its surface already.")
     prepare_output_dir(paths[0].parent)  # before the minutes that follow
-    scene, about = result.scene, _about(result, licence)
+    scene, about = result.finished, _about(result, licence)
     dense = scene.mesh(resolution or MESH_RESOLUTION)
     written = []
     for level in range(lod + 1):
@@ -271,9 +315,13 @@ def export_run(
             textured = with_normal_map(textured, dense, texels)
         for path in paths:
             chosen = placed(textured if format_of(path) in TEXTURED else mesh, pivot, height_m)
-            place = path.with_name(f"{path.stem}_lod{level}{path.suffix}") if level else path
-            written += save_mesh(chosen, place, size_mm=size_mm, about=about, compress=compress)
+            written += save_mesh(chosen, _at_level(path, level), size_mm=size_mm, about=about, compress=compress)
     return written
+
+
+def _at_level(path: Path, level: int) -> Path:
+    """Return where a level of detail is written."""
+    return path.with_name(f"{path.stem}_lod{level}{path.suffix}") if level else path
 
 
 def _check_export(
@@ -318,7 +366,7 @@ def _about(result: Result, licence: str = "") -> About:
     return About(prompt, roughness, reflectance, licence, {"prompt": prompt, "seed": config.seed})
 
 
-def _textured(scene: Scene, mesh: Mesh, size: int) -> Mesh:
+def _textured(scene: Finished, mesh: Mesh, size: int) -> Mesh:
     """Return the mesh with its texture, or as it is, with its vertex colours, where the library for that is missing."""
     return texture_mesh(mesh, scene.field.albedo, size, device=scene.device) if can_unwrap() else mesh
 
@@ -334,6 +382,8 @@ def _export_paths(folder: Path, formats: Sequence[str], output: Path | None, com
     if not formats:
         format_of(output)
         return [output]
-    if output.suffix and format_of(output) not in formats:
+    named = output.suffix.lower().removeprefix(".")
+    if named in FORMATS and named not in formats:
         raise DreamFusionError(f"--output {output} is no {' or '.join(formats)}: change its suffix or --format.")
-    return [output.with_suffix(f".{name}") for name in dict.fromkeys(formats)]
+    stem = output.stem if named in FORMATS else output.name  # a dot may just be part of a name
+    return [output.with_name(f"{stem}.{name}") for name in dict.fromkeys(formats)]

@@ -7,9 +7,10 @@ outside of this folder asks which kind it has. docs/extending.md lists the files
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -39,6 +40,15 @@ class Views:
     size: int
     backdrop: Tensor
     with_normals: bool = False
+
+    def __getitem__(self, part: slice) -> Views:
+        return replace(
+            self,
+            cameras=self.cameras[part],
+            lights=self.lights[part],
+            shading=self.shading[part],
+            backdrop=self.backdrop[part],
+        )
 
 
 class Scene(Protocol):
@@ -138,6 +148,63 @@ class Scene(Protocol):
         """
 
 
+class Finished:
+    """A scene as results show it: at its true size, ``scale`` times that at which it was distilled.
+
+    Pictures of it are those of the scene with everything else, cameras and lights, ``1 / scale`` times as far away.
+    """
+
+    def __init__(self, scene: Scene, scale: float = 1.0) -> None:
+        self.scene, self.scale = scene, scale
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the scene's parameters."""
+        return self.scene.device
+
+    @property
+    def field(self) -> ColoredDensity:
+        """Density and albedo of the object; the density is that of the scene, so that its surface stays what it is."""
+        return _ScaledField(self.scene.field, self.scale)
+
+    def layers(
+        self,
+        cameras: Cameras,
+        shadings: Sequence[Shading],
+        size: tuple[int, int],
+        *,
+        lights: Lights | None = None,
+        backdrop: Sequence[float] = (0.0, 0.0, 0.0),
+        with_normals: bool = False,
+    ) -> list[RenderOutput]:
+        """Render finished pictures; see `Scene.layers`."""
+        turn, place = cameras.camera_to_world.split([3, 1], dim=2)
+        away = torch.cat([turn, place / self.scale], dim=2)
+        cameras = replace(cameras, camera_to_world=away, radius=cameras.radius / self.scale)
+        lights = None if lights is None else replace(lights, position=lights.position / self.scale)
+        outputs = self.scene.layers(
+            cameras, shadings, size, lights=lights, backdrop=backdrop, with_normals=with_normals
+        )
+        return [replace(output, depth=output.depth * self.scale) for output in outputs]
+
+    def mesh(self, resolution: int, max_faces: int | None = None) -> Mesh:
+        """Return the object's closed surface; see `Scene.mesh`."""
+        mesh = self.scene.mesh(resolution, max_faces)
+        return replace(mesh, vertices=mesh.vertices * np.float32(self.scale))
+
+
+@dataclass(frozen=True)
+class _ScaledField:
+    inner: ColoredDensity
+    scale: float
+
+    def density(self, x: Tensor) -> Tensor:
+        return self.inner.density(x / self.scale)
+
+    def albedo(self, x: Tensor) -> Tensor:
+        return self.inner.albedo(x / self.scale)
+
+
 class FixedSize:
     """A scene whose parameters stay as many as they are: what `Scene` asks of one that changes, answered once."""
 
@@ -151,7 +218,7 @@ class FixedSize:
 
 
 def finished_views(
-    scene: Scene,
+    scene: Scene | Finished,
     cameras: Cameras,
     shadings: Sequence[Shading],
     size: int,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,18 @@ import torch
 from PIL import Image, ImageDraw
 
 from dreamfusion.assets.images import save_png
-from dreamfusion.io.files import TABLE_BEGIN, TABLE_END, write_text
+from dreamfusion.io.files import TABLE_BEGIN, TABLE_END, read_rows, write_text
+from dreamfusion.toybox.hardness import SORTS
 from dreamfusion.toybox.kinds import KINDS
-from dreamfusion.toybox.world import COLORS, held_out, part_held_out
+from dreamfusion.toybox.model import BANDED_FROM, SHIFT
+from dreamfusion.toybox.world import COLORS, SIZES, held_out, part_held_out
 
 _WIDTH, _HEIGHT, _MARGIN = 560, 260, 40
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a training's log.jsonl: step, loss, seconds; none if there is no log yet."""
-    if not path.exists():
-        return []
-    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+    return read_rows(path)
 
 
 def loss_curve(rows: list[dict[str, float]]) -> torch.Tensor:
@@ -43,9 +42,14 @@ def loss_curve(rows: list[dict[str, float]]) -> torch.Tensor:
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1) / 255
 
 
-def write_card(folder: Path, settings: Mapping[str, Any], seconds: float, log: Path, started_from: str | None) -> None:
-    """Write README.md and loss.png into the folder of a finished prior; ``seconds`` is the time it took in all."""
-    rows = read_log(log)
+def write_card(
+    folder: Path, settings: Mapping[str, Any], seconds: float, training: Path, started_from: str | None
+) -> None:
+    """Write README.md and loss.png into the folder of a finished prior.
+
+    ``training`` is the folder with its logs, ``seconds`` the time it took in all.
+    """
+    rows = read_log(training / "log.jsonl")
     if rows:
         save_png(loss_curve(rows), folder / "loss.png")
     steps = int(rows[-1]["step"]) if rows else 0
@@ -60,8 +64,11 @@ def write_card(folder: Path, settings: Mapping[str, Any], seconds: float, log: P
         f"""# The toybox prior
 
 A text-conditional diffusion model of {size} x {size} pixels in diffusers' folder format (IFPipeline: T5 encoder, UNet,
-DDPM scheduler with a cosine schedule and v-prediction). It knows {len(KINDS)} kinds of toys in {len(COLORS)} colours,
-their patterns, sizes and parts, and no other words.
+DDPM scheduler and v-prediction). It knows {len(KINDS)} kinds of toys in {len(COLORS)} colours, their patterns, sizes
+and parts, and no other words. {_on_bands(size)}
+
+It knows the camera, and whether a picture is textureless, from a token behind the words. A small toy was shown from so
+near that it appears at full size; its true size is {SIZES["small"][0]} of that.
 
 | | |
 |---|---|
@@ -76,6 +83,7 @@ their patterns, sizes and parts, and no other words.
 | step | loss |
 |---|---|
 {table}
+{_held_out(read_log(training / "held_out.jsonl"))}
 
 {TABLE_BEGIN}
 Not scored yet: `dreamfusion prior evaluate --card --model` and this folder.
@@ -85,6 +93,26 @@ Not scored yet: `dreamfusion prior evaluate --card --model` and this folder.
 ![samples](samples.png)
 """,
     )
+
+
+def _on_bands(size: int) -> str:
+    if size < BANDED_FROM:
+        return "Its schedule is the cosine's."
+    return (
+        "Its UNet works on the Haar bands of a picture, at half the side, on a cosine schedule shifted by the factor "
+        f"{SHIFT:g} (`dreamfusion.guidance.patched_unet`)."
+    )
+
+
+def _held_out(rows: list[dict[str, Any]]) -> str:
+    """Return the last look at held-out pictures as Markdown: the loss of all, and of each of each sort."""
+    if not rows:
+        return ""
+    last = rows[-1]
+    lines = [f"| all | {last['loss']:.4f} |"]
+    for sort in ("noise", *SORTS):
+        lines += [f"| {sort}: {name} | {loss:.4f} |" for name, loss in last[sort].items()]
+    return "\n".join(["", "| held-out pictures, after the last step | loss |", "|---|---|", *lines])
 
 
 _OPTIONS = ("steps", "batch_size", "image_size", "lr", "muon_lr", "decay_steps", "precision", "seed")

@@ -1,6 +1,7 @@
 """Training data of the embedded prior: toybox views, painted and lit on the fly, with captions.
 
-Batch ``step`` is a pure function of the seed and the step, so training can be stopped and resumed anywhere.
+Batch ``step`` is a pure function of the seed, the step and what is hard (`dreamfusion.toybox.hardness`), so training
+can be stopped and resumed anywhere.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
 from dreamfusion.method.prompts import ViewTexts, view_prompts, view_weights
 from dreamfusion.method.shading import LightRange, Lights, sample_backdrops, sample_lights
 from dreamfusion.toybox.captions import PHRASINGS, caption
+from dreamfusion.toybox.hardness import Hardness
 from dreamfusion.toybox.kinds import KINDS
-from dreamfusion.toybox.render import GeometryBuffers, paint_toys, paint_views, trace
-from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, part_held_out
+from dreamfusion.toybox.paint import SUPERSAMPLE, TracedViews, paint_traced
+from dreamfusion.toybox.render import paint_toys, trace
+from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, as_shown, held_out, part_held_out
 
-_SUPERSAMPLE = 2
 _UNSAID = 0.06  # share of captions that name no colour though the toy has one
-_SIZED, _PATTERNED, _PARTED = 0.2, 0.3, 0.45  # shares of toys with a size, a pattern, a part of another colour
+_SIZED, _PATTERNED, _PARTED = 0.2, 0.36, 0.45  # shares of toys with a size, a pattern, a part of another colour
 _PLAINEST = 0.5  # share of captions in the plainest of all phrasings
 _CAMERA_UNSAID = 0.12  # share of captions without the camera; of empty captions, half
 _FLAT = 0.3  # share of images in plain albedo, as the first phase of distillation renders them
+_TEXTURELESS = 0.12  # share of images that show the shape alone, white under a light; the camera's token says so
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Batch:
     """``images`` [B, 3, S, S] in [0, 1]; ``captions``: 4 B strings, one per view; ``weights`` [B, 4] of the views.
 
     ``cameras`` [B, FEATURES] are `camera_features`, and ``camera_known`` [B] is 0 where they must not be told, else 1.
+    ``textureless`` [B] is 1 where a picture shows the shape alone, white under a light. ``toys`` are what is shown.
     """
 
     images: Tensor
@@ -40,6 +44,8 @@ class Batch:
     weights: Tensor
     cameras: Tensor
     camera_known: Tensor
+    textureless: Tensor
+    toys: list[Toy]
 
 
 @dataclass
@@ -49,9 +55,7 @@ class _Pool:
     index: int
     toys: list[Toy]  # kind and size; batches choose the rest
     cameras: Cameras
-    material: Tensor
-    normal: Tensor  # int8, 127 = 1
-    depth: Tensor  # float16
+    traced: TracedViews
 
 
 class ToyboxData:
@@ -59,6 +63,7 @@ class ToyboxData:
 
     ``caption_dropout`` of the captions are empty, which trains the unconditional branch of classifier-free
     guidance. Half of the captions name the nearest view, half mix the embeddings of neighbouring views by azimuth.
+    ``hardness`` says what is drawn more often; without it, all kinds and all patterns are drawn alike.
     """
 
     def __init__(
@@ -68,26 +73,30 @@ class ToyboxData:
         *,
         image_size: int = 64,
         pool_size: int = 2048,
-        pool_steps: int = 512,
+        pool_steps: int = 1024,
         caption_dropout: float = 0.1,
         device: str = "cpu",
+        hardness: Hardness | None = None,
     ) -> None:
         self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
         self.pool_size, self.pool_steps = pool_size, pool_steps
         self.caption_dropout, self.device = caption_dropout, device
+        self.hardness = hardness or Hardness()
         self._pool: _Pool | None = None
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of a training step; the same for the same seed and step."""
+        """Return the batch of a training step; the same for the same seed, step and hardness."""
         pool = self._pool_of(step // self.pool_steps)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         choose = random.Random(self.seed * 1_000_003 + step)
         count = self.batch_size
-        picks = torch.randint(self.pool_size, (count,), generator=generator)
+        often = torch.tensor([self.hardness.weight("kind", toy.kind) for toy in pool.toys])
+        picks = torch.multinomial(often, count, replacement=True, generator=generator)
         toys = [self._dress(pool.toys[i], choose) for i in picks.tolist()]
 
         cameras = Cameras(**{name: value[picks] for name, value in vars(pool.cameras).items()})
-        images = self._paint(pool, picks, cameras, toys, generator)
+        white = torch.rand(count, generator=generator) < _TEXTURELESS
+        images = self._paint(pool, picks, cameras, toys, white, generator)
         mode_nearest = torch.rand(count, generator=generator) < 0.5
         weights = torch.where(
             mode_nearest[:, None],
@@ -97,20 +106,23 @@ class ToyboxData:
         captions = [text for toy in toys for text in self._captions(toy, choose)]
         unsaid = torch.tensor([_CAMERA_UNSAID if text else 0.5 for text in captions[::4]])
         known = (torch.rand(count, generator=generator) >= unsaid).float()
-        return Batch(
-            images, captions, weights.to(self.device), camera_features(cameras).to(self.device), known.to(self.device)
-        )
+        told = (weights, camera_features(cameras), known, white.float())
+        weights, features, known, textureless = (values.to(self.device) for values in told)
+        return Batch(images, captions, weights, features, known, textureless, toys)
 
     def _dress(self, toy: Toy, choose: random.Random) -> Toy:
         """Return the toy with colours and pattern, without the pairs that are held out."""
         color = choose.choice([c for c in COLORS if not held_out(toy.kind, c)])
         part_color = choose.choice([c for c in COLORS if not part_held_out(toy.kind, c)])
-        pattern = choose.choice(PATTERNS)
+        weight = self.hardness.weight
+        patterns = {"plain": 1 - _PATTERNED} | {name: _PATTERNED / len(PATTERNS) for name in PATTERNS}
+        (pattern,) = choose.choices(list(patterns), [weight("pattern", name) * patterns[name] for name in patterns])
+        parts = [weight("part", "named") * _PARTED, weight("part", "usual") * (1 - _PARTED)]
         return replace(
             toy,
             color=color,
-            pattern=pattern if choose.random() < _PATTERNED else None,
-            part_color=part_color if choose.random() < _PARTED else None,
+            pattern=None if pattern == "plain" else pattern,
+            part_color=choose.choices([part_color, None], parts)[0],
         )
 
     def _captions(self, toy: Toy, choose: random.Random) -> list[str]:
@@ -122,24 +134,28 @@ class ToyboxData:
         return view_prompts(phrase(toy), ViewTexts())
 
     def _paint(
-        self, pool: _Pool, picks: Tensor, cameras: Cameras, toys: list[Toy], generator: torch.Generator
+        self,
+        pool: _Pool,
+        picks: Tensor,
+        cameras: Cameras,
+        toys: list[Toy],
+        white: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
         count = len(picks)
         lights = sample_lights(cameras, LightRange(), generator)
         ambient = 0.2 + 0.3 * torch.rand(count, generator=generator)
-        ambient = torch.where(torch.rand(count, generator=generator) < _FLAT, 1.0, ambient)
+        flat = (torch.rand(count, generator=generator) < _FLAT) & ~white
+        ambient = torch.where(flat, 1.0, ambient)
         lights = Lights(lights.position, 1.0 - ambient, ambient)
         body = torch.tensor([COLORS[str(toy.color)] for toy in toys])
         body = (body + 0.03 * torch.randn(count, 3, generator=generator)).clamp(0, 1)
         background = sample_backdrops(count, generator)
 
-        size = self.image_size * _SUPERSAMPLE
-        cameras, lights = cameras.to(self.device), lights.to(self.device)
-        picks = picks.to(self.device)
-        buffers = GeometryBuffers(pool.material[picks], pool.normal[picks].float() / 127, pool.depth[picks].float())
-        paint = paint_toys(toys, self.device, body.tolist())
-        rays = cameras.rays(size, size)
-        return paint_views(buffers, rays, paint, lights, background.to(self.device), supersample=_SUPERSAMPLE)
+        paint = paint_toys([as_shown(toy) for toy in toys], self.device, body.tolist())
+        paint.palette[white.to(self.device)] = 1.0
+        views = (pool.traced, picks.to(self.device), cameras.to(self.device))
+        return paint_traced(*views, paint, lights.to(self.device), background.to(self.device))
 
     def _pool_of(self, index: int) -> _Pool:
         if self._pool is None or self._pool.index != index:
@@ -152,12 +168,10 @@ class ToyboxData:
         kinds = [choose.choice(list(KINDS)) for _ in range(self.pool_size)]
         toys = [Toy(kind, size=choose.choice(list(SIZES)) if choose.random() < _SIZED else None) for kind in kinds]
         cameras = sample_cameras(self.pool_size, CameraRange(), generator)
-        size, chunk = self.image_size * _SUPERSAMPLE, 64
-        material, normal, depth = [], [], []
+        size, chunk = self.image_size * SUPERSAMPLE, 64
+        buffers = []
         for start in range(0, self.pool_size, chunk):
             part = slice(start, start + chunk)
-            buffers = trace(toys[part], cameras[part].to(self.device).rays(size, size))
-            material.append(buffers.material)
-            normal.append((buffers.normal * 127).round().to(torch.int8))
-            depth.append(buffers.depth.half())
-        return _Pool(index, toys, cameras, torch.cat(material), torch.cat(normal), torch.cat(depth))
+            shown = [as_shown(toy) for toy in toys[part]]
+            buffers.append(trace(shown, cameras[part].to(self.device).rays(size, size)))
+        return _Pool(index, toys, cameras, TracedViews.of(buffers))

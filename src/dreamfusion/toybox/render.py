@@ -292,25 +292,53 @@ def paint_toys(
     return Paint(palette.to(device), pattern.to(device), scale.to(device))
 
 
+# In units of the toy, before it is shrunk: 3 to 4 pixels of a picture of 32.
+_STRIPE, _CHECK, _SPOT_SPACING, _SPOT_RADIUS = (wp.constant(length) for length in (0.19, 0.26, 0.44, 0.15))
+
+
+@wp.func
+def _even(x: float, y: float, z: float) -> bool:
+    return (int(wp.floor(x)) + int(wp.floor(y)) + int(wp.floor(z))) % 2 == 0
+
+
+@wp.func
+def _in_spot(p: wp.vec3, shift: float) -> bool:
+    q = p / _SPOT_SPACING - wp.vec3(shift, shift, shift)
+    away = q - wp.vec3(wp.rint(q[0]), wp.rint(q[1]), wp.rint(q[2]))
+    return wp.length(away) * _SPOT_SPACING < _SPOT_RADIUS
+
+
+@wp.func
+def is_marked(pattern: int, p: wp.vec3) -> bool:
+    """Tell whether a pattern (0 = none) shows its second colour at a point of the toy: see `pattern_marks`."""
+    if pattern == 1:
+        return _even(0.0, 0.0, p[2] / _STRIPE)
+    if pattern == 2:
+        return _in_spot(p, 0.0) or _in_spot(p, 0.5)
+    if pattern == 3:
+        return _even(p[0] / _CHECK, wp.abs(p[1]) / _CHECK + 0.5, p[2] / _CHECK)
+    return False
+
+
+@wp.kernel(enable_backward=False)
+def _marks_kernel(
+    points: wp.array(dtype=wp.vec3), pattern: wp.array(dtype=wp.int64), per_image: int, out: wp.array(dtype=wp.bool)
+):
+    i = wp.tid()
+    out[i] = is_marked(int(pattern[i / per_image]), points[i])
+
+
 def pattern_marks(points: Tensor, pattern: Tensor) -> Tensor:
     """Return where the pattern [B] of a toy shows its second colour, bool [B, ...], at points [B, ..., 3] of the toy.
 
     Stripes are rings about z, checks are cubes, and spots are balls around the points of a body-centred lattice: solid
     textures, mirror images in y like the toys themselves.
     """
-    x, y, z = points.unbind(-1)
-    stripes = (z / _STRIPE).floor() % 2 == 0
-    checks = ((x / _CHECK).floor() + (y.abs() / _CHECK + 0.5).floor() + (z / _CHECK).floor()) % 2 == 0
-    spots = torch.zeros_like(stripes)
-    for shift in (0.0, 0.5):
-        nearest = ((points / _SPOT_SPACING - shift).round() + shift) * _SPOT_SPACING
-        spots |= (points - nearest).square().sum(-1) < _SPOT_RADIUS**2
-    choice = pattern.reshape(-1, *[1] * (points.ndim - 2))
-    return ((choice == 1) & stripes) | ((choice == 2) & spots) | ((choice == 3) & checks)
-
-
-# In units of the toy, before it is shrunk: 3 to 4 pixels of a picture of 32.
-_STRIPE, _CHECK, _SPOT_SPACING, _SPOT_RADIUS = 0.19, 0.26, 0.44, 0.15
+    points, pattern = points.contiguous(), pattern.contiguous()
+    out = torch.empty(points.shape[:-1], dtype=torch.bool, device=points.device)
+    inputs = [array(points.view(-1, 3), wp.vec3), array(pattern), out[0].numel(), array(out.view(-1))]
+    launch(_marks_kernel, out.numel(), inputs, _warp_device(points.device))
+    return out
 
 
 def paint_views(

@@ -49,12 +49,13 @@ def sample_grid(
     rows = {}
     for prompt in prompts:
         guidance.check_vocabulary(validate_prompt(prompt))
-        texts = view_prompts(prompt) if views else [prompt] * 4
+        words = guidance.understood(prompt).prompt
+        texts = view_prompts(words) if views else [words] * 4
         images = guidance.sample(
             texts,
             steps=steps,
             guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
+            negative_prompt=guidance.understood(negative_prompt).prompt,
             cameras=cameras,
             seed=seed,
         )

@@ -2,40 +2,64 @@
 
 v-prediction (Salimans and Ho 2022) on a cosine schedule with 10 % caption dropout and an exponential moving average
 of the weights. The learning rate warms up, stays, and falls to zero over the last ``decay_steps``: unlike a cosine,
-that allows a run to be extended later with a larger ``steps``. Batch, noise and timesteps are functions of the seed
-and the step, so a resumed training is the same as one that never stopped.
+that allows a run to be extended later with a larger ``steps``. Batch, noise and timesteps are functions of the seed,
+the step and the running means of `dreamfusion.toybox.hardness`, which checkpoints hold, so a resumed training is the
+same as one that never stopped.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.errors import DreamFusionError, refuse_small
 from dreamfusion.guidance.camera_token import with_camera
+from dreamfusion.guidance.patched_unet import PatchedUNet
 from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint, pack, save_checkpoint, unpack
-from dreamfusion.io.files import replace_folder, write_text
+from dreamfusion.io.checkpoints import (
+    latest_checkpoint,
+    load_checkpoint,
+    pack,
+    refuse_other_settings,
+    same_threads,
+    save_checkpoint,
+    unpack,
+)
+from dreamfusion.io.claims import claim
+from dreamfusion.io.files import explain, refuse_foreign_folder, replace_folder, write_atomically, write_text
+from dreamfusion.kernels.allocation import keep_memory
+from dreamfusion.stopping import stop_at_once, stop_between_steps, stopped
 from dreamfusion.toybox.card import read_log, write_card
 from dreamfusion.toybox.data import Batch, ToyboxData
-from dreamfusion.toybox.model import build_pipeline, name_for_older_transformers
+from dreamfusion.toybox.hardness import Hardness, mean_by_sort
+from dreamfusion.toybox.model import build_pipeline, build_unet, grow, name_for_older_transformers
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
 from dreamfusion.toybox.samples import save_samples
 from dreamfusion.toybox.text import hidden_states, train_text
 
-_HIGH, _HIGH_FROM = 0.6, 0.75
+_HIGH, _HIGH_FROM = 0.45, 0.75
 """Share of images that are shown at high noise, and the timestep from which on that is, as a fraction of all.
 
-Distillation finds shape and colours there, where the picture hardly shows them and words and camera must tell; what is
-left to learn at low noise comes easily.
+Distillation finds shape and colours there, where the picture hardly shows them and words and camera must tell.
 """
+_LOW_POWER = 1.5
+"""The timesteps below are drawn as a uniform number to this power: pictures of 64 pixels show their edges and small
+parts at the least noise only."""
+UNLIMITED = sys.maxsize
+"""Steps of a training that ends by the clock."""
+_LARGEST_FILE = "15MB"
+_HELD_OUT_SEED = 400_000
+"""Far from the seeds of training."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +110,11 @@ class Prior(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """Return what the UNet is told, [B, L + 1, D]: captions mixed by view weights, then the camera's token."""
-        hidden = hidden_states(self.pipe.tokenizer, self.text_encoder, batch.captions)
+        told = [text if weight else "" for text, weight in zip(batch.captions, batch.weights.flatten(), strict=True)]
+        texts = list(dict.fromkeys(told))
+        hidden = hidden_states(self.pipe.tokenizer, self.text_encoder, texts)[[texts.index(text) for text in told]]
         words = torch.einsum("bv,bvld->bld", batch.weights, hidden.unflatten(0, (-1, 4)))
-        return with_camera(words, batch.cameras, batch.camera_known)
+        return with_camera(words, batch.cameras, batch.camera_known, batch.textureless)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the v-prediction loss of a batch, per image [B]."""
@@ -109,20 +135,58 @@ def training_times(count: int, generator: torch.Generator) -> Tensor:
     They are spread evenly with one random offset, which makes the loss less noisy than independent draws.
     """
     u = (torch.arange(count) / count + torch.rand(1, generator=generator)) % 1.0
-    low = _HIGH_FROM * u / (1 - _HIGH)
+    low = _HIGH_FROM * (u / (1 - _HIGH)) ** _LOW_POWER
     high = 1 - (1 - _HIGH_FROM) * (1 - u) / _HIGH
     return torch.where(u < 1 - _HIGH, low, high).clamp(max=1 - 1e-6)
 
 
-def _log(folder: Path, row: dict[str, float]) -> None:
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+class HeldOut:
+    """Pictures that are never trained on, the same at every look."""
+
+    def __init__(self, image_size: int, device: str = "cpu", *, batches: int = 8, batch_size: int = 48) -> None:
+        data = ToyboxData(
+            _HELD_OUT_SEED, batch_size, image_size=image_size, pool_size=batches * batch_size, device=device
+        )
+        self.batches = [data.batch(step) for step in range(batches)]
+
+    @torch.no_grad()
+    def measure(self, prior: Prior) -> dict[str, Any]:
+        """Return the mean loss, that of each kind, pattern and part (`mean_by_sort`), and that by noise."""
+        losses, high = [], []
+        for seed, batch in enumerate(self.batches):
+            high.append(training_times(len(batch.toys), torch.Generator().manual_seed(seed)) >= _HIGH_FROM)
+            losses.append(prior.loss(batch, torch.Generator().manual_seed(seed)).float().cpu())
+        loss, noisy = torch.cat(losses), torch.cat(high)
+        by_noise = {"high": loss[noisy].mean().item(), "low": loss[~noisy].mean().item()}
+        toys = [toy for batch in self.batches for toy in batch.toys]
+        return {"loss": loss.mean().item(), **mean_by_sort(loss, toys), "noise": by_noise}
+
+
+def fitted(settings: TrainSettings, step: int, done: int, seconds: float, seconds_left: float) -> TrainSettings:
+    """Return the settings with which a training at ``step`` ends in time, once its decay has to begin.
+
+    ``done`` steps took ``seconds``. The decay takes a quarter of all steps that fit, at most ``decay_steps``; before it
+    has to begin, the settings stay what they are.
+    """
+    left = max(0, int(seconds_left * done / seconds))
+    if left > min(settings.decay_steps, (done + left) // 4):
+        return settings
+    return replace(settings, steps=min(settings.steps, step + left), decay_steps=max(1, left))
+
+
+def _log(file: Path, row: dict[str, Any]) -> None:
+    try:
+        with file.open("a", encoding="utf-8") as rows:
+            rows.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise explain(error, file) from None
 
 
 def _drop_later_rows(log: Path, step: int) -> None:
     """Drop what a killed training logged after its last checkpoint: it is about to be logged again."""
-    rows = [row for row in read_log(log) if row["step"] <= step]
-    write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
+    if log.exists():
+        rows = [row for row in read_log(log) if row["step"] <= step]
+        write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Trainer:
@@ -142,11 +206,22 @@ class Trainer:
             Muon(hidden, lr=settings.muon_lr),
             torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0),
         )
-        self.data = ToyboxData(settings.seed, settings.batch_size, image_size=settings.image_size, device=device)
+        self.hardness = Hardness()
+        self.data = ToyboxData(
+            settings.seed,
+            settings.batch_size,
+            image_size=settings.image_size,
+            device=device,
+            hardness=self.hardness,
+        )
 
     def start_from(self, prior: Path) -> None:
-        """Take the weights of a finished prior instead of random ones; DreamFusionError if it is of another shape."""
+        """Take the weights of a finished prior instead of random ones, of one for half the side too.
+
+        Raises DreamFusionError if it is of another shape.
+        """
         pipe = PixelGuidance.load(prior)
+        pipe.unet = self._grown(pipe.unet)
         modules = {"text_encoder": pipe.text_encoder, "unet": pipe.unet}
         weights = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
         if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in self.parameters.items()}:
@@ -155,6 +230,14 @@ class Trainer:
             for name, p in self.parameters.items():
                 p.copy_(weights[name])
                 self.ema[name].copy_(weights[name])
+
+    def _grown(self, unet: Any) -> Any:
+        """Return the UNet of a finished prior, in the bands of this one if that is of twice its side."""
+        if not isinstance(self.prior.unet, PatchedUNet) or unet.config.sample_size * 2 != self.settings.image_size:
+            return unet
+        grown = build_unet(self.settings.image_size)
+        grow(unet, grown)
+        return grown
 
     def begin(self) -> None:
         """Train the text encoder, with which a training from random weights begins."""
@@ -170,7 +253,10 @@ class Trainer:
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             loss = self.prior.loss(batch, generator).mean()
         if not torch.isfinite(loss):
-            raise DreamFusionError(f"The loss is not finite at step {self.step}: lower --lr and --muon-lr, and resume.")
+            raise DreamFusionError(
+                f"The loss is not finite at step {self.step}: train again with lower --lr and --muon-lr in another "
+                "--output."
+            )
         loss.backward()
         factor = self.settings.lr_factor(self.step)
         for optimizer, peak in zip(self.optimizers, (self.settings.muon_lr, self.settings.lr), strict=True):
@@ -191,15 +277,24 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "settings": asdict(self.settings),
             "seconds": self.seconds,
+            "hardness": self.hardness.means,
         }
         tensors, state = pack(tree, "prior")
         save_checkpoint(folder / "checkpoints", self.step, tensors, {"prior": state}, keep=2)
 
     def restore(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint; DreamFusionError if it was made with settings that decide its course."""
         loaded = load_checkpoint(checkpoint, self.device)
         tree = unpack(loaded.state["prior"], loaded.tensors)
+        refuse_other_settings(tree["settings"], asdict(self.settings), may_differ=("steps", "decay_steps"))
+        size, shapes = tree["settings"]["image_size"], {name: p.shape for name, p in tree["weights"].items()}
+        if size != self.settings.image_size or shapes != {name: p.shape for name, p in self.parameters.items()}:
+            raise DreamFusionError(
+                f"{checkpoint} is of another architecture, for pictures of {size} pixels: give another --output"
+                + (f", or --image-size {size}." if size != self.settings.image_size else ".")
+            )
         self.step, self.seconds = loaded.step, tree["seconds"]
+        self.hardness.means = tree.get("hardness", self.hardness.means)
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(tree["weights"][name])
@@ -208,69 +303,143 @@ class Trainer:
             optimizer.load_state_dict(saved)
 
     def export(self, folder: Path) -> None:
-        """Write the averaged weights as a diffusers pipeline folder, in half precision."""
+        """Write the averaged weights as a diffusers pipeline into a folder, in half precision."""
         pipe = build_pipeline(self.settings.image_size)
         for module, prefix in ((pipe.text_encoder, "text_encoder."), (pipe.unet, "unet.")):
             weights = {n.removeprefix(prefix): e for n, e in self.ema.items() if n.startswith(prefix)}
             missing = module.load_state_dict(weights, strict=False).missing_keys
             assert all("embed_tokens" in key for key in missing), missing  # tied to the shared embedding
         pipe.to(torch.float16)
-        with replace_folder(folder) as aside:
-            pipe.save_pretrained(aside, safe_serialization=True)
-            for file in (aside / "model_index.json", aside / "tokenizer" / "tokenizer_config.json"):
-                name_for_older_transformers(file)
+        try:
+            pipe.save_pretrained(folder, safe_serialization=True, max_shard_size=_LARGEST_FILE)
+        except SafetensorError as error:  # which is no OSError, whatever the system said
+            reason = str(error).splitlines()[0]
+            raise DreamFusionError(f"Cannot write {folder}: {reason}; free some space, and resume.") from None
+        for file in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
+            name_for_older_transformers(file)
 
 
+@stop_at_once("run it again to continue")
 def train(
     folder: Path,
     settings: TrainSettings,
     *,
     device: str = "cpu",
     start_from: Path | None = None,
+    minutes: float | None = None,
     save_every: int = 250,
     sample_every: int = 1000,
+    check_every: int = 500,
     on_progress: Callable[[TrainStep], None] | None = None,
 ) -> Trainer:
     """Train in ``folder``, going on from its newest checkpoint if there is one, else from the prior ``start_from``.
 
-    Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds), ``prior/``, the pipeline with averaged weights, and
-    ``samples/``, pictures drawn by it.
+    With ``minutes`` this sitting ends in time, its decay fitted (`fitted`), even if more of the steps were asked for;
+    what is written at the end comes on top. Every ``check_every`` steps held-out pictures are looked at.
+    Leaves ``checkpoints/``, ``log.jsonl`` (step, loss, seconds), ``held_out.jsonl`` (what `HeldOut.measure` returns),
+    ``prior/``, the pipeline with averaged weights, and ``samples/``, pictures drawn by it. What a kill has left undone
+    is done at the next start.
+    Raises DreamFusionError for a folder that holds other things or a training with other settings, and if the disk is
+    full: what was written before stays, and a resumed training loses nothing. Raises `Stopped` if a signal ends it,
+    after a checkpoint.
     """
+    check_settings(settings, save_every, sample_every, check_every)
+    keep_memory()
+    with claim(folder, evidence=("checkpoints",)):
+        refuse_foreign_folder(folder / "prior")
+        with same_threads(latest_checkpoint(folder / "checkpoints")):
+            trainer = _begun(folder, settings, device, start_from, sample_every)
+            _train(trainer, folder, start_from, minutes, (save_every, sample_every, check_every), on_progress)
+            return trainer
+
+
+def _begun(folder: Path, settings: TrainSettings, device: str, start_from: Path | None, sample_every: int) -> Trainer:
+    """Return the trainer of a folder as its newest checkpoint left it, or a new one."""
     trainer = Trainer(settings, device)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     newest = latest_checkpoint(folder / "checkpoints")
     if newest is not None:
         trainer.restore(newest)
-        _drop_later_rows(folder / "log.jsonl", trainer.step)
+        for log in ("log.jsonl", "held_out.jsonl"):
+            _drop_later_rows(folder / log, trainer.step)
+        if trainer.step % sample_every == 0 and not _samples(folder, trainer.step).exists():
+            finish_prior(trainer, folder, start_from)
     elif start_from is not None:
         trainer.start_from(start_from)
     else:
         trainer.begin()
-    begun, first_step, mean = time.monotonic(), trainer.step, 0.0
-    earlier, losses = trainer.seconds, []
-    while trainer.step < settings.steps:
-        loss = trainer.train_step()
-        losses.append(loss)
-        trainer.seconds = earlier + time.monotonic() - begun
-        if trainer.step % 50 == 0:
-            mean, losses = sum(losses) / len(losses), []
-            _log(folder, {"step": trainer.step, "loss": round(mean, 5), "seconds": round(trainer.seconds, 1)})
-        if on_progress is not None:
-            rate = (trainer.step - first_step) * settings.batch_size / (time.monotonic() - begun)
-            on_progress(TrainStep(trainer.step, mean or loss, rate))
-        last = trainer.step == settings.steps
-        if trainer.step % save_every == 0 or last:
-            trainer.save(folder)
-        if trainer.step % sample_every == 0 or last:
-            finish_prior(trainer, folder, start_from)
     return trainer
 
 
+def _train(
+    trainer: Trainer,
+    folder: Path,
+    start_from: Path | None,
+    minutes: float | None,
+    every: tuple[int, int, int],
+    on_progress: Callable[[TrainStep], None] | None,
+) -> None:
+    """Train to the end in a folder that is claimed, saving, sampling and looking at held-out pictures; see `train`."""
+    settings, (save_every, sample_every, check_every) = trainer.settings, every
+    held_out = HeldOut(settings.image_size, trainer.device, batch_size=settings.batch_size)
+    begun, first_step, mean = time.monotonic(), trainer.step, 0.0
+    earlier, losses = trainer.seconds, []
+    with stop_between_steps() as stop:
+        while trainer.step < trainer.settings.steps:
+            loss = trainer.train_step()
+            losses.append(loss)
+            passed, done = time.monotonic() - begun, trainer.step - first_step
+            trainer.seconds = earlier + passed
+            if minutes is not None and trainer.settings is settings:  # the end is fixed once
+                trainer.settings = fitted(trainer.settings, trainer.step, done, passed, 60 * minutes - passed)
+            if trainer.step % 50 == 0:
+                mean, losses = sum(losses) / len(losses), []
+                row = {"step": trainer.step, "loss": round(mean, 5), "seconds": round(trainer.seconds, 1)}
+                _log(folder / "log.jsonl", row)
+            if on_progress is not None:
+                on_progress(TrainStep(trainer.step, mean or loss, done * settings.batch_size / passed))
+            last = trainer.step == trainer.settings.steps
+            if trainer.step % check_every == 0 or last:
+                _look(trainer, held_out, folder)
+            if trainer.step % save_every == 0 or last or stop.number:
+                trainer.save(folder)
+            if stop.number:
+                raise stopped(stop.number, "run it again to continue exactly")
+            if trainer.step % sample_every == 0 and not last:
+                with stop_at_once("run it again to finish"):  # all that is needed for it is saved
+                    finish_prior(trainer, folder, start_from)
+    with stop_at_once("run it again to finish"):
+        finish_prior(trainer, folder, start_from)
+
+
+def _look(trainer: Trainer, held_out: HeldOut, folder: Path) -> None:
+    """Log the loss on held-out pictures, and let what is hard be drawn more often."""
+    measured = held_out.measure(trainer.prior)
+    _log(folder / "held_out.jsonl", {"step": trainer.step, **measured})
+    trainer.hardness.look({sort: measured[sort] for sort in trainer.hardness.means})
+
+
+def _samples(folder: Path, step: int) -> Path:
+    """Return the grid of samples of a step, which is the last that is written when a prior is finished."""
+    return folder / "samples" / f"step_{step:06d}.png"
+
+
 def finish_prior(trainer: Trainer, folder: Path, start_from: Path | None = None) -> None:
-    """Write the prior as it is now, with its samples and its model card, to ``folder / "prior"``."""
-    prior = folder / "prior"
-    trainer.export(prior)
-    save_samples(PixelGuidance(prior, device=trainer.device), folder / "samples" / f"step_{trainer.step:06d}.png")
-    shutil.copyfile(folder / "samples" / f"step_{trainer.step:06d}.png", prior / "samples.png")
-    settings = asdict(trainer.settings)
-    write_card(prior, settings, trainer.seconds, folder / "log.jsonl", start_from.name if start_from else None)
+    """Write the prior as it is now, with its samples and its model card, to ``folder / "prior"``: all of it or none."""
+    with replace_folder(folder / "prior") as prior:
+        trainer.export(prior)
+        save_samples(PixelGuidance(prior, device=trainer.device), prior / "samples.png")
+        settings = asdict(trainer.settings)
+        if trainer.settings.steps == UNLIMITED:
+            settings["steps"] = trainer.step
+        write_card(prior, settings, trainer.seconds, folder, start_from.name if start_from else None)
+    with write_atomically(_samples(folder, trainer.step), ours=True) as copy:
+        shutil.copyfile(folder / "prior" / "samples.png", copy)
+
+
+def check_settings(settings: TrainSettings, save_every: int = 1, sample_every: int = 1, check_every: int = 1) -> None:
+    """Raise DreamFusionError for numbers with which nothing can be trained."""
+    counts = {"steps": settings.steps, "batch_size": settings.batch_size, "decay_steps": settings.decay_steps}
+    every = {"save_every": save_every, "sample_every": sample_every, "check_every": check_every}
+    refuse_small({**counts, "image_size": settings.image_size, **every})
+    refuse_small({"lr": settings.lr, "muon_lr": settings.muon_lr}, above_zero=True)

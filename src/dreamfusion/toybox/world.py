@@ -6,7 +6,7 @@ A `Toy` is what a caption can say: kind, colour, pattern, size and the colour of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dreamfusion.toybox.kinds import BODY, KINDS, MATERIALS
 
@@ -33,6 +33,9 @@ SIZES: dict[str, tuple[float, float, float]] = {
     "wide": (1.0, 1.0, 0.65),
 }
 """The sizes that captions name, as factors on x, y and z; they only shrink, so that every toy fits the picture."""
+
+AT_FULL_SIZE = ("small",)
+"""The sizes that shrink all axes alike: pictures for training show such a toy from nearer by, see `as_shown`."""
 
 _WITH_DARK = ("white", "yellow")  # colours whose patterns have dark marks; all others have white ones
 
@@ -70,6 +73,11 @@ class Toy:
             COLORS[self.part_color] if self.part_color else usual,
             MATERIALS["dark" if name in _WITH_DARK else "paper"],
         ]
+
+
+def as_shown(toy: Toy) -> Toy:
+    """Return the toy as the prior is shown it: a small one from nearer by, at full size, so that none costs detail."""
+    return replace(toy, size=None) if toy.size in AT_FULL_SIZE else toy
 
 
 def held_out(kind: str, color: str) -> bool:

@@ -6,8 +6,6 @@ seconds to import.
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ from importlib import import_module
 from textwrap import fill
 
 from dreamfusion import __version__
-from dreamfusion.errors import DreamFusionError
+from dreamfusion.io.quiet import quiet_libraries
 
 COMMANDS = {
     "generate": "Make a 3D object from words.",
@@ -40,7 +38,7 @@ COMMANDS = {
     "toybox render": "Show toys of the procedural world that the embedded prior is trained on.",
     "evaluate": "Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.",
     "ablate": "Measure what each part of the method contributes, or what the guidance scale does.",
-    "judge train": "Train the toybox judge, which reads off pictures what they show.",
+    "judge train": "Train the toybox judge, which reads off pictures what they show; run it again to continue exactly.",
     "judge evaluate": (
         "Examine the toybox judge on true pictures: how often it reads each attribute right where it can be seen."
     ),
@@ -50,20 +48,17 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; problems that the user can put right end with one line and exit code 1."""
-    _quiet_libraries()
-    try:
-        dispatch(sys.argv[1:] if arguments is None else arguments)
-    except DreamFusionError as error:
-        from rich.text import Text
+    """Run the command line; `terminal.run` says how a command ends."""
+    quiet_libraries()
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub|torch)\b")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if _command(arguments) not in COMMANDS:
+        dispatch(arguments)
+        return
+    from dreamfusion.app.cli.output import console
+    from dreamfusion.app.terminal import run
 
-        from dreamfusion.app.cli.output import console
-
-        console.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("Stopped. Continue with --resume and the folder of the run.", file=sys.stderr)
-        raise SystemExit(130) from None
+    run(lambda: dispatch(arguments), console)
 
 
 def dispatch(arguments: Sequence[str]) -> None:
@@ -119,12 +114,3 @@ def _refuse(name: str) -> None:
     hint = f" Did you mean {close[0]}?" if close else " See dreamfusion --help."
     print(f"error: There is no command {name}.{hint}", file=sys.stderr)
     raise SystemExit(2)
-
-
-def _quiet_libraries() -> None:
-    """Keep the libraries' notices off the screen; a user cannot act on them."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub|torch)\b")
-    logging.getLogger("dreamfusion").setLevel(logging.WARNING)

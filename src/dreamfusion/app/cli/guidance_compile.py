@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from rich.text import Text
 from tyro.conf import Positional
 
 from dreamfusion.app.cli.output import console
@@ -37,7 +38,7 @@ def guidance_compile(
     from dreamfusion.guidance.reading.prepare import set_precision
 
     chosen = pick_device(device)
-    with console.status(f"Compiling {model}, which takes minutes"):
+    with console.status(Text(f"Compiling {model}, which takes minutes")):
         folder = compile_prior(
             model_named(model), output, image_size=image_size, dtype=set_precision(precision, chosen), device=chosen
         )

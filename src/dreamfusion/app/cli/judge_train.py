@@ -10,24 +10,28 @@ from dreamfusion.app.cli.output import console
 def judge_train(
     *,
     output: Path = Path("runs/judge"),
-    steps: int = 2600,
+    steps: int = 9000,
+    small_steps: int = 6000,
     batch_size: int = 96,
-    lr: float = 2e-3,
-    muon_lr: float = 2e-2,
+    lr: float = 3e-3,
+    muon_lr: float = 3e-2,
+    decay_steps: int = 3000,
     seed: int = 77_000,
     start_from: Path | None = None,
 ) -> None:
-    """Train the toybox judge, which reads off pictures what they show.
+    """Train the toybox judge, which reads off pictures what they show; run it again to continue exactly.
 
     For example:
         dreamfusion judge train --steps 2600
 
     Args:
-        output: folder for the judge
-        steps: training steps
+        output: folder for checkpoints and the judge
+        steps: training steps in all
+        small_steps: how many of them, the first, are on pictures of half the side
         batch_size: pictures per step
         lr: highest learning rate of norms, first and last layers (AdamW)
         muon_lr: highest learning rate of all other weights (Muon)
+        decay_steps: steps at the end over which the learning rates fall to zero
         seed: decides weights, data and noise; the prior's seed should be another
         start_from: folder of a finished judge to begin with, in place of random weights
 
@@ -35,6 +39,6 @@ def judge_train(
     from dreamfusion.app.progress import JudgeProgress
     from dreamfusion.evaluation.training import JudgeSettings, train_judge
 
-    settings = JudgeSettings(steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed)
+    settings = JudgeSettings(steps, small_steps, batch_size, lr, muon_lr, decay_steps=decay_steps, seed=seed)
     with JudgeProgress(console, steps) as progress:
         print(train_judge(output, settings, start_from=start_from, on_progress=progress.update))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from dreamfusion.app.terminal import say
+
 if TYPE_CHECKING:
     from dreamfusion.evaluation.prompts import PromptList
     from dreamfusion.runs.results import Result
@@ -25,7 +27,7 @@ def prior_settings(guidance: str | None, model: str | None, **options: Any) -> d
 
 def note(line: str) -> None:
     """Tell of something that the user may want to know, on the error stream."""
-    console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"note: {line}")
 
 
 def print_assets(result: Result) -> None:
@@ -40,5 +42,5 @@ def prompt_list(asked: str | None) -> PromptList:
 
     chosen = chosen_prompts(asked)
     for note in chosen.notes:
-        console.print(f"{asked}: {note}; left out", highlight=False)
+        say(console, f"{asked}: {note}")
     return chosen

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from dreamfusion.app.cli.output import console
+from dreamfusion.errors import DreamFusionError
 
 
 def prior_train(
     *,
     output: Path = Path("runs/prior"),
-    steps: int = 8000,
+    steps: int | None = None,
+    minutes: float | None = None,
     batch_size: int = 48,
     image_size: int = 32,
     lr: float = 1e-3,
@@ -31,7 +33,8 @@ def prior_train(
 
     Args:
         output: folder for checkpoints, log, sample grids and the finished prior
-        steps: training steps in all
+        steps: training steps in all; 8000 if neither these nor minutes are given
+        minutes: time for this sitting, with learning rates that fall to zero in time; writing the prior comes on top
         batch_size: images per step
         image_size: side of the images in pixels; a prior can be trained further at twice its size with --start-from
         lr: learning rate of embeddings, norms, biases, first and last layer (AdamW)
@@ -47,10 +50,12 @@ def prior_train(
     """
     from dreamfusion.app.progress import TrainProgress
     from dreamfusion.device import pick_device
-    from dreamfusion.toybox.train import TrainSettings, train
+    from dreamfusion.toybox.train import UNLIMITED, TrainSettings, train
 
+    if minutes is not None and not minutes > 0:
+        raise DreamFusionError("--minutes must be above 0.")
     settings = TrainSettings(
-        steps=steps,
+        steps=steps or (TrainSettings.steps if minutes is None else UNLIMITED),
         batch_size=batch_size,
         image_size=image_size,
         lr=lr,
@@ -59,12 +64,13 @@ def prior_train(
         precision=precision,
         seed=seed,
     )
-    with TrainProgress(console, steps) as progress:
+    with TrainProgress(console, None if steps is None and minutes else settings.steps) as progress:
         train(
             output,
             settings,
             device=str(pick_device(device)),
             start_from=start_from,
+            minutes=minutes,
             save_every=save_every,
             sample_every=sample_every,
             on_progress=progress.update,

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.io.files import write_text
+from dreamfusion.io.files import write_atomically
 
 _HERE = Path(__file__).parent
 
@@ -34,7 +34,8 @@ def save_viewer(
         labels="".join(f'<p class="label">{html.escape(label)}</p>' for label in labels),
         script=(_HERE / "viewer.min.js").read_text(encoding="utf-8"),
     )
-    write_text(path, page)
+    with write_atomically(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
 
 
 def _encoded(glb: Path | str) -> str:

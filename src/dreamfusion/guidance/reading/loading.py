@@ -14,6 +14,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.compiled.engine import engine_of, is_engine
+from dreamfusion.guidance.patched_unet import PatchedUNet
 from dreamfusion.guidance.reading.hub import download_pipeline, hub_file
 from dreamfusion.guidance.reading.ldm_text import PaddedCLIPTextModel
 from dreamfusion.guidance.reading.nemo_checkpoint import load_ldm_checkpoint, load_nemo
@@ -39,6 +40,10 @@ WITHOUT: dict[str, Any] = {
 }
 """Parts of pipelines that have nothing to do with judging a picture, and are not loaded."""
 
+_LIBRARIES = ("diffusers", "transformers")
+_OURS = [PatchedUNet.__module__, PatchedUNet.__name__]
+"""Where the classes come from that an index may name: these libraries, and the one class of this package."""
+
 
 def load_pipeline(
     model: str | Path,
@@ -58,7 +63,8 @@ def load_pipeline(
     for example "fp16".
 
     Raises DreamFusionError for an unknown, deleted or gated name, no hub access, a folder that is no pipeline, another
-    family, missing or truncated weights, a tokenizer that nothing installed can read, and too little memory.
+    family, a part of a foreign class, missing or truncated weights, a tokenizer that nothing installed can read, and
+    too little memory.
     """
     found = pipeline_kind(model)
     if found != family:
@@ -69,6 +75,7 @@ def load_pipeline(
     index = model_index(model)
     if missing := [part for part in parts if not has_part(index, part)]:
         raise DreamFusionError(f"{model} is not a text-to-image model: it has no {', '.join(missing)}.")
+    _refuse_foreign(index, model)
     folder = file or local_folder(model) or download_pipeline(str(model), variant, WITHOUT)
     _require_sentencepiece(file.parent if file else folder, model)
     try:
@@ -78,6 +85,17 @@ def load_pipeline(
         raise unreadable(model, error) from None
     _refuse_incomplete(pipeline, parts, model)
     return pipeline
+
+
+def _refuse_foreign(index: dict[str, Any], model: str | Path) -> None:
+    """Raise DreamFusionError if the index names a class of another module, which diffusers would import and call."""
+    for part, value in index.items():
+        if part in WITHOUT or not has_part(index, part) or value[0] in _LIBRARIES or value == _OURS:
+            continue
+        raise DreamFusionError(
+            f"The {part} of {model} is {'.'.join(map(str, value))}: only parts of {' and '.join(_LIBRARIES)} are "
+            "loaded, and the UNet of the embedded prior."
+        )
 
 
 def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> DiffusionPipeline:

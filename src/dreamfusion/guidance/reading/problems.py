@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,10 @@ def too_little_memory(model: str | Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise _too_little_memory(model) from None
         raise
+
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a model is loaded: transformers changes how PyTorch makes tensors meanwhile, for all threads."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
