@@ -139,7 +139,8 @@ def test_a_result_is_taken_where_a_folder_is(finished: dreamfusion.Result, tmp_p
     picture = dreamfusion.render(finished, azimuth=[0, 90], size=16, output=str(tmp_path / "two.png"))
     assert picture == tmp_path / "two.png"
     assert picture.stat().st_size > 100
-    assert dreamfusion.render(str(finished.folder), size=16) == finished.folder / "render.png"
+    whole = {"light_azimuth": 90, "light_elevation": 30, "light_intensity": 1, "ambient": 0}  # numbers may be whole
+    assert dreamfusion.render(str(finished.folder), size=16, **whole) == finished.folder / "render.png"
     written = dreamfusion.export(finished, format=["ply", "stl"], output=tmp_path / "mesh", resolution=32)
     assert written == [tmp_path / "mesh.ply", tmp_path / "mesh.stl"]
     assert dreamfusion.export(finished, format="stl", resolution=32) == [finished.folder / "mesh.stl"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dreamfusion.io.quiet import quiet_libraries
+from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS, TEXTURE_SIZE
 
 if TYPE_CHECKING:
     from dreamfusion.config import Config
@@ -189,9 +190,9 @@ def render(
     output: PathOrText | None = None,
     shading: PictureShading = "lambertian",
     azimuth: float | Sequence[float] = 30.0,
-    elevation: float | Sequence[float] = 15.0,
-    radius: float = 2.7,
-    focal: float = 1.35,
+    elevation: float | Sequence[float] = ORBIT_ELEVATION_DEG,
+    radius: float = ORBIT_RADIUS,
+    focal: float = ORBIT_FOCAL,
     size: int | Sequence[int] = 512,
     light_azimuth: float | None = None,
     light_elevation: float = 45.0,
@@ -260,8 +261,8 @@ def export(
     format: str | Sequence[str] = (),
     output: PathOrText | None = None,
     resolution: int | None = None,
-    faces: int = 20_000,
-    texture_size: int = 1024,
+    faces: int = MESH_FACES,
+    texture_size: int = TEXTURE_SIZE,
     size_mm: float | None = None,
     height: float | None = None,
     pivot: Literal["base", "center"] | None = None,

@@ -79,9 +79,11 @@ def campaign(minutes: float, seed: int, only: str | None) -> int:
     done: Counter[str] = Counter()
     bad: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
-        cases = prepare(Path(name))
         kind, _, number = (only or "").rpartition(":")
-        chosen = {key: case for key, case in cases.items() if not only or key.startswith(kind or only)}
+        asked = kind or only or ""
+        # Work that is not asked for is not warmed up.
+        cases = prepare(Path(name), KINDS if not asked else [work for work in KINDS if asked.endswith(work)])
+        chosen = {key: case for key, case in cases.items() if not only or key.startswith(asked)}
         until = time.monotonic() + 60 * minutes
         index = int(number) if number.isdigit() else 0
         while time.monotonic() < until:

@@ -30,7 +30,7 @@ from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
 FINISHED = CameraRange(
     radius_min=2.55, radius_max=2.85, focal_min=1.3, focal_max=1.4, elevation_min_deg=-5.0, elevation_max_deg=65.0
 )
-"""Around the cameras of finished pictures, of radius 2.7 and focal length 1.35."""
+"""Around the cameras of finished pictures (`dreamfusion.standard`)."""
 
 ASKED = CameraRange(radius_min=2.35, radius_max=2.65)
 """Around the cameras that priors are asked for."""

@@ -216,7 +216,8 @@ def take_step(
         out = scene.render(views, random["jitter"])
 
         # 3. Ask the prior which way the renderings should change: g = w(t) (eps_hat - eps), paper equation 3.
-        t_min, t_max = config.guidance.t_min.at(progress), config.guidance.t_max.at(progress)
+        g = config.guidance
+        t_min, t_max = g.t_min.at(progress), g.t_max.at(progress)
         t = sample_timesteps(len(views.cameras), t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
         t = t.to(guidance.device)
         in_latents = config.shading.latent.at(progress) > 0
@@ -225,8 +226,9 @@ def take_step(
         textureless = torch.tensor([shading == "textureless" for shading in views.shading])
         asked = questions[config.prompt_at(state.step)].about(views.cameras, textureless)
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
-        w = timestep_weight(asked.abar(t, like=z), config.guidance.weighting or said.weighting)
-        gradient = clipped(w * said.difference, config.loss.clip and config.loss.clip.at(progress))
+        w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)
+        limit = config.loss.clip and config.loss.clip.at(progress)
+        gradient = clipped(w * said.difference, limit)
         distillation = loss_with_gradient(z, gradient)
 
         # 4. Regularise.

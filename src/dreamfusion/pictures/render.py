@@ -160,12 +160,12 @@ def _around(azimuths_deg: Sequence[float], elevations_deg: Sequence[float], radi
 def _lights(light: Light, cameras: Cameras, environment: Tensor | None) -> Lights:
     """Return one light per camera, in display-referred strengths."""
     count = len(cameras)
-    ambient = (0.0 if environment is not None else 0.3) if light.ambient is None else light.ambient
+    ambient = (0.0 if environment is not None else 0.3) if light.ambient is None else float(light.ambient)
     lights = headlights(cameras, ambient=ambient)
     shines = 1.0 - ambient
     if light.azimuth_deg is not None:
         place = (_LIGHT_DISTANCE, light.azimuth_deg, light.elevation_deg)
-        lights = replace(lights, position=spherical_position(*(torch.full((count,), value) for value in place)))
+        lights = replace(lights, position=spherical_position(*(torch.full((count,), float(value)) for value in place)))
     elif environment is not None:
         shines = 0.0
     color = torch.tensor(_color(light.color, "--light-color"))

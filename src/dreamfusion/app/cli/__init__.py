@@ -14,7 +14,6 @@ from importlib import import_module
 from textwrap import fill
 
 from dreamfusion import __version__
-from dreamfusion.io.quiet import quiet_libraries
 
 COMMANDS = {
     "generate": "Make a 3D object from words.",
@@ -38,7 +37,9 @@ COMMANDS = {
     "toybox render": "Show toys of the procedural world that the embedded prior is trained on.",
     "evaluate": "Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.",
     "ablate": "Measure what each part of the method contributes, or what the guidance scale does.",
-    "judge train": "Train the toybox judge, which reads off pictures what they show; run it again to continue exactly.",
+    "judge train": (
+        "Train the toybox judge, which reads off pictures what they show; run it again to continue exactly."
+    ),
     "judge evaluate": (
         "Examine the toybox judge on true pictures: how often it reads each attribute right where it can be seen."
     ),
@@ -49,15 +50,16 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; `terminal.run` says how a command ends."""
-    quiet_libraries()
-    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub|torch)\b")
     arguments = sys.argv[1:] if arguments is None else arguments
-    if _command(arguments) not in COMMANDS:
+    if _command(arguments) not in COMMANDS:  # help comes at once: it needs none of the rest
         dispatch(arguments)
         return
     from dreamfusion.app.cli.output import console
     from dreamfusion.app.terminal import run
+    from dreamfusion.io.quiet import quiet_libraries
 
+    quiet_libraries()
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub|torch)\b")
     run(lambda: dispatch(arguments), console)
 
 

@@ -22,10 +22,10 @@ def judge_train(
     """Train the toybox judge, which reads off pictures what they show; run it again to continue exactly.
 
     For example:
-        dreamfusion judge train --steps 2600
+        dreamfusion judge train --steps 9000
 
     Args:
-        output: folder for checkpoints and the judge
+        output: folder for the judge; until it is finished, the training lies beside it
         steps: training steps in all
         small_steps: how many of them, the first, are on pictures of half the side
         batch_size: pictures per step

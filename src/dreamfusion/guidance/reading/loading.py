@@ -81,7 +81,9 @@ def load_pipeline(
     try:
         with quiet():
             pipeline = _from_file(file, family, dtype) if file else _from_folder(folder, dtype, variant)
-    except UNREADABLE as error:
+    except DreamFusionError:
+        raise
+    except Exception as error:  # the libraries raise what they like, tokenizers the bare class
         raise unreadable(model, error) from None
     _refuse_incomplete(pipeline, parts, model)
     return pipeline

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
+import huggingface_hub.errors
 import torch
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging as diffusers_logging
@@ -25,12 +26,15 @@ UNREADABLE = (
     SingleFileComponentError,
     RuntimeError,
     ValueError,
-    KeyError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
     TypeError,
     AttributeError,
     ImportError,
     MemoryError,
     UnpicklingError,
+    getattr(huggingface_hub.errors, "StrictDataclassError", ValueError),  # of configurations, in newer releases
 )
 """What the libraries raise for files that are damaged, or of another kind than they should be."""
 
