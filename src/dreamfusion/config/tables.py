@@ -15,8 +15,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         before = result.get(key)
         if isinstance(value, dict) and isinstance(before, int | float):
             before = _UNCHANGING | {"start": before, "end": before}  # such a schedule is written as a number
-        nested = isinstance(value, dict) and isinstance(before, dict)
-        result[key] = merged(before, value) if nested else value
+        result[key] = merged(before, value) if isinstance(value, dict) and isinstance(before, dict) else value
     return result
 
 
