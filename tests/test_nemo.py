@@ -166,7 +166,7 @@ def test_jitter_counts_only_if_it_is_on(tmp_path: Path):
         ({"data.train_dataset.radius_range": [3, 2]}, ["data.train_dataset.radius_range = [3, 2]", "radius_min <="]),
         (
             {"data.train_dataset.radius_range": [-3, 2]},
-            ["data.train_dataset.radius_range = [-3, 2]", "cameras.radius_min", "greater than 0"],
+            ["radius_range = [-3, 2]", "cameras.radius_min", "greater than 0"],
         ),
         ({"data.train_dataset.uniform_sphere_rate": 3}, ["data.train_dataset.uniform_sphere_rate = 3 is not"]),
         (
