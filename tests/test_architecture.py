@@ -184,3 +184,13 @@ def test_the_checks_see_what_they_must():
         ast.parse('class A:\n    def f(x):\n        """Say."""\n        y = x\n\n        return y')
     )
     assert (name, body_lines(function)) == ("A.f", 3)
+
+
+def test_no_test_imports_another():
+    """What several tests need lives in tests/support, and what benchmarks need as well in tiny/."""
+    root = SOURCE.parents[1]
+    for path in [*root.glob("tests/**/*.py"), *root.glob("benchmarks/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.startswith(("test_", "tests"))], path

@@ -14,8 +14,8 @@ from dreamfusion.assets.formats import save_glb, save_obj, shared
 from dreamfusion.assets.mesh import Mesh, extract_mesh, vertex_normals
 from dreamfusion.assets.normal_map import vertex_tangents, with_normal_map
 from dreamfusion.assets.texture import texture_mesh
+from support.gltf import report
 from support.solids import Analytic, figure
-from test_formats import report
 
 
 def tree_of(path: Path) -> dict:

@@ -3,9 +3,7 @@ import io
 import json
 import math
 import os
-import shutil
 import struct
-import subprocess
 import zipfile
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from dreamfusion.io import files
 from dreamfusion.kernels.rasterize import interpolate, rasterize
 from dreamfusion.method.cameras import orbit_cameras
 from dreamfusion.pictures.compose import Placement, compose
+from support.gltf import report
 from support.readers import is_closed, read_obj, read_ply, read_stl, volume
 from support.solids import Analytic, ball, figure
 from support.texture import mip_levels, sample_texture
@@ -275,27 +274,6 @@ def test_a_glb_without_texture_has_linear_vertex_colors(tmp_path: Path):
     assert np.abs(colors[positions[:, 2] < -0.05] - [0, 0, 1]).max() < 1e-6
     (material,) = read_glb(tmp_path / "mesh.glb")[0]["materials"]
     assert material["pbrMetallicRoughness"] == {"metallicFactor": 0, "roughnessFactor": 1}
-
-
-def gltf_validator() -> Path:
-    """The Khronos validator where `.ci/gltf-validator` puts it; the test is skipped where it is not."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(os.environ.get("GLTF_VALIDATOR") or cache / "dreamfusion/gltf-validator-2.0.0-dev.3.10")
-    if shutil.which("node") is None or not folder.is_dir():
-        pytest.skip("the Khronos glTF validator is not installed: run .ci/gltf-validator (needs npm, and node)")
-    return folder / "node_modules/gltf-validator"
-
-
-VALIDATE = """
-const validator = require(process.argv[1]), data = require("fs").readFileSync(process.argv[2]);
-validator.validateBytes(new Uint8Array(data)).then(report => console.log(JSON.stringify(report)));
-"""
-
-
-def report(path):
-    """Return what the validator says about a GLB file."""
-    command = ["node", "-e", VALIDATE, str(gltf_validator()), str(path)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def test_glb_files_pass_the_khronos_validator(textured: Mesh, plain: Mesh, tmp_path: Path):
