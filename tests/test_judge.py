@@ -19,7 +19,7 @@ from dreamfusion.evaluation.lessons import (
     roughen,
     trace_views,
 )
-from dreamfusion.evaluation.network import IMAGE_SIZE, Reader, load_reader, save_reader
+from dreamfusion.evaluation.network import IMAGE_SIZE, Reader, is_reader, load_reader, save_reader
 from dreamfusion.evaluation.prompts import default_prompts, shape
 from dreamfusion.evaluation.reading import WORDS, shown
 from dreamfusion.evaluation.training import (
@@ -195,6 +195,14 @@ def test_a_judge_of_another_world_is_refused(tmp_path: Path):
         ToyboxJudge(tmp_path / "old").similarity(torch.rand(1, 3, 64, 64), ["a red car"])
 
 
+def test_a_dual_encoder_of_an_earlier_version_is_not_taken_for_a_reader(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "vision-text-dual-encoder"}', encoding="utf-8")
+    assert not is_reader(tmp_path)
+    assert not is_reader(tmp_path / "nothing")
+    save_reader(Reader(WORDS, width=8), tmp_path / "judge", {})
+    assert is_reader(tmp_path / "judge")
+
+
 def test_a_missing_judge_is_named(tmp_path: Path):
     with pytest.raises(DreamFusionError, match="judge train"):
         open_judge(tmp_path / "nothing")
@@ -234,8 +242,10 @@ def test_a_mirror_image_is_of_the_other_side():
     traced = TracedViews(toys, cameras, trace(toys, cameras.rays(64, 64)), torch.tensor([True, True]))
     lesson = paint_views(traced, random.Random(0), torch.Generator().manual_seed(0))
     turned = mirrored(lesson)
-    torch.testing.assert_close(turned.materials[0], lesson.materials[1], atol=0.13, rtol=0)
-    torch.testing.assert_close(turned.normals[0], lesson.normals[1], atol=0.13, rtol=0)
+    # Of each cell sixteen pixels are looked at, and not the same ones from the other side.
+    assert (turned.materials[0] - lesson.materials[1]).abs().mean() < 0.01
+    assert (turned.normals[0] - lesson.normals[1]).abs().mean() < 0.02
+    assert (lesson.normals[0] - lesson.normals[1]).abs().mean() > 0.1
     assert lesson.materials[0, list(MATERIALS).index("body")].max() == 1
     assert torch.equal(turned.images, lesson.images.flip(-1))
 

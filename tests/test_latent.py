@@ -32,20 +32,11 @@ from dreamfusion.method.state import State
 from dreamfusion.runs import generate as run
 from dreamfusion.runs.generate import generate
 from dreamfusion.toybox import EMBEDDED_PRIOR
-from support.families import (
-    MAX_TOKENS,
-    SIZE,
-    clip_tokenizer,
-    original_layout,
-    save_flux,
-    save_sd,
-    save_sd3,
-    save_sdxl,
-    save_single_file,
-)
+from support.families import original_layout, save_single_file
 from support.linear import ask
 from support.pixel import save_pipeline
 from support.worlds import SHORT
+from tiny.families import MAX_TOKENS, SIZE, clip_tokenizer, save_flux, save_sd, save_sd3, save_sdxl
 
 SAVE = {
     "sd-eps": lambda folder: save_sd(folder),

@@ -164,7 +164,10 @@ def test_jitter_counts_only_if_it_is_on(tmp_path: Path):
         ({"iters": "many"}, ["iters = many is not possible here", "steps", "valid integer"]),
         ({"renderer.max_steps": 4096}, ["renderer.max_steps = 4096", "scene.step_length"]),
         ({"data.train_dataset.radius_range": [3, 2]}, ["data.train_dataset.radius_range = [3, 2]", "radius_min <="]),
-        ({"data.train_dataset.radius_range": [-3, 2]}, ["data.train_dataset.radius_range", "0 < radius_min"]),
+        (
+            {"data.train_dataset.radius_range": [-3, 2]},
+            ["radius_range = [-3, 2]", "cameras.radius_min", "greater than 0"],
+        ),
         ({"data.train_dataset.uniform_sphere_rate": 3}, ["data.train_dataset.uniform_sphere_rate = 3 is not"]),
         (
             {"data.train_dataset.fovx_range": [0, 30], "data.train_dataset.fovy_range": [0, 30]},

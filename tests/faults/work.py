@@ -16,10 +16,11 @@ from dreamfusion.evaluation.training import JudgeSettings, train_judge
 from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import refine
+from dreamfusion.toybox import model as prior_model
 from dreamfusion.toybox import train as prior_training
 from dreamfusion.toybox.data import ToyboxData
 from dreamfusion.toybox.samples import save_samples
-from dreamfusion.toybox.train import TrainSettings, train
+from dreamfusion.toybox.train import HeldOut, TrainSettings, train
 from support.worlds import BACKDROP, STILL, shrink_pictures, toy_prior
 
 STEPS = 12
@@ -60,8 +61,10 @@ def warm(folder: Path, kinds: Sequence[str] = KINDS) -> dict[str, Work]:
     torch.set_num_threads(1)
     shrink_pictures()
     prior_training.save_samples = partial(save_samples, steps=1)
-    prior_training.ToyboxData = partial(ToyboxData, pool_size=8)
-    judge_training.Lessons = partial(Lessons, pool_size=8)
+    prior_training.ToyboxData = lambda *arguments, **options: ToyboxData(*arguments, **options | {"pool_size": 8})
+    prior_training.HeldOut = partial(HeldOut, batches=2)
+    prior_model.CHANNELS = (8, 8, 16)
+    judge_training.Lessons = partial(Lessons, chunk=4, chunks=2, every=2)
     finished = folder / "finished"
     begin_run(finished)
     every = {
@@ -102,7 +105,7 @@ def train_prior(folder: Path) -> None:
 
 def train_toybox_judge(folder: Path) -> None:
     """Train a judge, or go on."""
-    train_judge(folder, JudgeSettings(steps=8, batch_size=4), save_every=3)
+    train_judge(folder, JudgeSettings(steps=8, small_steps=4, batch_size=4), save_every=3)
 
 
 def digests_of_run(folder: Path) -> dict[str, str]:

@@ -27,7 +27,7 @@ class Schedule(Section):
     """value up to the share from"""
     end: float
     """value from the share until on"""
-    from_: float = Field(0.0, ge=0, le=1, validation_alias=AliasChoices("from", "from_"))
+    from_: float = Field(default=0.0, ge=0, le=1, validation_alias=AliasChoices("from", "from_"))
     """share of the run at which it begins to change"""
     until: Annotated[float, Field(ge=0)] = 1.0
     """share of the run at which it has arrived; above 1 it does not get there"""

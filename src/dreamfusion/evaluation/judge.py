@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.evaluation.network import IMAGE_SIZE, load_reader
+from dreamfusion.evaluation.network import IMAGE_SIZE, is_reader, load_reader
 from dreamfusion.evaluation.reading import shown
 from dreamfusion.guidance.reading.problems import ONE_AT_A_TIME
 from dreamfusion.method.prompts import VIEWS
@@ -147,9 +147,7 @@ class ClipJudge:
 def open_judge(model: str | Path | None = None, device: torch.device | str = "cpu") -> ToyboxJudge | ClipJudge:
     """Return the judge that ships with the package, one that `judge train` wrote, or CLIP by folder or hub name."""
     folder = Path(model or TOYBOX_JUDGE)
-    if model is None or (folder / "training.json").exists():
-        return ToyboxJudge(folder, device)
-    return ClipJudge(str(model), device)
+    return ToyboxJudge(folder, device) if is_reader(folder) else ClipJudge(model or folder, device)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

@@ -113,6 +113,14 @@ def save_reader(reader: Reader, folder: Path, record: Mapping[str, object]) -> N
         write_text(aside / "training.json", json.dumps(dict(record), indent=2))
 
 
+def is_reader(folder: Path) -> bool:
+    """Tell whether a folder holds a judge that `save_reader` wrote, and not a dual encoder."""
+    try:
+        return "words" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
 def load_reader(folder: Path) -> Reader:
     """Return the network of a judge that `save_reader` wrote; DreamFusionError if there is none."""
     try:

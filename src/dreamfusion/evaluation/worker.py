@@ -80,7 +80,7 @@ def evaluation_views(scene: Finished) -> dict[str, Tensor]:
     """Return the renderings that are judged, [8, 3, S, S] in [0, 1] per shading, all around, and three from behind."""
     around = fixed_cameras(torch.tensor(AZIMUTHS_DEG), ELEVATION_DEG)
     behind = fixed_cameras(torch.tensor(BEHIND_DEG), BEHIND_ELEVATION_DEG)
-    views: dict[str, Tensor] = dict(finished_views(scene, around, SHADINGS, VIEW_SIZE))
+    views = {str(shading): images for shading, images in finished_views(scene, around, SHADINGS, VIEW_SIZE).items()}
     views[BEHIND] = finished_views(scene, behind, ["lambertian"], VIEW_SIZE)["lambertian"]
     return {name: images.half().contiguous() for name, images in views.items()}
 

@@ -62,7 +62,7 @@ def _start_once() -> None:
             wp.config.kernel_cache_dir = _own_folder()
             wp.init()
     if not _can_write(Path(str(wp.config.kernel_cache_dir))):
-        wp.build.init_kernel_cache(_own_folder())
+        wp.build.init_kernel_cache(_own_folder())  # type: ignore[attr-defined]
 
 
 def _can_write(folder: Path) -> bool:

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.config import CameraRange
@@ -54,7 +54,7 @@ class Cameras:
         """Return the same cameras on another device."""
         return Cameras(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def __getitem__(self, index: slice) -> Cameras:
+    def __getitem__(self, index: slice | Int[Tensor, " N"]) -> Cameras:
         return Cameras(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def rays(self, height: int, width: int) -> Rays:

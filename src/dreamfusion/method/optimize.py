@@ -227,7 +227,7 @@ def take_step(
         asked = questions[config.prompt_at(state.step)].about(views.cameras, textureless)
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
         w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)
-        limit = config.loss.clip and config.loss.clip.at(progress)
+        limit = None if config.loss.clip is None else config.loss.clip.at(progress)
         gradient = clipped(w * said.difference, limit)
         distillation = loss_with_gradient(z, gradient)
 

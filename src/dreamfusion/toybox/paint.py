@@ -103,7 +103,8 @@ def _paint_kernel(
                 if kind == body and is_marked(int(views.pattern[view]), wp.cw_div(point, views.scale[view])):
                     kind = accent
                 n = wp.vec3(float(normal[3 * at]), float(normal[3 * at + 1]), float(normal[3 * at + 2])) / 127.0
-                cosine = wp.max(wp.dot(n, wp.normalize(views.light[view] - point)), 0.0)
+                towards = wp.normalize(views.light[view] - point)
+                cosine = wp.max(wp.dot(n, towards), 0.0)  # type: ignore[call-overload]
                 lit = views.palette[view * materials + kind] * (views.diffuse[view] * cosine + views.ambient[view])
                 color += wp.vec3(wp.clamp(lit[0], 0.0, 1.0), wp.clamp(lit[1], 0.0, 1.0), wp.clamp(lit[2], 0.0, 1.0))
     color = color / float(rays * rays)
