@@ -305,7 +305,11 @@ def test_every_loss_runs_on_every_prior(priors, name, kind):
 @pytest.mark.slow
 def test_every_setting_of_the_losses_changes_the_run(priors):
     def metrics(guidance: dict | None = None, **loss) -> float:
-        values = SHORT | {"steps": 2, "guidance": {"guidance_scale": 5.0} | (guidance or {}), "loss": loss}
+        values = SHORT | {
+            "steps": 2,
+            "guidance": {"guidance_scale": 5.0, "weighting": None} | (guidance or {}),
+            "loss": loss,
+        }
         config = parse_config({"prompt": "a red mushroom"} | values)
         return run(2, State.fresh(config, CPU), config, priors["sd"])[1]["sds_gradient"]
 

@@ -14,7 +14,7 @@ from dreamfusion.evaluation.lessons import (
     Lessons,
     TracedViews,
     mirrored,
-    paint_views,
+    painted_lesson,
     random_paint,
     roughen,
     trace_views,
@@ -227,7 +227,7 @@ def test_lessons_are_of_both_sorts_and_a_function_of_the_seed():
 
 def test_white_shapes_are_told_without_colours():
     traced = trace_views(2, seed=0).pick([0] * 64)
-    lesson = paint_views(traced, random.Random(0), torch.Generator().manual_seed(0))
+    lesson = painted_lesson(traced, random.Random(0), torch.Generator().manual_seed(0))
     bare = [toy.color is None for toy in lesson.toys]
     assert 2 < sum(bare) < 24
     chroma = (lesson.images.amax(1) - lesson.images.amin(1))[bare]
@@ -240,7 +240,7 @@ def test_a_mirror_image_is_of_the_other_side():
     cameras = fixed_cameras(torch.tensor([60.0, -60.0]), 20.0)
     toys = [Toy("duck")] * 2
     traced = TracedViews(toys, cameras, trace(toys, cameras.rays(64, 64)), torch.tensor([True, True]))
-    lesson = paint_views(traced, random.Random(0), torch.Generator().manual_seed(0))
+    lesson = painted_lesson(traced, random.Random(0), torch.Generator().manual_seed(0))
     turned = mirrored(lesson)
     # Of each cell sixteen pixels are looked at, and not the same ones from the other side.
     assert (turned.materials[0] - lesson.materials[1]).abs().mean() < 0.01

@@ -182,7 +182,7 @@ def test_a_list_of_cameras_makes_a_folder_of_pictures(run: Path, tmp_path: Path)
     views = [{"azimuth_deg": 0, "elevation_deg": 0}, {"camera_to_world": pose}, {"elevation_deg": 80, "focal": 0.5}]
     (tmp_path / "cameras.json").write_text(json.dumps(views))
     folder = render_run(run, output=tmp_path / "frames", size=(16,), cameras_file=tmp_path / "cameras.json")
-    assert sorted(path.name for path in folder.iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    assert sorted(path.name for path in folder.glob("*.png")) == ["0000.png", "0001.png", "0002.png"]
     assert (pixels(folder / "0000.png") == pixels(folder / "0001.png")).all(), "the pose is that of the front view"
     assert (pixels(folder / "0000.png") != pixels(folder / "0002.png")).any()
     with pytest.raises(DreamFusionError, match="exists already"):

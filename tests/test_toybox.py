@@ -445,7 +445,7 @@ def test_training_resumes_exactly_and_leaves_a_prior_that_loads(
 
 def test_another_architecture_is_not_resumed(tmp_path: Path, small_data: None):
     Trainer(TINY).save(tmp_path)
-    with pytest.raises(DreamFusionError, match=r"for pictures of 16 pixels: give another --output, or --image-size 16"):
+    with pytest.raises(DreamFusionError, match=r"has --image-size 16, not 32"):
         train(tmp_path, replace(TINY, image_size=32))
 
 

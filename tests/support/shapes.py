@@ -7,6 +7,7 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook, jaxtyped
 
 MODULES = (
+    "fields.background",
     "fields.encodings",
     "fields.field",
     "guidance.classifier_free",
@@ -15,9 +16,22 @@ MODULES = (
     "method.prompts",
     "method.shading",
     "pictures.environment",
+    "renderers.output",
 )
-KERNELS = ("topology", "distance", "hashgrid", "compositing", "marching", "rasterize", "antialias")
-"""An import hook would look at Warp's kernels too, whose types are Warp's own: here only functions are checked."""
+"""Modules of which everything is checked: functions, methods, and the fields of dataclasses."""
+
+FUNCTIONS = (
+    *(f"kernels.{name}" for name in ("topology", "distance", "hashgrid", "compositing", "marching", "rasterize")),
+    "kernels.antialias",
+    "guidance.pixel_space",
+    "method.losses",
+    "renderers.proposal",
+    "scenes.regularizers",
+)
+"""Modules of which only functions with shapes are checked, each after those that it imports.
+
+An import hook would look at Warp's kernels too, whose types are Warp's own, and at classes that tests replace.
+"""
 
 
 def check_shapes() -> None:
@@ -25,8 +39,13 @@ def check_shapes() -> None:
     strict = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
     install_import_hook([f"dreamfusion.{name}" for name in MODULES], strict)
     checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
-    for name in KERNELS:
-        module = import_module(f"dreamfusion.kernels.{name}")
+    for name in FUNCTIONS:
+        module = import_module(f"dreamfusion.{name}")
         for public, function in list(vars(module).items()):
-            if inspect.isfunction(function) and function.__module__ == module.__name__ and public[0] != "_":
+            if inspect.isfunction(function) and function.__module__ == module.__name__ and _says_shapes(function):
                 setattr(module, public, jaxtyped(typechecker=checker)(function))
+
+
+def _says_shapes(function: object) -> bool:
+    hints = map(str, inspect.get_annotations(function).values())
+    return any("[Tensor, " in hint or "jaxtyping." in hint for hint in hints)

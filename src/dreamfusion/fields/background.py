@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamfusion.config import BackgroundConfig
@@ -28,7 +29,7 @@ class LearnedBackground(nn.Module):
         self.frequencies = c.frequencies
         self.network = mlp(frequency_channels(c.frequencies), 3, c.hidden_width, c.hidden_layers, generator)
 
-    def forward(self, directions: Tensor) -> Tensor:
+    def forward(self, directions: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Return colours [..., 3] in (0, 1) for unit ``directions`` [..., 3]."""
         return torch.sigmoid(self.network(frequency_encode(directions, self.frequencies)))
 
@@ -43,6 +44,6 @@ class StaticBackground(nn.Module):
         super().__init__()
         self.register_buffer("color", torch.tensor(color, dtype=torch.float32))
 
-    def forward(self, directions: Tensor) -> Tensor:
+    def forward(self, directions: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
         """Return the colour for each of ``directions`` [..., 3]."""
         return self.color.expand(directions.shape)

@@ -2,7 +2,7 @@
 
 Parameters stay ours, in our modules and checkpoints: a staggered grid's table and a network without biases are, entry
 by entry, what tiny-cuda-nn calls ``params`` (its encodings/grid.h and networks/fully_fused_mlp.h), so a run may begin
-with it and go on without. It computes in half precision. Not tried on a GPU yet; tested is the order of the parameters.
+with it and go on without. It computes in half precision. The tests see to the order of the parameters.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
@@ -40,7 +41,7 @@ class Asked:
     rescale: float = 0.0
     negatives: Negatives | None = None
 
-    def guided(self, z_t: Tensor, t: Tensor) -> Tensor:
+    def guided(self, z_t: Float[Tensor, " B *z"], t: Int[Tensor, " B"]) -> Float[Tensor, " B *z"]:
         """Return eps_hat(z_t, t, text) [B, ...] under guidance, with one call of the prior for all texts."""
         texts = (self.negative, self.positive, *(self.negatives.texts if self.negatives else ()))
         batch = texts[0]
@@ -55,15 +56,19 @@ class Asked:
             eps_hat = perp_neg_guidance(eps_uncond, eps_text, eps_negative, self.negatives.weights, self.scale)
         return rescale_guidance(eps_hat, eps_text, self.rescale) if self.rescale > 0 else eps_hat
 
-    def plain(self, z_t: Tensor, t: Tensor) -> Tensor:
+    def plain(self, z_t: Float[Tensor, " B *z"], t: Int[Tensor, " B"]) -> Float[Tensor, " B *z"]:
         """Return eps_hat(z_t, t, negative) [B, ...]: what the prior says without the prompt and without guidance."""
         return self.prior.predict_noise(z_t, t, self.negative)
 
-    def add_noise(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def add_noise(
+        self, z: Float[Tensor, " B *z"], noise: Float[Tensor, " B *z"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, " B *z"]:
         """Return z_t = alpha_t z + sigma_t noise for timesteps [B]."""
         return self.prior.add_noise(z, noise, t)
 
-    def ddim_step(self, z_t: Tensor, t: Tensor, to: Tensor, eps_hat: Tensor) -> Tensor:
+    def ddim_step(
+        self, z_t: Float[Tensor, " B *z"], t: Int[Tensor, " B"], to: Int[Tensor, " B"], eps_hat: Float[Tensor, " B *z"]
+    ) -> Float[Tensor, " B *z"]:
         """Return z_t moved from timesteps ``t`` to ``to``, both [B], by alpha_to z_hat + sigma_to eps_hat.
 
         That is DDIM without noise (arXiv 2010.02502, equation 12), in either direction; for a rectified flow it is
@@ -71,6 +76,6 @@ class Asked:
         """
         return self.prior.add_noise(self.prior.predicted_data(z_t, t, eps_hat), eps_hat, to)
 
-    def abar(self, t: Tensor, like: Tensor) -> Tensor:
+    def abar(self, t: Int[Tensor, " B"], like: Float[Tensor, " B *z"]) -> Float[Tensor, " B ..."]:
         """Return abar_t for timesteps [B], shaped to broadcast against ``like`` [B, ...]."""
         return per_image(self.prior.alphas_cumprod[t], like)

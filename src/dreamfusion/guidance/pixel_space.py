@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 
-def image_to_z(image: Tensor, size: int) -> Tensor:
+def image_to_z(image: Float[Tensor, "B 3 H W"], size: int) -> Float[Tensor, "B 3 {size} {size}"]:
     """Return images [B, 3, H, W] in [0, 1] as z [B, 3, size, size] in [-1, 1]; differentiable.
 
     Larger images are averaged over areas, so that every pixel gets a gradient; smaller ones are interpolated.
@@ -19,6 +20,6 @@ def image_to_z(image: Tensor, size: int) -> Tensor:
     return 2 * image - 1
 
 
-def z_to_image(z: Tensor) -> Tensor:
+def z_to_image(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return z in [-1, 1] as images in [0, 1], clamped."""
     return ((z + 1) / 2).clamp(0, 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.config import Weighting
 
 
-def timestep_weight(alphas_cumprod: Tensor, weighting: Weighting) -> Tensor:
+def timestep_weight(alphas_cumprod: Float[Tensor, "*shape"], weighting: Weighting) -> Float[Tensor, "*shape"]:
     """Return w(t) for abar of any shape.
 
     "sds" is sigma_t^2 = 1 - abar, the paper's choice; "uniform" is 1, which the paper found to work similarly;
@@ -29,7 +30,7 @@ def timestep_weight(alphas_cumprod: Tensor, weighting: Weighting) -> Tensor:
 
 def sample_timesteps(
     count: int, t_min: float, t_max: float, num_train_timesteps: int, generator: torch.Generator
-) -> Tensor:
+) -> Int[Tensor, " {count}"]:
     """Draw timesteps [count], uniform between two fractions of all timesteps, both ends included.
 
     The paper takes 0.02 and 0.98, to avoid very high and very low noise levels (section 3.2, step 3).

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.config import Rasterizer
@@ -29,7 +30,7 @@ class SurfaceOutput(RenderOutput):
 
 def render_surface(
     surface: Surface,
-    albedo: Callable[[Tensor], Tensor],
+    albedo: Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N 3"]],
     background: Background,
     cameras: Cameras,
     lights: Lights,
@@ -37,7 +38,7 @@ def render_surface(
     size: tuple[int, int],
     *,
     material: Material | None = None,
-    backdrop: Tensor | None = None,
+    backdrop: Float[Tensor, "B 3"] | None = None,
     rasterizer: Rasterizer = "warp",
 ) -> SurfaceOutput:
     """Render B images of (width, height) pixels of a surface, differentiable in vertices, albedo and background.

@@ -1,7 +1,7 @@
 """nvdiffrast (Laine et al. 2020) in the place of `kernels.rasterize` and `kernels.antialias`, where it is installed.
 
-Its licence forbids commercial use, and it needs CUDA. Written after its documentation and never run: what is tested is
-our side, on a stand-in. Its clip space is OpenGL's: z / w from -1 at the near plane, and y up, its pictures beginning
+Its licence forbids commercial use, and it needs CUDA. This is written after its documentation, and the tests look at
+our side on a stand-in. Its clip space is OpenGL's: z / w from -1 at the near plane, and y up, its pictures beginning
 with the lowest row, so that y and rows run as ours do and z alone is converted.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -17,13 +18,13 @@ class RenderOutput:
     for its scene's regularisers, returns a subclass.
     """
 
-    rgb: Tensor
-    opacity: Tensor
-    depth: Tensor
-    normal: Tensor | None
+    rgb: Float[Tensor, "B 3 H W"]
+    opacity: Float[Tensor, "B 1 H W"]
+    depth: Float[Tensor, "B 1 H W"]
+    normal: Float[Tensor, "B 3 H W"] | None
     samples: int
 
-    def normal_picture(self) -> Tensor:
+    def normal_picture(self) -> Float[Tensor, "B 3 H W"]:
         """Return the world-space normals coded to [0, 1], over black, [B, 3, H, W]; rendered ``with_normals``."""
         assert self.normal is not None, "rendered with_normals"
         return (self.normal + self.opacity) / 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamfusion.config import ProposalConfig
@@ -92,7 +93,9 @@ def _packed(edges: Tensor, rays: Tensor, count: int) -> PackedSamples:
 
 
 @torch.no_grad()
-def resample(edges: Tensor, weights: Tensor, count: int, shift: Tensor) -> Tensor:
+def resample(
+    edges: Float[Tensor, "R _"], weights: Float[Tensor, "R _"], count: int, shift: Float[Tensor, "R 1"]
+) -> Float[Tensor, "R _"]:
     """Return the edges [R, count + 1] of new intervals, narrow where the histogram has much weight.
 
     Their middles have, as nearly as edges halfway between can, equal shares of the weights [R, n] between them;
@@ -113,7 +116,12 @@ def resample(edges: Tensor, weights: Tensor, count: int, shift: Tensor) -> Tenso
     return torch.cat([first.maximum(edges[:, :1]), between, last.minimum(edges[:, -1:])], dim=1)
 
 
-def interlevel_loss(edges: Tensor, weights: Tensor, proposed_edges: Tensor, proposed_weights: Tensor) -> Tensor:
+def interlevel_loss(
+    edges: Float[Tensor, "R _"],
+    weights: Float[Tensor, "R _"],
+    proposed_edges: Float[Tensor, "R _"],
+    proposed_weights: Float[Tensor, "R _"],
+) -> Float[Tensor, " R"]:
     """Return sum_i max(0, w_i - bound_i)^2 / w_i for each ray, [R] (mip-NeRF 360, equations 11 and 13).
 
     bound_i is the weight of all proposed intervals that overlap interval i: a proposal with the same shape, but any
@@ -129,7 +137,7 @@ def interlevel_loss(edges: Tensor, weights: Tensor, proposed_edges: Tensor, prop
     return ((w - bound).clamp(min=0).square() / (w + 1e-7)).sum(dim=1)
 
 
-def distortion_loss(edges: Tensor, weights: Tensor) -> Tensor:
+def distortion_loss(edges: Float[Tensor, "R _"], weights: Float[Tensor, "R _"]) -> Float[Tensor, " R"]:
     """Return sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 (length of i) for each ray, [R], m being the middles.
 
     mip-NeRF 360, equation 15: it is small if the weights lie close together. In O(n), because the middles are sorted:

@@ -13,6 +13,7 @@ from dataclasses import field as dataclass_field
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
@@ -62,9 +63,9 @@ class VolumeOutput(RenderOutput):
     over the rays.
     """
 
-    orientation: Tensor
-    interlevel: Tensor | None = None
-    distortion: Tensor | None = None
+    orientation: Float[Tensor, " B"]
+    interlevel: Float[Tensor, ""] | None = None
+    distortion: Float[Tensor, ""] | None = None
 
 
 def render(
@@ -77,7 +78,7 @@ def render(
     settings: RenderSettings,
     *,
     generator: torch.Generator | None = None,
-    backdrop: Tensor | None = None,
+    backdrop: Float[Tensor, "B 3"] | None = None,
     with_normals: bool = False,
     proposal: ProposalNetwork | None = None,
 ) -> VolumeOutput:
@@ -229,7 +230,7 @@ def render_pictures(
     shadings: Sequence[Shading],
     settings: RenderSettings,
     *,
-    backdrop: Tensor | None = None,
+    backdrop: Float[Tensor, "B 3"] | None = None,
     with_normals: bool = False,
     proposal: ProposalNetwork | None = None,
     rays_per_call: int = 2**14,

@@ -6,6 +6,7 @@ What only one kind of scene can be held to stands in its own module, in `regular
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dreamfusion.config import LossConfig
@@ -27,7 +28,7 @@ def picture_terms(out: RenderOutput, loss: LossConfig, progress: float) -> dict[
     return terms
 
 
-def opacity_loss(opacity: Tensor) -> Tensor:
+def opacity_loss(opacity: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Return the mean of sqrt(opacity^2 + 0.01), which keeps empty space empty (appendix A.2).
 
     ``opacity`` in [0, 1] has any shape. It pulls on empty rays only gently: the slope at 0 is 0.
@@ -35,12 +36,12 @@ def opacity_loss(opacity: Tensor) -> Tensor:
     return (opacity.square() + 0.01).sqrt().mean()
 
 
-def squared_opacity_loss(opacity: Tensor) -> Tensor:
+def squared_opacity_loss(opacity: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Return the mean of opacity^2, what NVIDIA's NeMo has in place of `opacity_loss`; any shape."""
     return opacity.square().mean()
 
 
-def normal_difference_loss(normals: Tensor) -> Tensor:
+def normal_difference_loss(normals: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
     """Return how rough pictures of normals [B, 3, H, W] are: squared differences of neighbours, as in NVIDIA's NeMo.
 
     The means over vertical and over horizontal neighbours are added. ``normals`` are coded to [0, 1].
@@ -50,7 +51,7 @@ def normal_difference_loss(normals: Tensor) -> Tensor:
     return down.square().mean() + right.square().mean()
 
 
-def entropy_loss(opacity: Tensor) -> Tensor:
+def entropy_loss(opacity: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Return the mean binary entropy of the opacity in bits, -o log2 o - (1 - o) log2 (1 - o), in [0, 1].
 
     It pushes each ray to hit or to miss, as NVIDIA's NeMo and stable-dreamfusion do. ``opacity`` in [0, 1] has any
