@@ -17,12 +17,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("device", "io"),
     ("config", "nemo"),
     ("method.cameras", "method.shading", "method.prompts"),
+    ("toybox.kinds", "toybox.world", "toybox.captions"),  # the words that the embedded prior knows
     ("kernels",),
     ("fields",),
     ("assets",),
     ("renderers",),
     ("scenes",),
-    ("guidance",),
+    ("guidance", "toybox.words"),
     ("method",),
     ("toybox",),
     ("pictures.film",),
@@ -36,23 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 UPWARD = {("guidance.names", "toybox")}  # where the embedded prior lies
 """Arrows upwards that are still there."""
 
-CIRCLES = {
-    frozenset({"assets.formats", "assets.usd"}),
-    frozenset({"config.schedule", "config.section", "config.wrong"}),
-    # By the first arrow of UPWARD.
-    frozenset(
-        {
-            "config",
-            "config.build",
-            "config.files",
-            "config.presets",
-            "guidance.base",
-            "method.cameras",
-            "nemo",
-            "nemo.reader",
-        }
-    ),
-}
+CIRCLES: set[frozenset[str]] = set()
 """Circles that are still there, each as the set of its modules."""
 
 LONGEST = 60

@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import trimesh
-from numpy.typing import NDArray
 from PIL import Image
 from trimesh.exchange.ply import export_ply
 from trimesh.exchange.stl import export_stl
@@ -27,7 +26,7 @@ from dreamfusion import __version__
 from dreamfusion.assets.compressed import compressed, require_draco
 from dreamfusion.assets.finish import About
 from dreamfusion.assets.gltf import glb_bytes, parse_glb, to_linear
-from dreamfusion.assets.mesh import Floats, Mesh
+from dreamfusion.assets.mesh import Floats, Mesh, shared
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.files import write_atomically, write_together
 
@@ -174,15 +173,6 @@ def _mtl(about: About, texture: str) -> str:
     lines = [f"newmtl {about.identifier}", "Ka 1 1 1", "Kd 1 1 1", f"Ks {mirrored:.4g} {mirrored:.4g} {mirrored:.4g}"]
     lines += [f"Ns {exponent:.4g}", f"illum {2 if mirrored else 1}", f"map_Kd {texture}", ""]
     return "\n".join(lines)
-
-
-def shared(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """Return the different rows of values [V, C] in the order in which they come, and which of them each row is."""
-    _, first, index = np.unique(values, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return values[first[order]], rank[index.ravel()]
 
 
 def save_ply(mesh: Mesh, path: Path | str) -> None:

@@ -272,3 +272,12 @@ def solid_part(inside: NDArray[np.bool_], min_share: float = MIN_SHARE) -> NDArr
     # Padded, the outside is one region however far the object reaches, and its label is that of the corner.
     regions = measure.label(np.pad(~kept, 1, constant_values=True), connectivity=1)
     return (regions != regions[0, 0, 0])[1:-1, 1:-1, 1:-1]
+
+
+def shared(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the different rows of values [V, C] in the order in which they come, and which of them each row is."""
+    _, first, index = np.unique(values, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return values[first[order]], rank[index.ravel()]

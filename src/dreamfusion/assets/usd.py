@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamfusion.assets.finish import About
-from dreamfusion.assets.mesh import Mesh
+from dreamfusion.assets.mesh import Mesh, shared
 
 
 def packed(mesh: Mesh, texture: bytes, about: About) -> bytes | None:
@@ -32,8 +32,6 @@ def packed(mesh: Mesh, texture: bytes, about: About) -> bytes | None:
 def _write(mesh: Mesh, path: Path, texture: str, about: About) -> None:
     """Write the stage: points are shared across the seams of the texture, whose coordinates belong to the corners."""
     from pxr import Sdf, Usd, UsdGeom, UsdShade, Vt
-
-    from dreamfusion.assets.formats import shared
 
     assert mesh.uv is not None
     both, index = shared(np.concatenate([mesh.vertices, mesh.normals], axis=1))
