@@ -58,7 +58,7 @@ def test_minimises_a_quadratic(name, device):
     optimizer = build_optimizer(name, [{"params": [p], "lr": 0.05}])
     for step in range(400):
         for group in optimizer.param_groups:
-            group["lr"] = 0.05 * learning_rate_factor(step, 400, final=0.01)
+            group["lr"] = 0.05 * learning_rate_factor(step, 400, constant(1), falling(0.0, 0.01))
         optimizer.zero_grad()
         (scale * (p - target) ** 2).sum().backward()
         optimizer.step()

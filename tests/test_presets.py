@@ -185,6 +185,6 @@ def test_rates_of_a_run_follow_the_preset():
     parameter = torch.zeros(1, requires_grad=True)
     groups = [{"params": [parameter], "lr": 1e-4}]
     scene = SimpleNamespace(parameter_groups=lambda optim: groups)
-    state: Any = SimpleNamespace(step=0, scene=scene, optimizer=torch.optim.SGD([parameter], lr=1))
+    state: Any = SimpleNamespace(step=0, rate=1.0, scene=scene, optimizer=torch.optim.SGD([parameter], lr=1))
     set_learning_rates(state, c)
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(1e-9)

@@ -454,7 +454,7 @@ def test_what_cannot_be_refined_leaves_nothing_behind(source: dreamfusion.Result
         ({"run": source.folder, "mesh": write(tmp_path / "thin.ply", thin)}, "empty on this grid"),
         ({"run": source.folder, "mesh": tmp_path / "none.glb"}, "is no file"),
         ({"run": source.folder, "scene": {"kind": "volume"}}, "leave them out"),
-        ({"run": source.folder, "scene": {"tetrahedra": {"resolution": 2}}}, "resolution of 4"),
+        ({"run": source.folder, "scene": {"tetrahedra": {"resolution": 2}}}, "resolution: .*equal to 4"),
         ({"run": source.folder, "scene": {"nerf": {"hidden_width": 8}}}, "leave scene.nerf"),
         ({"run": source.folder, "preset": "best"}, "Unknown preset"),
         ({"run": source.folder, "prompt": " "}, "empty"),

@@ -40,5 +40,7 @@ def nearest(key: str, known: list[str]) -> str:
     beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == place]
     elsewhere = [name for name in known if name.rpartition(".")[2] == last]
     alike = get_close_matches(last, beside, n=1)
-    close = elsewhere or [f"{place}.{name}".lstrip(".") for name in alike] or get_close_matches(key, known, n=1)
+    here = [f"{place}.{name}".lstrip(".") for name in alike]
+    # A key that only lacks its section is meant as it stands; a wrong one in a section is like its neighbours.
+    close = (here + elsewhere if place else elsewhere + here) or get_close_matches(key, known, n=1)
     return f" Did you mean {close[0]}?" if close else ""
