@@ -207,7 +207,7 @@ def test_config_says_what_keys_mean(capsys: pytest.CaptureFixture[str]):
     assert all(line.startswith(("optim.", " ")) for line in lines)
     dispatch(["config", "--search", "Perp-Neg"])
     assert capsys.readouterr().out.startswith("guidance.perp_neg: false\n")
-    with pytest.raises(DreamFusionError, match=r"no key cameras\.focal\. Did you mean pictures\.focal"):
+    with pytest.raises(DreamFusionError, match=r"no key cameras\.focal\. Did you mean cameras\.focal_m"):
         dispatch(["config", "cameras.focal"])
     with pytest.raises(DreamFusionError, match="No key has 'zzz'"):
         dispatch(["config", "--search", "zzz"])
