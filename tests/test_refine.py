@@ -433,7 +433,7 @@ def test_bad_meshes_are_refused_with_one_line(tmp_path: Path, monkeypatch: pytes
     bad = {"not closed": opened, "inside out": trimesh.Trimesh(flipped.vertices, flipped.faces, process=False)}
     cases = [(message, write(tmp_path / f"{i}.ply", mesh)) for i, (message, mesh) in enumerate(bad.items())]
     cases += [("not closed", write(tmp_path / "third.ply", third)), ("is no file", tmp_path / "missing.glb")]
-    cases += [("cannot be read", tmp_path / "noise.glb")]
+    cases += [("is not a binary glTF", tmp_path / "noise.glb")]
     for message, path in cases:
         with pytest.raises(DreamFusionError, match=message) as caught:
             load_mesh(path)

@@ -127,7 +127,7 @@ def test_the_loop_tells_which_views_are_textureless():
 
 
 def test_a_finished_scene_is_seen_from_farther_away():
-    scene = MeshScene(SceneConfig(kind="mesh", tetrahedra=TetrahedraConfig(12)))
+    scene = MeshScene(SceneConfig(kind="mesh", tetrahedra=TetrahedraConfig(resolution=12)))
     half = Finished(scene, 0.5)
     near, far = (fixed_cameras(30.0, 20.0, radius=radius) for radius in (2.7, 5.4))
     light = headlights(near)
