@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreamfusion.config import build_config
-from dreamfusion.guidance.base import Embeddings
+from dreamfusion.guidance.base import Embeddings, Reading
 from dreamfusion.method.asking import Question
 from dreamfusion.method.cameras import fixed_cameras, sample_cameras
 from dreamfusion.method.prompts import VIEWS
@@ -20,6 +20,9 @@ class ViewReader:
     """Embeds each of the four view prompts as a unit vector, so that an embedding tells its mixture."""
 
     device = torch.device("cpu")
+
+    def understood(self, prompt: str) -> Reading:
+        return Reading(prompt)
 
     def embed(self, prompts) -> Embeddings:
         return Embeddings(torch.eye(len(prompts))[:, None])
@@ -49,7 +52,7 @@ def test_lambertian_light_is_the_same_in_every_layout():
     albedo = torch.rand(2, 4, 3, 3, generator=generator)
     normal = torch.nn.functional.normalize(torch.randn(2, 4, 3, 3, generator=generator), dim=-1)
     point, light = torch.randn(2, 2, 4, 3, 3, generator=generator)
-    ambient, diffuse = torch.tensor(0.2), torch.tensor(0.8)
+    ambient, diffuse = torch.tensor([0.2]), torch.tensor([0.8])
     whole = shade(albedo, normal, point, light, diffuse, ambient)
     flat = shade(*(x.reshape(-1, 3) for x in (albedo, normal, point, light)), diffuse, ambient)
     torch.testing.assert_close(whole.reshape(-1, 3), flat)

@@ -87,10 +87,11 @@ def _with_comment(data: bytes, suffix: str) -> bytes | None:
 
 
 def _with_generator(data: bytes) -> bytes:
-    """Return a binary glTF file whose generator is a blank signature."""
+    """Return a binary glTF file with a blank signature behind the name of its generator."""
     length = struct.unpack_from("<I", data, 12)[0]
     tree = json.loads(data[20 : 20 + length])
-    tree["asset"] = tree.get("asset", {"version": "2.0"}) | {"generator": _BLANK.decode()}
+    asset = tree.setdefault("asset", {"version": "2.0"})
+    asset["generator"] = f"{asset.get('generator', 'dreamfusion')} {_BLANK.decode()}"
     text = json.dumps(tree, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 4)
     rest = data[20 + length :]
