@@ -9,26 +9,29 @@ import torch
 from torch import Tensor
 
 from dreamfusion.config import build_config
-from dreamfusion.guidance.base import Embeddings, Reading
+from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.method.asking import Question
 from dreamfusion.method.cameras import fixed_cameras, sample_cameras
 from dreamfusion.method.prompts import VIEWS
 from dreamfusion.method.shading import sample_lights, shade
 
 
-class ViewReader:
+class ViewReader(Guidance):
     """Embeds each of the four view prompts as a unit vector, so that an embedding tells its mixture."""
 
     device = torch.device("cpu")
-
-    def understood(self, prompt: str) -> Reading:
-        return Reading(prompt)
 
     def embed(self, prompts) -> Embeddings:
         return Embeddings(torch.eye(len(prompts))[:, None])
 
     def condition(self, views: Embeddings, weights: Tensor, cameras) -> Embeddings:
         return views.mix(weights)
+
+    def encode(self, image):
+        raise AssertionError("No picture is shown here.")
+
+    def predict_noise(self, z_t, t, embeddings):
+        raise AssertionError("Nothing is predicted here.")
 
 
 @pytest.mark.parametrize("preset", ["default", "paper", "nemo", "threestudio-sd"])
