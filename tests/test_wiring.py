@@ -149,6 +149,7 @@ def test_the_point_looked_at_moves_by_its_deviation():
     aside = 2.5 * forward[:, 1:] / -forward[:, :1]  # where the axis meets the plane through the middle
     assert aside.std(dim=0).tolist() == pytest.approx([0.1, 0.1], rel=0.05)
     assert aside.mean(dim=0).abs().max() < 0.01
+    assert abs(torch.corrcoef(aside.T)[0, 1]) < 0.05
     assert drawn()[:, 0, 2].tolist() == [-1.0] * 4000
 
 
@@ -163,6 +164,7 @@ def test_a_camera_moves_evenly_within_its_half_width():
     moved = drawn(position_noise=0.3)[:, :, 3] - torch.tensor([2.5, 0.0, 0.0])
     assert moved.abs().max() <= 0.3 + 1e-6
     assert moved.std(dim=0).tolist() == pytest.approx([0.3 / math.sqrt(3)] * 3, rel=0.05)
+    assert (torch.corrcoef(moved.T) - torch.eye(3)).abs().max() < 0.05, "along each axis by itself"
 
 
 def test_an_ambient_light_that_varies_leaves_the_rest_to_the_lamp():
