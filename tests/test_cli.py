@@ -40,7 +40,7 @@ pictures: {video_frames: 3, video_resolution: 32, sheet_resolution: 32, thumbnai
 def dreamfusion(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "dreamfusion", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=3600)
 
 
 def refused(*arguments: str, cwd: Path) -> str:

@@ -227,7 +227,7 @@ def test_resume_after_kill_9_is_bit_equal(tmp_path: Path):
     def start(*arguments: str) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.DEVNULL)
 
-    assert start("new", str(tmp_path / "whole")).wait(timeout=300) == 0
+    assert start("new", str(tmp_path / "whole")).wait(timeout=3600) == 0
     killed = start("new", str(tmp_path / "killed"))
     deadline = time.monotonic() + 300
     metrics = tmp_path / "killed/metrics.jsonl"
@@ -241,7 +241,7 @@ def test_resume_after_kill_9_is_bit_equal(tmp_path: Path):
     reached = load_checkpoint(latest_checkpoint(tmp_path / "killed/checkpoints")).step
     assert 0 < reached < 60
     assert not (tmp_path / "killed/mesh.glb").exists()
-    assert start("resume", str(tmp_path / "killed")).wait(timeout=300) == 0
+    assert start("resume", str(tmp_path / "killed")).wait(timeout=3600) == 0
 
     a, b = (load_checkpoint(latest_checkpoint(tmp_path / name / "checkpoints")) for name in ("whole", "killed"))
     assert a.step == b.step == 60

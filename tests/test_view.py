@@ -76,7 +76,7 @@ with Requests(Path(sys.argv[1])) as requests:
 def test_a_killed_run_is_not_taken_for_a_running_one(finished: Path, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(run)], timeout=300)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(run)], timeout=3600)
     assert killed.returncode < 0
     requests = Requests(run)
     assert requests.folder.is_dir(), "nobody could remove it"
@@ -187,10 +187,11 @@ def live_page(run: Path, browser: Any) -> Iterator[tuple[Viewer, Any]]:
         viewer = Viewer(run, server)
         viewer.refresh()
         page = browser.new_page(viewport={"width": 700, "height": 700})
+        page.set_default_timeout(3_600_000)
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: complaints.append(str(e)))
         page.goto(address)
-        page.get_by_text("step 20 of 20").wait_for(timeout=120_000)
+        page.get_by_text("step 20 of 20").wait_for(timeout=3_600_000)
         yield viewer, page
         assert complaints == []
         page.close()
@@ -200,7 +201,7 @@ def live_page(run: Path, browser: Any) -> Iterator[tuple[Viewer, Any]]:
 
 def wait_for(page: Any, look: Any, right: Any) -> Any:
     """Look until it is right, which takes a browser that draws in software some time, and return what was seen."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 3600
     while not right(seen := look()):
         assert time.monotonic() < deadline, seen
         page.wait_for_timeout(300)
@@ -216,7 +217,7 @@ def test_the_live_page_shows_the_object_and_its_light(finished: Path, browser: A
 
         def middle() -> np.ndarray:
             # The picture's left half: the panel covers the right one.
-            png = page.screenshot(timeout=120_000)
+            png = page.screenshot(timeout=3_600_000)
             return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)[350, 350]
 
         lit = wait_for(page, middle, lambda color: color.min() < 235)
@@ -242,7 +243,7 @@ def test_markup_in_a_prompt_and_in_answers_is_text(finished: Path, browser: Any,
     with Requests(run) as requests, live_page(run, browser) as (viewer, page):
         requests.answer(f"No: {MARKUP}")
         viewer.refresh()
-        page.get_by_text(f"No: {MARKUP}").wait_for(timeout=120_000)
+        page.get_by_text(f"No: {MARKUP}").wait_for(timeout=3_600_000)
         assert page.get_by_text(MARKUP, exact=True).is_visible()
         assert page.locator("input[value*=onerror]").input_value() == MARKUP
         assert page.locator("img[src=x]").count() == 0
@@ -258,7 +259,7 @@ def test_the_live_page_stops_a_run_and_gives_it_another_prompt(finished: Path, b
         assert wait_for(page, requests.take, bool) == {"prompt": "a blue car"}
         requests.answer("From step 20 on the prompt is: a blue car")
         viewer.refresh()
-        page.get_by_text("From step 20 on").wait_for(timeout=120_000)
+        page.get_by_text("From step 20 on").wait_for(timeout=3_600_000)
         page.get_by_role("button", name="Stop the run").click()
         assert wait_for(page, requests.take, bool) == {"stop": ""}
 
@@ -298,7 +299,7 @@ def test_what_cannot_be_viewed_gets_one_line(finished: Path, tmp_path: Path):
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "dreamfusion", "view", str(finished), "--port", port]
         result = subprocess.run(
-            command, capture_output=True, text=True, timeout=300, env=os.environ | {"COLUMNS": "200"}
+            command, capture_output=True, text=True, timeout=3600, env=os.environ | {"COLUMNS": "200"}
         )
     assert result.returncode == 1
     assert f"Cannot serve on 127.0.0.1:{port}" in result.stderr

@@ -48,18 +48,19 @@ class Page:
     def __init__(self, browser: Any, html: Path, **viewport: int) -> None:
         self.complaints: list[str] = []
         self.page = browser.new_page(viewport=viewport or {"width": 360, "height": 560}, offline=True)
+        self.page.set_default_timeout(3_600_000)
         self.page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
         self.page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else self._fetched(r))
         self.page.goto(html.as_uri())
-        self.page.wait_for_selector("body[data-ready]", timeout=120_000)
+        self.page.wait_for_selector("body[data-ready]", timeout=3_600_000)
 
     def _fetched(self, request: Any) -> None:
         self.complaints.append(f"fetched {request.url}")
 
     def pixels(self) -> np.ndarray:
         """Return the picture on the canvas, [H, W, 3], without its edge, where focus and the panel's shadow show."""
-        png = self.page.locator("#canvas").screenshot(timeout=120_000)
+        png = self.page.locator("#canvas").screenshot(timeout=3_600_000)
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)[12:-12, 12:-12]
 
     def middle(self) -> np.ndarray:

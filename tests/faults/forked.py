@@ -11,8 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 CRASHED = 70
 """Exit code of a case that ended in an exception which nobody turned into a line."""
+
+
+_IDLE = 30
+"""A process that waits for the machine this many times longer than it may compute is taken for one that hangs."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ def run(
     """Call ``work`` in a child that works in ``folder``, send it ``signals`` after seconds, and wait for its end.
 
     One that takes longer than ``limit_s`` is killed; with ``stop_first`` it is sent SIGTERM then and has as long again.
+    Those are seconds of its own computing, or `_IDLE` times as many on the clock, so that a busy machine fails nothing.
     ``watch`` may give a signal at any moment, to be sent once.
     """
     output = folder.parent / f"{folder.name}.output"
@@ -44,15 +51,17 @@ def run(
     if child == 0:
         _work(work, folder, output)
     waiting = [*sorted(signals)]
-    if stop_first:
-        waiting.append((limit_s, signal.SIGTERM))
-    waiting.append((limit_s * (2 if stop_first else 1), signal.SIGKILL))
+    ends = [(limit_s, signal.SIGTERM)] if stop_first else []
+    ends.append((limit_s * (2 if stop_first else 1), signal.SIGKILL))
+    process = psutil.Process(child)
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             break
         if waiting and time.monotonic() - begun >= waiting[0][0]:
             os.kill(child, waiting.pop(0)[1])
+        if ends and _worked(process, begun) >= ends[0][0]:
+            os.kill(child, ends.pop(0)[1])
         number = watch() if watch is not None else None
         if number is not None:
             os.kill(child, number)
@@ -61,6 +70,12 @@ def run(
     text = output.read_text(encoding="utf-8", errors="replace")
     output.unlink()
     return Outcome(os.waitstatus_to_exitcode(status), text, time.monotonic() - begun)
+
+
+def _worked(child: psutil.Process, begun: float) -> float:
+    """Return the seconds that a child has computed, or its share of the time on the clock if that is more."""
+    used = child.cpu_times()
+    return max(used.user + used.system, (time.monotonic() - begun) / _IDLE)
 
 
 def _work(work: Callable[[], object], folder: Path, output: Path) -> None:

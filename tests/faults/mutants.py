@@ -38,13 +38,13 @@ WARM = (
 """Imported once: libraries that take long and hold nothing of this package."""
 
 TESTS = {
-    "method.losses": "losses optimize reference_defects",
+    "method.losses": "losses wiring",
     "method.distillation": "distillation optimize",
-    "method.cameras": "cameras reference_defects render",
-    "method.shading": "cameras renderer reference_defects",
+    "method.cameras": "cameras wiring reference_defects",
+    "method.shading": "cameras wiring renderer",
     "method.optimize": "optimize run reference_defects",
     "method.optimizers": "optimizers",
-    "renderers.occupancy": "renderer scenes",
+    "renderers.occupancy": "renderer wiring",
     "renderers.volume": "renderer reference_defects",
     "renderers.proposal": "proposal",
     "renderers.mesh": "scenes rasterize",
