@@ -26,6 +26,7 @@ from dreamfusion.method.ranks import ALONE, LostError, Ranks
 from dreamfusion.method.state import State
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.ranks import follow, joined, refuse_others, to_go_on_with
+from support.hosts import two_hosts
 from support.worlds import SHORT, toy_config, toy_prior
 
 CPU = torch.device("cpu")
@@ -280,3 +281,47 @@ def test_processes_with_other_options_or_versions_are_refused(tmp_path: Path):
         r"Process 1 on .+ has another preset \('high', and here it is 'quick'\): install .+ on all hosts.", str(said)
     )
     assert exit_code == 1
+
+
+# Two hosts
+
+
+def test_a_host_that_is_cut_off_ends_the_run_in_time_with_a_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Each host is a network namespace; its process joins as torchrun has it, and the cable is cut at step 6."""
+    with two_hosts() as cable:
+        environment = {
+            "TORCHELASTIC_RUN_ID": "x",
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "10.77.0.1",
+            "MASTER_PORT": "29500",
+            "DREAMFUSION_RANKS_TIMEOUT": "5",
+        }
+
+        def cut(step: Any) -> None:
+            if step.number == 6:
+                cable.cut()
+
+        def host(number: int) -> None:
+            os.environ.update(environment | {"RANK": str(number)})
+            cable.enter(number)
+            try:
+                with joined({"preset": "quick"}) as ranks:
+                    start(tmp_path / "run", first={"on_step": cut})(ranks)
+            except LostError as error:
+                (tmp_path / str(number)).write_text(str(error))
+
+        fork = multiprocessing.get_context("fork")
+        processes = [fork.Process(target=host, args=(number,)) for number in (0, 1)]
+        for one in processes:
+            one.start()
+        for one in processes:
+            one.join()
+    lost = "Another process of this run has died or no longer answers ("
+    first, second = ((tmp_path / str(number)).read_text() for number in (0, 1))
+    assert first.startswith(lost)
+    assert first.endswith(f"start again with --resume {tmp_path / 'run'}, which goes on from step 4.")
+    assert second.startswith(lost), "one line on each host"
+    assert list(list_checkpoints(tmp_path / "run/checkpoints")) == [4]
+    generate(resume=tmp_path / "run", guidance_model=toy_prior("mushroom", views=8, size=16), assets=False)
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 9))
