@@ -1,8 +1,12 @@
 """Many runs: what is planned, what is chosen, the gallery, and that a worker that dies costs nothing."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,11 @@ from dreamfusion.scale.choice import Entry, Scorer, are_alike, keep_best, overla
 from dreamfusion.scale.engines import chosen_engine
 from dreamfusion.scale.gallery import gallery
 from dreamfusion.scale.on_ray import RayCluster
-from dreamfusion.scale.on_slurm import Slurm
+from dreamfusion.scale.on_slurm import COMMANDS, Slurm
 from dreamfusion.scale.plan import Plan, parse_vary, prompts_of, write_trial
 from dreamfusion.scale.sweep import Status, Sweep, sweep
 from dreamfusion.scale.trial import WrongMachineError, attempt
-from support.sweeps import FEW, Here, Unwilling, make_small, small_plan
+from support.sweeps import FEW, Here, Interrupted, Unwilling, make_small, small_plan
 
 MUSHROOM, CAR = "a red mushroom", "a blue car"
 
@@ -333,3 +337,35 @@ def test_a_worker_that_is_killed_is_started_again_and_ends_with_the_same_bits(
     assert_same_run(here.folder / here.ranking[0].folder / "run", there.folder / there.ranking[0].folder / "run")
     with pytest.raises(DreamFusionError, match="The cluster has 1 CPUs, and each run is to have 2"):
         sweep(tmp_path / "wide", small_plan(MUSHROOM), RayCluster(cpus=2))
+
+
+@pytest.fixture
+def slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A real Slurm of two nodes on this machine; skipped where it is not installed or may not be started."""
+    pytest.importorskip("submitit")
+    root = Path(__file__).parents[1]
+    if os.geteuid() != 0 or not all(map(shutil.which, ("slurmctld", "slurmd", "munged", *COMMANDS))):
+        pytest.skip("no Slurm here: as root, apt-get install slurm-wlm munge")
+    folder = tmp_path_factory.mktemp("slurm")
+    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+    monkeypatch.setenv("PYTHONPATH", ":".join(str(root / name) for name in ("tests", "src", ".")))
+    script = str(root / ".ci" / "slurm")
+    try:
+        subprocess.run([script, "start", str(folder)], check=True, timeout=120)
+        yield
+    finally:
+        subprocess.run([script, "stop", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_jobs_that_are_signalled_or_killed_end_with_the_same_bits(small: None, slurm: None, tmp_path: Path):
+    """On two nodes: the first is warned before its limit and requeued, the second dies and is submitted anew."""
+    plan = small_plan(MUSHROOM, CAR)
+    here: Sweep = sweep(tmp_path / "here", plan, Here())
+    engine = Slurm(tmp_path / "there" / "slurm", minutes=10, work=Interrupted())
+    there: Sweep = sweep(tmp_path / "there", plan, engine)
+    assert [entry.error for entry in there.ranking] == [None, None]
+    assert len(list((tmp_path / "there").glob("runs/*/0/interrupted"))) == 2
+    for entry in here.ranking:
+        assert_same_run(here.folder / entry.folder / "run", there.folder / entry.folder / "run")
+    assert (engine.logs / "slurm-jobs").read_text() == "", "none is left behind"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.runs.generate import generate
 from dreamfusion.scale import trial as trials
+from dreamfusion.scale.on_slurm import Requeued
 from dreamfusion.scale.plan import Plan, Trial
 from dreamfusion.scenes.scene import Finished
 from support.worlds import SHORT, shrink_pictures, toy_prior
@@ -53,6 +55,25 @@ def of_a_worker() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     trials.generate = partial(inner, on_step=watch)
+
+
+@dataclass(frozen=True)
+class Interrupted(Requeued):
+    """A small trial as a job, which at step 3 of its first turn gets a signal: Slurm's warning, or a car SIGKILL."""
+
+    def __call__(self, folder: str) -> str | None:
+        """Run a trial."""
+        make_small()
+        inner, mark = trials.generate, Path(folder) / "interrupted"
+        number = signal.SIGKILL if "car" in folder else signal.SIGUSR2
+
+        def watch(step: Any) -> None:
+            if step.number == 3 and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), number)
+
+        trials.generate = partial(inner, on_step=watch)
+        return super().__call__(folder)
 
 
 class Here:

@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,6 +38,7 @@ _QUEUE = "slurm-jobs"
 """File in the folder of logs that names the jobs of a sweep, so that a second start ends what a killed one has left."""
 
 
+@dataclass(frozen=True)
 class Requeued:
     """A trial as submitit runs it: told to end, it asks for another turn in the queue."""
 
@@ -69,7 +70,7 @@ class Slurm:
     """Where jobs go and what each of them gets: a partition, whole ``cpus`` and ``gpus``, and a limit in ``minutes``.
 
     A run that needs longer takes several turns. ``retries`` are fresh starts after a job has died. Its logs are kept
-    in ``logs``, a folder that all machines share.
+    in ``logs``, a folder that all machines share. ``work`` is what each job does.
     """
 
     logs: Path
@@ -78,6 +79,7 @@ class Slurm:
     cpus: float = 1.0
     gpus: float | None = None
     retries: int = 2
+    work: Requeued = field(default_factory=Requeued)
 
     def check(self) -> None:
         """Raise DreamFusionError for numbers out of range, a missing library, or a Slurm that is not there."""
@@ -151,7 +153,7 @@ class Slurm:
         jobs: list[Any] = []
         try:
             for first in range(0, len(folders), LONGEST_ARRAY):
-                jobs += executor.map_array(Requeued(), folders[first : first + LONGEST_ARRAY])
+                jobs += executor.map_array(self.work, folders[first : first + LONGEST_ARRAY])
         except (submitit.core.utils.FailedJobError, subprocess.SubprocessError, RuntimeError, OSError) as error:
             _cancel([job.job_id for job in jobs])
             raise DreamFusionError(f"Slurm does not take the jobs: {_line(str(error))}.") from None

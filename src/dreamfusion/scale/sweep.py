@@ -31,7 +31,9 @@ from dreamfusion.stopping import stop_at_once
 class Engine(Protocol):
     """What runs trials: `on_ray.RayCluster`, `on_slurm.Slurm`."""
 
-    cpus: float
+    @property
+    def cpus(self) -> float:
+        """CPU cores of each trial."""
 
     def check(self) -> None:
         """Raise DreamFusionError if the engine is not there; nothing has begun yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -71,7 +72,12 @@ def generate(
             return follow(ranks, device)
         started = to_go_on_with(output) if resume is None else None
         with RunProgress(console) as progress:
-            shown = {"on_note": note, "on_start": progress.start, "on_step": progress.step, "ranks": ranks}
+            shown: dict[str, Any] = {
+                "on_note": note,
+                "on_start": progress.start,
+                "on_step": progress.step,
+                "ranks": ranks,
+            }
             if started is not None:
                 result = run(prompt, resume=started, **given(steps=steps, device=device), **shown)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -67,7 +68,7 @@ def refine(
             return follow(ranks, device)
         started = to_go_on_with(output) if resume is None else None
         with RunProgress(console) as progress:
-            shown = {"on_start": progress.start, "on_step": progress.step, "ranks": ranks}
+            shown: dict[str, Any] = {"on_start": progress.start, "on_step": progress.step, "ranks": ranks}
             if started is not None:
                 result = resumed(resume=started, **given(steps=steps, device=device), **shown)
             elif resume is not None:
