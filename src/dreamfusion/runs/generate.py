@@ -44,6 +44,7 @@ from dreamfusion.runs.control import Requests
 from dreamfusion.runs.fitting import fit_device, fit_prior
 from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
 from dreamfusion.runs.sharing import send_state
+from dreamfusion.runs.watching import Watch, require_log, watching
 from dreamfusion.stopping import Stop, stop_at_once, stop_between_steps, stopped
 
 RUNS = Path("runs")
@@ -180,7 +181,7 @@ def carry_out(
 
     ranks.from_first(config.model_dump(mode="json"))
     send_state(ranks, state)
-    with Requests(folder) as requests, stop_between_steps() as stop:
+    with Requests(folder) as requests, stop_between_steps() as stop, watching(config, folder, state.step) as watch:
         while True:
             steps = optimize(
                 config,
@@ -191,7 +192,7 @@ def carry_out(
                 go_back=go_back,
                 ranks=ranks,
             )
-            prompt = _save_on_the_way(config, steps, state, folder, beginning, requests, stop, on_step, ranks)
+            prompt = _save_on_the_way(config, steps, state, folder, beginning, requests, stop, on_step, ranks, watch)
             if prompt is None:
                 break
             kept = None if own_prior else guidance
@@ -242,6 +243,7 @@ def rooted(config: Config) -> Config:
 def check_suits(guidance: Guidance, config: Config) -> None:
     """Raise DreamFusionError, before there is a folder, if the prior cannot do what the configuration asks of it."""
     check_latent_phase(config, guidance)
+    require_log(config.log)
     if config.loss.kind == "vsd":
         check_adaptable(guidance)
 
@@ -305,6 +307,7 @@ def _save_on_the_way(
     stop: Stop,
     on_step: Callable[[Step], None] | None,
     ranks: Ranks,
+    watch: Watch,
 ) -> str | None:
     """Optimise to the end, writing metrics, previews and checkpoints; a stop leaves a checkpoint, of a whole step.
 
@@ -326,6 +329,7 @@ def _save_on_the_way(
     try:
         for step in steps:
             _append(folder / "metrics.jsonl", step.metrics)
+            watch(step, state)
             if step.number % config.checkpoint_every == 0 or step.number == config.steps:
                 save()
             if step.number % config.preview_every == 0:
