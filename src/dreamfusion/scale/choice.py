@@ -110,18 +110,28 @@ def views_of(folder: Path) -> dict[str, Tensor]:
 def ranked(entries: Iterable[Entry], output: Path) -> list[Entry]:
     """Return the entries best first, those that failed last, with near-duplicates of better ones marked."""
     order = sorted(entries, key=lambda entry: (entry.error is not None, -(entry.score or 0.0)))
-    seen: dict[str, list[tuple[str, dict[str, Tensor]]]] = {}
-    result = []
+    by_prompt: dict[str, list[Entry]] = {}
     for entry in order:
         if entry.error is None:
-            views = views_of(output / entry.folder)
-            better = seen.setdefault(entry.prompt, [])
-            like = next((folder for folder, others in better if are_alike(views, others)), None)
-            if like is None:
-                better.append((entry.folder, views))
-            entry = replace(entry, like=like)
-        result.append(entry)
-    return result
+            by_prompt.setdefault(entry.prompt, []).append(entry)
+    likes: dict[str, str] = {}
+    for of_one_prompt in by_prompt.values():
+        likes |= _likes([entry.folder for entry in of_one_prompt], output)
+    return [replace(entry, like=likes.get(entry.folder)) for entry in order]
+
+
+def _likes(folders: Sequence[str], output: Path) -> dict[str, str]:
+    """Return for each near-duplicate the better run that it is like; ``folders`` come best first."""
+    better: list[tuple[str, dict[str, Tensor]]] = []
+    likes = {}
+    for folder in folders:
+        views = views_of(output / folder)
+        like = next((other for other, theirs in better if are_alike(views, theirs)), None)
+        if like is None:
+            better.append((folder, views))
+        else:
+            likes[folder] = like
+    return likes
 
 
 def are_alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -84,6 +84,8 @@ class RayCluster:
 def _import_ray() -> Any:
     # Its figures of use go to its makers otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # It would print what its machines say, several lines for each process that dies, among our own output.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
     except ImportError:
