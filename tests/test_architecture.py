@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pictures.film",),
     ("runs",),
     ("evaluation", "pictures"),
+    ("scale",),
     ("api", "app"),
     ("__init__", "__main__"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -53,8 +54,10 @@ def generate(
         nemo_config: model configuration of NVIDIA's NeMo DreamFusion, in place of a preset; docs/nemo.md has its keys
 
     """
+    asked = locals()
     from dreamfusion.app.progress import RunProgress
     from dreamfusion.runs.generate import generate as run
+    from dreamfusion.runs.ranks import follow, joined, to_go_on_with
 
     prior = prior_settings(
         guidance,
@@ -64,17 +67,29 @@ def generate(
         perp_neg=perp_neg or None,
     )
     changes = given(steps=steps, seed=seed, device=device, guidance=prior, loss=given(kind=loss) or None)
-    with RunProgress(console) as progress:
-        result = run(
-            prompt,
-            preset=preset,
-            output=output,
-            resume=resume,
-            nemo_config=nemo_config,
-            config_file=config,
-            on_note=note,
-            on_start=progress.start,
-            on_step=progress.step,
-            **changes,
-        )
+    with joined(asked) as ranks:
+        if ranks.index:
+            return follow(ranks, device)
+        started = to_go_on_with(output) if resume is None else None
+        with RunProgress(console) as progress:
+            shown: dict[str, Any] = {
+                "on_note": note,
+                "on_start": progress.start,
+                "on_step": progress.step,
+                "ranks": ranks,
+            }
+            if started is not None:
+                result = run(prompt, resume=started, **given(steps=steps, device=device), **shown)
+            else:
+                result = run(
+                    prompt,
+                    preset=preset,
+                    output=output,
+                    resume=resume,
+                    nemo_config=nemo_config,
+                    config_file=config,
+                    **shown,
+                    **changes,
+                )
     print_assets(result)
+    return None
