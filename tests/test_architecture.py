@@ -28,7 +28,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("toybox",),
     ("pictures.film",),
     ("runs",),
+    ("amortized",),
     ("evaluation", "pictures"),
+    ("experiments",),
     ("api", "app"),
     ("__init__", "__main__"),
 )

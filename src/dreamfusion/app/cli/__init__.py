@@ -37,6 +37,12 @@ COMMANDS = {
     "toybox render": "Show toys of the procedural world that the embedded prior is trained on.",
     "evaluate": "Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.",
     "ablate": "Measure what each part of the method contributes, or what the guidance scale does.",
+    "experiment figure2": "Compare ancestral sampling with score distillation of pictures (paper Figure 2).",
+    "experiment jacobian": "Compare score distillation with the loss that sends its gradient through the denoiser.",
+    "experiment grid": (
+        "Compare guidance scales and seeds in 3D, and measure how different the objects are (paper Figure 9)."
+    ),
+    "amortize train": "Train a network that makes an object at once; run it again to continue exactly.",
     "judge train": (
         "Train the toybox judge, which reads off pictures what they show; run it again to continue exactly."
     ),
