@@ -69,7 +69,8 @@ def generate(
     if instant is not None:
         from dreamfusion.amortized.instant import at_once
 
-        print_assets(at_once(prompt, instant, preset, output, changes, {"resume": resume, "config": config}, note))
+        other = {"resume": resume, "config": config, "nemo-config": nemo_config}
+        print_assets(at_once(prompt, instant, preset, output, changes, other, note))
         return
     with RunProgress(console) as progress:
         result = run(
