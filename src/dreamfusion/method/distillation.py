@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamfusion.config import Config
+from dreamfusion.config import Config, Weighting
 from dreamfusion.guidance.asked import Asked
 from dreamfusion.method.critic import Critic
-from dreamfusion.method.losses import Weighting
 from dreamfusion.method.state import State
 
 Loss = Callable[[Asked, Tensor, Tensor, Tensor], Tensor]
