@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,10 +128,12 @@ def _object(
     try:
         if (place / "config.yaml").exists():
             return generate(resume=place, assets=False, guidance_model=prior)
-        steps = {} if settings.steps is None else {"steps": settings.steps}
+        own: dict[str, Any] = {} if settings.steps is None else {"steps": settings.steps}
         parts = METHODS[method]
         guidance = {**changes.get("guidance", {}), **parts.get("guidance", {}), "guidance_scale": scale}
         loss = {**changes.get("loss", {}), **parts.get("loss", {})}
+        if loss:
+            own["loss"] = loss
         rest = {name: value for name, value in changes.items() if name not in ("guidance", "loss")}
         return generate(
             settings.prompt,
@@ -140,8 +143,7 @@ def _object(
             assets=False,
             guidance_model=prior,
             guidance=guidance,
-            loss=loss or None,
-            **steps,
+            **own,
             **rest,
         )
     except Stopped:
@@ -191,7 +193,10 @@ def _share(read: Tensor, right: int) -> float:
 def solid(field: ColoredDensity, smoothing: float) -> Volume:
     """Return which samples of the cube [-1, 1]^3 lie inside an object, [R, R, R]; nothing for an empty one."""
     density = sample_density(field, _RESOLUTION)
-    inside = surface_opacity(density, 2.0 / (_RESOLUTION - 1), smoothing=smoothing) > 0.5
+    try:
+        inside = surface_opacity(density, 2.0 / (_RESOLUTION - 1), smoothing=smoothing) > 0.5
+    except DreamFusionError:  # empty
+        return np.zeros(density.shape, dtype=np.bool_)
     return solid_part(inside) if inside.any() else inside
 
 
