@@ -17,6 +17,7 @@ from dreamfusion.config import SceneConfig, parse_config
 from dreamfusion.errors import DreamFusionError, Stopped
 from dreamfusion.evaluation import amortized as evaluation
 from dreamfusion.evaluation import worker
+from dreamfusion.evaluation.geometry import GeometryScore
 from dreamfusion.evaluation.judge import ToyboxJudge
 from dreamfusion.evaluation.prompts import PromptList
 from dreamfusion.fields.nerf import NerfField
@@ -199,7 +200,9 @@ def test_kinds_that_were_not_learned_are_told(trained: Path, tmp_path: Path):
 
 
 def test_evaluation_tells_seen_from_held_out(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(worker, "VIEW_SIZE", 16)
+    monkeypatch.setattr(worker, "VIEW_SIZE", 8)
+    score = GeometryScore(0.5, 0.4, 1.0, 0.1, 10.0)  # tested elsewhere, and slow
+    monkeypatch.setattr(evaluation, "score_geometry", lambda field, toy, smoothing: score)
     pairs = evaluation.all_pairs(open_amortized(trained))
     assert len(pairs.toys) == 10
     seen, new = VOCABULARY.pairs(new=False)[0], VOCABULARY.pairs(new=True)[0]
@@ -207,6 +210,7 @@ def test_evaluation_tells_seen_from_held_out(trained: Path, tmp_path: Path, monk
     record = evaluation.evaluate_amortized(trained, tmp_path, chosen, Reader(), ToyboxJudge())
     assert set(record["scores"]) == {"seen", "held out"}
     assert 0 <= record["scores"]["held out"]["color_precision"] <= 1
+    assert record["scores"]["held out"]["iou"] == 0.5
     assert json.loads((tmp_path / "amortized.json").read_text())["prompts"].keys() == {seen, new}
     assert "| held out | 1 |" in (tmp_path / "amortized.md").read_text()
 
