@@ -29,6 +29,7 @@ def generate(
     loss: LossKind | None = None,
     config: Path | None = None,
     nemo_config: Path | None = None,
+    instant: Path | None = None,
 ) -> None:
     """Make a 3D object from words.
 
@@ -52,6 +53,7 @@ def generate(
         loss: sds (score distillation), vsd (variational; trains a critic alongside) or ism (interval score matching)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
         nemo_config: model configuration of NVIDIA's NeMo DreamFusion, in place of a preset; docs/nemo.md has its keys
+        instant: folder of a network of amortize train, which makes the object at once; --resume then goes on with it
 
     """
     asked = locals()
@@ -67,6 +69,12 @@ def generate(
         perp_neg=perp_neg or None,
     )
     changes = given(steps=steps, seed=seed, device=device, guidance=prior, loss=given(kind=loss) or None)
+    if instant is not None:
+        from dreamfusion.amortized.instant import at_once
+
+        other = {"resume": resume, "config": config, "nemo-config": nemo_config}
+        print_assets(at_once(prompt, instant, preset, output, changes, other, note))
+        return None
     with joined(asked) as ranks:
         if ranks.index:
             return follow(ranks, device)
