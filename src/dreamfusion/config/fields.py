@@ -95,6 +95,10 @@ class NerfConfig(FieldConfig):
     """width of the two networks, for density and for albedo"""
     hidden_layers: Count = 1
     """their hidden layers"""
+    albedo_width: Count | None = None
+    """width of the network for albedo (null: hidden_width)"""
+    albedo_layers: Count | None = None
+    """its hidden layers (null: hidden_layers)"""
     network_bias: bool = True
     """whether they have biases; tiny-cuda-nn's fused networks have none"""
 
@@ -149,5 +153,9 @@ class TetrahedraConfig(Section):
     resolution: GridSide = 48
     """cubes along the side of [-1, 1]^3; the grid has about resolution^3 vertices, so 64 is as fine as the grids named
     128 of other implementations"""
+    extent: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """radius of the ball that the grid fills, in world units: a smaller one is finer, and nothing leaves it"""
+    fitted: bool = False
+    """whether refine makes extent 0.1 more than the radius of the object that it begins with (NeMo)"""
     bulge_resolution: Annotated[int, Field(ge=2, le=160)] | None = None
     """distances also move with a second, coarser grid of so many samples a side (null: they do not)"""

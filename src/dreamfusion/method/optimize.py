@@ -82,9 +82,10 @@ def draw_views(config: Config, progress: float, random: dict[str, torch.Generato
         base=scene.background_color,
     )
     size = round(config.resolution.at(progress))
+    rows = max(1, round(size * config.rows_per_column))
     if config.shading.latent.at(progress) > 0:
-        return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True)
-    return Views(cameras, lights, shading, size, backdrop, with_normals=config.loss.normal_smooth_2d > 0)
+        return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True, rows=rows)
+    return Views(cameras, lights, shading, size, backdrop, with_normals=config.loss.normal_smooth_2d > 0, rows=rows)
 
 
 def set_learning_rates(state: State, config: Config) -> None:

@@ -34,9 +34,9 @@ class RenderSettings:
     """How finely to render.
 
     ``step_length`` is the distance between samples in world units. Samples with a compositing weight below
-    ``min_weight`` or behind a transmittance below ``min_transmittance`` are dropped before the pass with gradient.
+    `least_weight` or behind a transmittance below ``min_transmittance`` are dropped before the pass with gradient.
     With the exp activation a dropped sample's gradient is proportional to its weight, so nothing that could
-    grow is lost: a weight of 1e-3 is a density of 0.04 per unit, and matter grows outwards from what is denser.
+    grow is lost: the weight is that of a density of 0.03 per unit, and matter grows outwards from what is denser.
     Samples are at least ``dt_gamma`` times their distance apart, and at most ``max_steps`` on a ray; the ``marcher``
     "nerfacc" is that library's, without these two.
     """
@@ -48,6 +48,11 @@ class RenderSettings:
     max_steps: int = 1024
     marcher: Literal["warp", "nerfacc"] = "warp"
     material: Material = dataclass_field(default_factory=Material)
+
+    @property
+    def least_weight(self) -> float:
+        """``min_weight``, meant for steps of 0.03, as it is for the steps taken: matter weighs less in shorter ones."""
+        return self.min_weight * min(1.0, self.step_length / 0.03)
 
     def __post_init__(self) -> None:
         if not 1e-4 <= self.step_length <= 0.5:
@@ -201,7 +206,7 @@ def _visible_samples(
         samples = march_rays(*rays, growth=settings.dt_gamma, max_steps=settings.max_steps)
     density = field.density(samples.points(origins, directions))
     weights, transmittance = ray_weights(density, samples.length, samples.offsets)
-    return samples.select((weights >= settings.min_weight) & (transmittance >= settings.min_transmittance))
+    return samples.select((weights >= settings.least_weight) & (transmittance >= settings.min_transmittance))
 
 
 def _shaded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
@@ -59,6 +59,7 @@ def generate(
     *,
     preset: Preset = "default",
     nemo_config: Path | str | None = None,
+    nemo_overrides: Sequence[str] = (),
     config_file: Path | str | None = None,
     output: Path | str | None = None,
     resume: Path | str | None = None,
@@ -72,7 +73,8 @@ def generate(
 ) -> Result:
     """Make a 3D object from words and return where its files are.
 
-    ``preset`` or ``nemo_config`` (a model configuration of NVIDIA's NeMo, see `dreamfusion.nemo`), then the YAML of
+    ``preset`` or ``nemo_config`` (an experiment or model of NVIDIA's NeMo, see `dreamfusion.nemo`; ``nemo_overrides``
+    are KEY=VALUE as behind its command), then the YAML of
     ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as ``steps=300`` or
     ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
     run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
@@ -112,7 +114,7 @@ def generate(
                 )
     given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
     tell = on_note or (lambda line: None)
-    nemo = None if nemo_config is None else read_stage(Path(nemo_config), preset, tell, mesh=False)
+    nemo = None if nemo_config is None else read_stage(Path(nemo_config), nemo_overrides, preset, tell, mesh=False)
     config = build_config(preset, given | changes, config_file, base=nemo)
     device = pick_device(config.device)
     of_nemo = nemo is not None or preset == "nemo"

@@ -87,7 +87,7 @@ class VolumeScene(FixedSize, nn.Module):
             self.field,
             self.background,
             self.occupancy,
-            views.cameras.to(self.device).rays(views.size, views.size),
+            views.cameras.to(self.device).rays(views.height, views.size, 1.0),
             views.lights.to(self.device),
             views.shading,
             self.settings,
@@ -107,7 +107,7 @@ class VolumeScene(FixedSize, nn.Module):
             terms["interlevel_loss"] = loss.interlevel * out.interlevel
             terms["distortion_loss"] = loss.distortion * out.distortion
         if loss.normal_smooth_3d > 0:
-            rays = views.cameras.to(self.device).rays(views.size, views.size)
+            rays = views.cameras.to(self.device).rays(views.height, views.size, 1.0)
             terms["normal_smooth_3d_loss"] = loss.normal_smooth_3d * surface_change(self.field, rays, out, generator)
         return terms
 
