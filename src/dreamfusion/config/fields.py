@@ -10,6 +10,7 @@ from dreamfusion.config.schedule import Ends, Schedule, WeightSchedule
 from dreamfusion.config.section import Count, Positive, Section, wrong
 
 NormalMethod = Literal["forward", "backward", "central", "analytic"]
+ColorActivation = Literal["sigmoid", "scaled"]
 GridSide = Annotated[int, Field(ge=4, le=160)]
 
 
@@ -34,6 +35,8 @@ class FieldConfig(Section):
     """added before the activation, in the middle of the scene (paper: A.2)"""
     blob_std: Positive = 0.55
     """width of the blob in world units (paper: A.2)"""
+    albedo_activation: ColorActivation = "sigmoid"
+    """what brings colours to [0, 1] (scaled: network / 2 + 1/2, which may leave it; threestudio for DeepFloyd IF)"""
     normal_method: NormalMethod = "forward"
     """forward, backward: differences with three more evaluations; central: with six, NeMo's; analytic: the exact
     derivative, at the price of a second backward pass (paper: 3.1)"""
@@ -139,6 +142,10 @@ class MipConfig(FieldConfig):
 class BackgroundConfig(Section):
     """Size of the learned background's network (NeMo, for its tetrahedra: 6 octaves, one hidden layer of 32)."""
 
+    encoding: Literal["frequency", "harmonics"] = "frequency"
+    """of the direction: sines and cosines, or the nine spherical harmonics up to degree 2 (threestudio)"""
+    activation: ColorActivation = "sigmoid"
+    """what brings colours to [0, 1], as albedo_activation of the fields"""
     frequencies: Annotated[int, Field(ge=0)] = 4
     """octaves of sines and cosines of the direction"""
     hidden_width: Count = 16

@@ -126,7 +126,8 @@ def sample_cameras(count: int, camera_range: CameraRange, generator: torch.Gener
     radius = _uniform(r.radius_min, r.radius_max, count, generator)
     azimuth_deg = _uniform(r.azimuth_min_deg, r.azimuth_max_deg, count, generator)
     by_angle = _uniform(r.elevation_min_deg, r.elevation_max_deg, count, generator)
-    low, high = (math.sin(math.radians(e)) for e in (r.elevation_min_deg, r.elevation_max_deg))
+    lowest = r.elevation_min_deg if r.area_elevation_min_deg is None else r.area_elevation_min_deg
+    low, high = (math.sin(math.radians(e)) for e in (lowest, r.elevation_max_deg))
     by_area = torch.rad2deg(torch.asin(_uniform(low, high, count, generator).clamp(-1.0, 1.0)))
     pick = torch.rand(count, generator=generator) < r.uniform_angle_probability
     elevation_deg = torch.where(pick, by_angle, by_area)

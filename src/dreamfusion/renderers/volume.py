@@ -65,10 +65,11 @@ class VolumeOutput(RenderOutput):
 
     ``orientation`` [B]: the paper's orientation loss per image, mean over rays of sum sg(w_i) max(0, n_i . v)^2,
     0 for images without normals. With proposal sampling also its two losses, ``interlevel`` and ``distortion``, means
-    over the rays.
+    over the rays. ``depth_variance`` [B, 1, H, W] is how far what a ray meets is spread along it.
     """
 
     orientation: Float[Tensor, " B"]
+    depth_variance: Float[Tensor, "B 1 H W"]
     interlevel: Float[Tensor, ""] | None = None
     distortion: Float[Tensor, ""] | None = None
 
@@ -166,10 +167,12 @@ def _show(
     ]
     if with_normals:
         channels.append(normal)
+    channels.append(samples.t[:, None].square())
     sums = ray_sum(weights, torch.cat(channels, dim=1), samples.ray_index, samples.offsets)
     sums = sums.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     opacity = sums[:, 4:5]
+    depth = sums[:, 3:4] / opacity.clamp(min=1e-6)
     behind = background(rays.directions).permute(0, 3, 1, 2) if backdrop is None else backdrop[:, :, None, None]
     facing = (normal * directions).sum(dim=-1).clamp(min=0).square()
     turned_away = torch.zeros(batch, device=weights.device).index_add(
@@ -178,9 +181,10 @@ def _show(
     return VolumeOutput(
         rgb=sums[:, :3] + (1 - opacity) * behind,
         opacity=opacity,
-        depth=sums[:, 3:4] / opacity.clamp(min=1e-6),
+        depth=depth,
         normal=sums[:, 5:8] if with_normals else None,
         orientation=turned_away / (height * width),
+        depth_variance=sums[:, -1:] / opacity.clamp(min=1e-6) - depth.square(),
         samples=len(samples),
         interlevel=None if surface.proposed is None else surface.proposed.interlevel_loss(weights),
         distortion=None if surface.proposed is None else surface.proposed.distortion_loss(weights),
@@ -267,6 +271,7 @@ def _stacked(strips: Sequence[VolumeOutput]) -> VolumeOutput:
         rgb=torch.cat([strip.rgb for strip in strips], dim=2),
         opacity=torch.cat([strip.opacity for strip in strips], dim=2),
         depth=torch.cat([strip.depth for strip in strips], dim=2),
+        depth_variance=torch.cat([strip.depth_variance for strip in strips], dim=2),
         normal=torch.cat(normals, dim=2) if normals else None,
         orientation=by_rows.sum(0) / sum(strip.rgb.shape[2] for strip in strips),
         samples=sum(strip.samples for strip in strips),

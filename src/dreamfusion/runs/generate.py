@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
-from dreamfusion.config.presets import Preset
+from dreamfusion.config.presets import TUNED, Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
@@ -34,14 +34,14 @@ from dreamfusion.io.checkpoints import (
 from dreamfusion.io.claims import InUseError, NotEmptyError, claim
 from dreamfusion.io.files import explain, read_rows, refuse_foreign_files, slugify, write_text
 from dreamfusion.method.critic import check_adaptable
-from dreamfusion.method.distillation import Loss
+from dreamfusion.method.distillation import Loss, check_decodes
 from dreamfusion.method.normals import check_latent_phase
 from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage
 from dreamfusion.runs.control import Requests
-from dreamfusion.runs.fitting import fit_device, fit_prior
+from dreamfusion.runs.fitting import fit_device, fit_memory, fit_prior
 from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
 from dreamfusion.stopping import Stop, stop_at_once, stop_between_steps, stopped
 
@@ -118,12 +118,14 @@ def generate(
     config = build_config(preset, given | changes, config_file, base=nemo)
     device = pick_device(config.device)
     of_nemo = nemo is not None or preset == "nemo"
-    if of_nemo:
+    if of_nemo or preset not in TUNED:
         config = fit_device(config, device, tell)
+    if guidance_model is None:
+        config = fit_memory(config, device, tell)
     guidance = guidance_model or load_guidance(config, device)
     if of_nemo:
         config = fit_prior(config, guidance, tell)
-    elif config.guidance.kind != "toybox" and preset in ("quick", "default", "high"):
+    elif config.guidance.kind != "toybox" and preset in TUNED:
         _advise(config, guidance, preset, tell)
     config = rooted(config)
     check_suits(guidance, config)
@@ -231,6 +233,8 @@ def check_suits(guidance: Guidance, config: Config) -> None:
     check_latent_phase(config, guidance)
     if config.loss.kind == "vsd":
         check_adaptable(guidance)
+    if config.loss.image > 0:
+        check_decodes(config, guidance)
 
 
 def as_read(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:

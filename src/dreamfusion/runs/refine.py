@@ -28,7 +28,7 @@ from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage, stock_values
-from dreamfusion.runs.fitting import fit_device
+from dreamfusion.runs.fitting import fit_device, fit_memory
 from dreamfusion.runs.generate import (
     RUNS,
     as_read,
@@ -152,6 +152,8 @@ def refine(
     device = pick_device(config.device)
     if nemo_config is not None or preset == "nemo-dmtet":
         config = fit_device(config, device, tell)
+    if guidance_model is None:
+        config = fit_memory(config, device, tell)
     if config.scene.kind != "mesh":
         raise DreamFusionError("A refinement is of a mesh: leave scene.kind to it.")
     guidance = guidance_model or load_guidance(config, device)

@@ -48,6 +48,11 @@ class Views:
         """The number of rows."""
         return self.rows or self.size
 
+    @property
+    def textureless(self) -> Tensor:
+        """Which views [B] show shapes alone."""
+        return torch.tensor([shading == "textureless" for shading in self.shading])
+
     def __getitem__(self, part: slice) -> Views:
         return replace(
             self,
