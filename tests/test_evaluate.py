@@ -424,8 +424,8 @@ def test_a_small_evaluation_resumes_and_counts_failures(tmp_path: Path, tiny_jud
 @pytest.mark.slow
 def test_a_small_ablation(tmp_path: Path, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch):
     prompts = PromptList({"a red mushroom": Toy("mushroom", "red")})
-    two = {name: ablation.PARTS[name] for name in ("base", "+ textureless")}
-    monkeypatch.setattr(ablation, "PARTS", two)
+    two = {name: ablation.COMPONENTS[name] for name in ("base", "+ textureless")}
+    monkeypatch.setattr(ablation, "COMPONENTS", two)
     judge = open_judge(tiny_judge)
     results = ablation.ablate(tmp_path, prompts, changes=TINY, judge=judge, jobs=1)
     assert list(results) == ["base", "+ textureless"]

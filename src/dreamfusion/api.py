@@ -21,15 +21,13 @@ from dreamfusion.io.quiet import quiet_libraries
 from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, ORBIT_FOCAL, ORBIT_RADIUS, TEXTURE_SIZE
 
 if TYPE_CHECKING:
-    from dreamfusion.config import Config
-    from dreamfusion.config.presets import Preset
+    from dreamfusion.config import Config, PictureShading
+    from dreamfusion.config.presets import Preset, RefinePreset
     from dreamfusion.evaluation.evaluate import Evaluation
     from dreamfusion.guidance.base import Guidance
     from dreamfusion.method.distillation import Loss
     from dreamfusion.method.optimize import Step
     from dreamfusion.pictures.compose import Placement
-    from dreamfusion.pictures.render import PictureShading
-    from dreamfusion.runs.refine import RefinePreset
     from dreamfusion.runs.results import Result
 
     PathOrText = str | PathLike[str]

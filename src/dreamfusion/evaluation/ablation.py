@@ -31,7 +31,7 @@ _NARROW = {"azimuth_min_deg": -60.0, "azimuth_max_deg": 60.0, "elevation_min_deg
 _PLAIN = {"albedo_probability": 1.0, "textureless_probability": 0.0}
 _NO_VIEW = {"view_texts": {"front": "", "side": "", "back": "", "overhead": ""}, "tell_cameras": False}
 
-PARTS: dict[str, dict[str, Any]] = {
+COMPONENTS: dict[str, dict[str, Any]] = {
     "base": {"cameras": _NARROW, "guidance": _NO_VIEW, "shading": _PLAIN},
     "+ wide views": {"guidance": _NO_VIEW, "shading": _PLAIN},
     "+ view-dependent prompts": {"shading": _PLAIN},
@@ -57,7 +57,7 @@ _SCORES = {
 def variants(study: Study) -> dict[str, dict[str, Any]]:
     """Return the configuration changes of every variant of a study, by name."""
     if study == "parts":
-        return PARTS
+        return COMPONENTS
     return {f"guidance scale {scale:g}": {"guidance": {"guidance_scale": scale}} for scale in GUIDANCE_SCALES}
 
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, one_hot
 
+from dreamfusion.config import CameraRange, LightRange
 from dreamfusion.evaluation.network import CELL, IMAGE_SIZE
 from dreamfusion.evaluation.prompts import shape
-from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
+from dreamfusion.method.cameras import Cameras, sample_cameras
 from dreamfusion.method.prompts import VIEWS, view_weights
-from dreamfusion.method.shading import LightRange, Lights, headlights, sample_backdrops, sample_lights
+from dreamfusion.method.shading import Lights, headlights, sample_backdrops, sample_lights
 from dreamfusion.scenes.scene import PICTURE_BACKDROP
 from dreamfusion.toybox.kinds import BODY, KINDS, MATERIALS
 from dreamfusion.toybox.render import GeometryBuffers, paint_toys, paint_views, trace

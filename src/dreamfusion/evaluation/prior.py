@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamfusion.config import CameraRange
 from dreamfusion.evaluation.features import frechet_distance, mean_pair_distance, principal_directions
 from dreamfusion.evaluation.judge import ToyboxJudge
 from dreamfusion.evaluation.judging import NAMED
@@ -26,7 +27,7 @@ from dreamfusion.evaluation.reading import WORDS, shown
 from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.io.files import prepare_output_dir, write_table, write_text
-from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
+from dreamfusion.method.cameras import Cameras, sample_cameras
 from dreamfusion.method.prompts import VIEWS, view_weights
 from dreamfusion.toybox.captions import caption
 from dreamfusion.toybox.render import paint_toys, paint_views, trace

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dreamfusion.config import ViewTexts
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.method.cameras import Cameras
-from dreamfusion.method.prompts import VIEWS, ViewTexts
+from dreamfusion.method.prompts import VIEWS
 
 
 def cosine_alphas_cumprod(num_train_timesteps: int = 1000) -> Tensor:

@@ -15,13 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dreamfusion.config import Config
+from dreamfusion.config import Config, Weighting
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.asked import Asked
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.method.critic import Critic
-from dreamfusion.method.losses import Weighting
 from dreamfusion.method.state import State
 
 Loss = Callable[[Asked, Tensor, Tensor, Tensor], Tensor]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dreamfusion.config import Config
+from dreamfusion.config import Config, Shading
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.reading.problems import is_out_of_memory
@@ -32,7 +32,7 @@ from dreamfusion.method.distillation import (
 from dreamfusion.method.losses import sample_timesteps, timestep_weight
 from dreamfusion.method.normals import check_latent_phase, latent_picture
 from dreamfusion.method.optimizers import carry_over, learning_rate_factor
-from dreamfusion.method.shading import Shading, sample_backdrops, sample_lights
+from dreamfusion.method.shading import sample_backdrops, sample_lights
 from dreamfusion.method.state import State
 from dreamfusion.scenes.scene import Views
 

@@ -16,9 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dreamfusion.assets.mesh import Mesh
+from dreamfusion.config import Shading
 from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.method.cameras import Cameras
-from dreamfusion.method.shading import Shading, headlights
+from dreamfusion.method.shading import headlights
 from dreamfusion.renderers.mesh import render_surface
 from dreamfusion.scenes.scene import PICTURE_BACKDROP, Finished, Scene
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dreamfusion.assets.images import save_png
 from dreamfusion.assets.video import save_video
-from dreamfusion.config import PictureShading
+from dreamfusion.config import PictureShading, Shading
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.files import refuse_foreign_files, replace_folder
 from dreamfusion.method.cameras import Cameras, fixed_cameras, spherical_position
-from dreamfusion.method.shading import GAMMA, Lights, Shading, headlights
+from dreamfusion.method.shading import GAMMA, Lights, headlights
 from dreamfusion.pictures.environment import irradiance_coefficients, load_environment, load_picture, look_up
 from dreamfusion.runs.results import FPS, open_run
 from dreamfusion.scenes.scene import Finished

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamfusion.config import Rasterizer
+from dreamfusion.config import Material, Rasterizer, Shading
 from dreamfusion.fields.background import Background
 from dreamfusion.fields.tetrahedra import Surface
 from dreamfusion.kernels.antialias import antialias
 from dreamfusion.kernels.rasterize import interpolate, rasterize
 from dreamfusion.method.cameras import Cameras
-from dreamfusion.method.shading import Lights, Material, Shading, shade_images
+from dreamfusion.method.shading import Lights, shade_images
 from dreamfusion.renderers import nvdiffrast
 from dreamfusion.renderers.output import RenderOutput
 

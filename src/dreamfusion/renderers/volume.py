@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamfusion.config import Material, Shading
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.background import Background
 from dreamfusion.fields.field import Field
 from dreamfusion.kernels.compositing import ray_sum, ray_weights
 from dreamfusion.kernels.marching import PackedSamples, march_rays
 from dreamfusion.method.cameras import Rays
-from dreamfusion.method.shading import Lights, Material, Shading, shade_images
+from dreamfusion.method.shading import Lights, shade_images
 from dreamfusion.renderers.nerfacc import nerfacc_march_rays
 from dreamfusion.renderers.occupancy import OccupancyGrid
 from dreamfusion.renderers.output import RenderOutput

@@ -50,13 +50,12 @@ from dreamfusion.assets.texture import (
 )
 from dreamfusion.assets.video import save_video
 from dreamfusion.assets.viewer import save_viewer
-from dreamfusion.config import Config, PicturesConfig, load_config
+from dreamfusion.config import Config, PicturesConfig, Shading, load_config
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint
 from dreamfusion.io.files import prepare_output_dir, refuse_foreign_files
 from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
-from dreamfusion.method.shading import Shading
 from dreamfusion.method.state import State
 from dreamfusion.pictures.film import growth_frames, mesh_pictures
 from dreamfusion.renderers.output import RenderOutput

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.assets.mesh import Mesh, decimate
-from dreamfusion.config import LossConfig, OptimConfig, SceneConfig
+from dreamfusion.config import LossConfig, OptimConfig, SceneConfig, Shading
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.build import build_background, build_field
 from dreamfusion.fields.field import Field
 from dreamfusion.fields.tetrahedra import Surface, TetrahedralField
 from dreamfusion.kernels.distance import mesh_distance
 from dreamfusion.method.cameras import Cameras
-from dreamfusion.method.shading import Lights, Shading, headlights
+from dreamfusion.method.shading import Lights, headlights
 from dreamfusion.renderers.mesh import SurfaceOutput, render_surface
 from dreamfusion.renderers.nvdiffrast import require_nvdiffrast
 from dreamfusion.scenes.regularizers import picture_terms

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from dreamfusion.assets.mesh import ColoredDensity, Mesh
-from dreamfusion.config import LossConfig, OptimConfig, SceneConfig
+from dreamfusion.config import LossConfig, OptimConfig, SceneConfig, Shading
 from dreamfusion.fields.field import Field
 from dreamfusion.method.cameras import Cameras
-from dreamfusion.method.shading import Lights, Shading
+from dreamfusion.method.shading import Lights
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.scenes.resized import Resized
 

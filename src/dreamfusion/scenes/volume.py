@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.assets.mesh import Mesh, extract_mesh
-from dreamfusion.config import LossConfig, OptimConfig, SceneConfig
+from dreamfusion.config import LossConfig, OptimConfig, SceneConfig, Shading
 from dreamfusion.fields.build import build_background, build_field
 from dreamfusion.fields.field import Field
 from dreamfusion.method.cameras import Cameras
-from dreamfusion.method.shading import Lights, Shading, headlights
+from dreamfusion.method.shading import Lights, headlights
 from dreamfusion.renderers.nerfacc import require_nerfacc
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
 from dreamfusion.renderers.proposal import ProposalNetwork

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dreamfusion.config import CameraRange, LightRange, ViewTexts
 from dreamfusion.guidance.camera_token import camera_features
-from dreamfusion.method.cameras import CameraRange, Cameras, sample_cameras
-from dreamfusion.method.prompts import ViewTexts, view_prompts, view_weights
-from dreamfusion.method.shading import LightRange, Lights, sample_backdrops, sample_lights
+from dreamfusion.method.cameras import Cameras, sample_cameras
+from dreamfusion.method.prompts import view_prompts, view_weights
+from dreamfusion.method.shading import Lights, sample_backdrops, sample_lights
 from dreamfusion.toybox.captions import PHRASINGS, caption
 from dreamfusion.toybox.hardness import Hardness
 from dreamfusion.toybox.kinds import KINDS

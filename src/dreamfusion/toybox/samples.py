@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dreamfusion.assets.images import contact_sheet, save_png
+from dreamfusion.config import Shading
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.method.prompts import VIEWS, validate_prompt, view_prompts
-from dreamfusion.method.shading import Shading, headlights
+from dreamfusion.method.shading import headlights
 from dreamfusion.toybox.captions import caption, parse_toy
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.render import render_toy

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamfusion.config import CameraRange
 from dreamfusion.guidance.camera_token import FEATURES, camera_features, with_camera
-from dreamfusion.method.cameras import CameraRange, sample_cameras
+from dreamfusion.method.cameras import sample_cameras
 from dreamfusion.method.prompts import VIEWS
 from dreamfusion.toybox.captions import ATTRIBUTES, PHRASINGS, attributes
 from dreamfusion.toybox.kinds import KINDS

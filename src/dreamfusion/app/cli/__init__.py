@@ -11,7 +11,9 @@ import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from textwrap import fill
+from typing import Annotated, get_type_hints
 
 from dreamfusion import __version__
 
@@ -94,6 +96,11 @@ def _run(name: str, options: list[str]) -> None:
 
     identifier = name.replace(" ", "_")
     function = getattr(import_module(f"{__name__}.{identifier}"), identifier)
+    types = get_type_hints(function, include_extras=True)
+    for parameter in signature(function).parameters.values():
+        if parameter.default is None:  # "(default: None)" tells a reader nothing: the texts say what happens
+            types[parameter.name] = Annotated[types[parameter.name], tyro.conf.arg(help_behavior_hint="")]
+    function.__annotations__ = types
     tyro.cli(function, prog=f"dreamfusion {name}", args=options, config=(tyro.conf.DisallowNone,))
 
 
