@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pictures.film",),
     ("runs",),
     ("evaluation", "pictures"),
-    ("api", "app"),
+    ("api", "app", "studio"),
     ("__init__", "__main__"),
 )
 """From the ground up: a module imports from its own layer and from those before it. The longest name counts."""

@@ -33,6 +33,7 @@ class Job:
     work: Work | None = None
     stopping: bool = False
     _since: tuple[float, int] | None = None
+    _last_step: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -47,6 +48,7 @@ class Job:
         if "step" in told:
             self.step = told["step"]
             self._since = self._since or (now, self.step)
+            self._last_step = now if self.step == self.steps else None
         if "note" in told:
             self.notes = [*self.notes, str(told["note"])][-KEPT_NOTES:]
         for word, state in (("files", "done"), ("stopped", "stopped"), ("error", "failed")):
@@ -57,11 +59,18 @@ class Job:
                 else:
                     self.message = str(told[word])
 
+    def seconds_writing(self, now: float | None = None) -> float | None:
+        """Return for how long the results have been written, None before the last step."""
+        return None if self._last_step is None else (time.monotonic() if now is None else now) - self._last_step
+
     def seconds_left(self, writing: float, now: float | None = None) -> float | None:
         """Return an estimate, in which writing the results takes ``writing`` seconds; None before it can be told."""
         now = time.monotonic() if now is None else now
         if self.state != "running" or self._since is None or self.steps is None:
             return None
+        written = self.seconds_writing(now)
+        if written is not None:
+            return writing - written if written < writing else None
         begun, first = self._since
         if self.step == first:
             return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -143,14 +142,11 @@ class Queue:
             self._listen(job, job.work)
 
     def _listen(self, job: Job, work: Work) -> None:
-        last = 0.0
         for told in work.messages():
             with self._changed:
                 job.hear(told)
-                if told.get("step") == job.steps:
-                    last = time.monotonic()
-                elif "files" in told and last:
-                    self._writing = time.monotonic() - last
+                if job.state == "done":
+                    self._writing = job.seconds_writing() or self._writing
         with self._changed:
             job.work = None
 

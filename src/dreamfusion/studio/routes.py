@@ -69,7 +69,8 @@ def create_app(studio: Studio, gate: Gate | None, around: Sequence[str] = ()) ->
             Route("/api/runs/{name}", routes.run, methods=["GET"]),
             Route("/api/runs/{name}", routes.delete_run, methods=["DELETE"]),
             Route("/api/runs/{name}/rating", routes.with_body(routes.rate), methods=["PUT"]),
-            Route("/runs/{name}/beside/{other}", routes.beside),
+            Route("/runs/{name}/viewer", routes.viewer),
+            Route("/runs/{name}/beside/{other}", routes.viewer),
             Route("/runs/{name}/{file}", routes.file),
         ],
         exception_handlers={DreamFusionError: _refused, HTTPException: _refused},  # type: ignore[dict-item]
@@ -231,16 +232,18 @@ class _Routes:
         saved = f"{folder.name}-{name}" if "download" in request.query_params else None
         return FileResponse(path, filename=saved, headers={"Content-Security-Policy": _ALONE})
 
-    def beside(self, request: Request) -> Response:
-        """Return a page with two runs side by side."""
-        first, second = (self._folder(request, key) for key in ("name", "other"))
+    def viewer(self, request: Request) -> Response:
+        """Return the viewer page of a run as it is made today, or of two, side by side."""
+        folder = self._folder(request)
+        other = self._folder(request, "other") if "other" in request.path_params else None
+        labels = () if other is None else (folder.name, other.name)
+        title = " and ".join(labels) or self.studio.gallery.describe(folder)["prompt"]
         with TemporaryDirectory() as scratch:
-            page = Path(scratch) / "beside.html"
-            labels = (first.name, second.name)
-            save_viewer(first / "mesh.glb", page, " and ".join(labels), beside=second / "mesh.glb", labels=labels)
+            page = Path(scratch) / "viewer.html"
+            beside = None if other is None else other / "mesh.glb"
+            save_viewer(folder / "mesh.glb", page, title, beside=beside, labels=labels)
             text = page.read_text(encoding="utf-8")
-        headers = {"Content-Security-Policy": _ALONE}
-        return Response(text, media_type="text/html", headers=headers)
+        return Response(text, media_type="text/html", headers={"Content-Security-Policy": _ALONE})
 
     def _folder(self, request: Request, key: str = "name") -> Path:
         try:

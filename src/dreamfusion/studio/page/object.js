@@ -48,7 +48,7 @@ export function openObject({ shadings, formats, refine_presets: presets, public:
     const still = element("still");
     viewer.hidden = !run.viewer;
     still.hidden = run.viewer || !run.picture;
-    const source = `${path()}/viewer.html`;
+    const source = `${path()}/viewer`;
     if (!run.viewer) viewer.removeAttribute("src");
     else if (viewer.getAttribute("src") !== source || here.stamp !== run.changed) viewer.src = source;
     here.stamp = run.changed;
@@ -119,7 +119,7 @@ export function openObject({ shadings, formats, refine_presets: presets, public:
   element("again").addEventListener("click", () => onPrompt(here.run.prompt));
   element("close").addEventListener("click", close);
   element("beside").addEventListener("change", ({ target }) => {
-    element("viewer").src = target.value ? `${path()}/beside/${encodeURIComponent(target.value)}` : `${path()}/viewer.html`;
+    element("viewer").src = target.value ? `${path()}/beside/${encodeURIComponent(target.value)}` : `${path()}/viewer`;
   });
   element("delete").addEventListener("click", async () => {
     if (!confirm(`Delete the run ${here.name} with all its files?`)) return;

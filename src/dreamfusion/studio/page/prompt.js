@@ -33,8 +33,10 @@ export function openPrompt({ presets, models, words }) {
     element("words").hidden = !known;
     const told = field.value.trim() && known ? await ask(`api/reading?prompt=${encodeURIComponent(field.value)}`) : null;
     if (number !== asked) return;
-    note.classList.toggle("bad", Boolean(told?.problem));
-    note.textContent = told === null ? "" : told.problem ?? (told.notes.length ? `Read as “${told.prompt}”.` : "");
+    const typing = /[^\s,]$/.test(field.value) && suggestions().length > 0; // a word that may yet become a known one
+    const problem = typing ? null : told?.problem;
+    note.classList.toggle("bad", Boolean(problem));
+    note.textContent = told === null || (typing && told.problem) ? "" : problem ?? (told.notes.length ? `Read as “${told.prompt}”.` : "");
   }
 
   function changed() {

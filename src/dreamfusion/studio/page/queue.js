@@ -63,7 +63,7 @@ export function openQueue({ public: shared }, { onEnd, onOpen }) {
     known.stop.hidden = job.stopping || !(going || job.state === "waiting") || (shared && !job.mine);
     known.stop.textContent = going ? "Stop" : "Take out";
     known.stop.setAttribute("aria-label", `${known.stop.textContent}: ${job.title}`);
-    known.open.hidden = job.state === "waiting" || !job.run || job.state === "failed";
+    known.open.hidden = job.state === "waiting" || !job.run || job.state === "failed" || (going && job.steps === null);
     known.open.setAttribute("aria-label", `Show ${job.run}`);
     known.open.onclick = () => onOpen(job.run);
     const live = going && job.run && !["render", "export"].includes(job.order.kind);
