@@ -10,7 +10,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderTiny, DiffusionPipeline
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from diffusers.utils.constants import SAFETENSORS_WEIGHTS_NAME
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.compiled.engine import engine_of, is_engine
