@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "pictures"),
     ("scale",),
     ("experiments",),
-    ("api", "app"),
+    ("api", "app", "studio"),
     ("__init__", "__main__"),
 )
 """From the ground up: a module imports from its own layer and from those before it. The longest name counts."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "Put two results side by side into one page, to turn together: before and after refine, or two seeds.",
     "compose": "Place several results on a ground and write a picture with shadows, a GLB scene and a viewer page.",
     "view": "Look at a run in the browser while it goes on: newest mesh, light, new prompt, stop.",
+    "studio": "Open a page to make objects on: prompts, a queue, live previews, all runs to turn, refine and download.",
     "config": "Say what the keys of the configuration mean, which values they take, and their defaults.",
     "prior train": (
         "Train the small prior on the toybox; run it again to continue exactly, with more --steps to go further."
