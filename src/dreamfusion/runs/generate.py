@@ -77,15 +77,14 @@ def generate(
     """Make a 3D object from words and return where its files are.
 
     ``preset`` or ``nemo_config`` (an experiment or model of NVIDIA's NeMo, see `dreamfusion.nemo`; ``nemo_overrides``
-    are KEY=VALUE as behind its command), then the YAML of
-    ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as ``steps=300`` or
-    ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
-    run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
-    the configured one is. ``loss_function`` takes the place of the configured loss. Without ``assets``, contact sheet,
-    turntable and mesh are left out.
-    ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
-    what is done differently from NeMo's configuration, and with advice on presets. ``ranks`` are the processes that
-    share the views; this is the first of them, and the others `dreamfusion.runs.ranks.follow`.
+    are KEY=VALUE as behind its command), then the YAML of ``config_file``, then ``changes`` (keys of
+    `dreamfusion.config.Config`, such as ``steps=300`` or ``guidance={"guidance_scale": 10}``) decide the configuration.
+    ``resume`` continues a stopped run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that
+    is already loaded; otherwise the configured one is. ``loss_function`` takes the place of the configured loss.
+    Without ``assets``, contact sheet, turntable and mesh are left out. ``on_start(folder, config, first_step)`` and
+    ``on_step(step)`` are called to show progress, ``on_note(line)`` with what is done differently from NeMo's
+    configuration, and with advice on presets. ``ranks`` are the processes that share the views; this is the first of
+    them, and the others `dreamfusion.runs.ranks.follow`.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right, and `Stopped` if a
     signal ends the run.
     """
