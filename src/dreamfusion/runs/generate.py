@@ -102,14 +102,13 @@ def generate(
                 raise DreamFusionError(f"{folder} is {state.step} steps old already: --steps must be at least that.")
             guidance = guidance_model or load_guidance(config, device)
             _truncate_metrics(folder / "metrics.jsonl", state.step)
-            own = guidance_model is None
             with same_threads(latest_checkpoint(folder / "checkpoints")):
                 return carry_out(
                     config,
                     guidance,
                     state,
                     folder,
-                    own_prior=own,
+                    own_prior=guidance_model is None,
                     loss_function=loss_function,
                     assets=assets,
                     on_start=on_start,
