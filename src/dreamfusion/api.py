@@ -55,6 +55,7 @@ def generate(
     loss: Literal["sds", "vsd", "ism"] | Loss | None = None,
     config: Settings | None = None,
     nemo_config: PathOrText | None = None,
+    nemo_overrides: Sequence[str] = (),
     assets: bool = True,
     progress: bool = False,
     on_step: Callable[[Step], None] | None = None,
@@ -77,7 +78,8 @@ def generate(
         loss: "sds", "vsd" or "ism", or a function of your own with the arguments of `dreamfusion.sds`.
         config: any other settings: a YAML file, a mapping with the keys of a run's config.yaml, or a `Config`. The
             arguments above come after them.
-        nemo_config: a model configuration of NVIDIA's NeMo, in place of a preset (docs/nemo.md).
+        nemo_config: an experiment or model of NVIDIA's NeMo, in place of a preset (docs/nemo.md).
+        nemo_overrides: KEY=VALUE for it, as behind NeMo's own command.
         assets: whether to write contact sheet, turntable and mesh at the end.
         progress: show a progress bar and notes on standard error.
         on_step: is called with every finished step, its metrics and its pictures.
@@ -101,6 +103,7 @@ def generate(
             words,
             preset=preset,
             nemo_config=_path(nemo_config),
+            nemo_overrides=nemo_overrides,
             config_file=file,
             output=_path(output),
             resume=_path(resume),
@@ -129,6 +132,7 @@ def refine(
     model: PathOrText | None = None,
     config: Settings | None = None,
     nemo_config: PathOrText | None = None,
+    nemo_overrides: Sequence[str] = (),
     assets: bool = True,
     progress: bool = False,
     on_step: Callable[[Step], None] | None = None,
@@ -151,6 +155,7 @@ def refine(
         model: as for `generate`.
         config: any other settings, as for `generate`.
         nemo_config: a configuration of NVIDIA's NeMo for its second stage (docs/nemo.md).
+        nemo_overrides: KEY=VALUE for it, as behind NeMo's own command.
         assets: whether to write contact sheet, turntable and mesh at the end.
         progress: show a progress bar and notes on standard error.
         on_step: is called with every finished step.
@@ -172,6 +177,7 @@ def refine(
             mesh=_path(mesh),
             preset=preset,
             nemo_config=_path(nemo_config),
+            nemo_overrides=nemo_overrides,
             config_file=file,
             output=_path(output),
             guidance_model=own_prior,

@@ -34,6 +34,9 @@ class Config(Section):
     """views rendered and judged per step"""
     resolution: SideSchedule = constant(32)
     """side of the rendered views in pixels, rounded"""
+    rows_per_column: Annotated[float, Field(ge=0.1, le=10)] = 1.0
+    """rows of the rendered views as a share of their columns; the frame is square all the same, so that pixels are
+    oblong (NeMo's height over width)"""
     checkpoint_every: Count = 100
     """steps between checkpoints"""
     preview_every: Count = 25

@@ -26,6 +26,7 @@ from dreamfusion.method.distillation import (
     clipped,
     distill,
     distillation_figures,
+    image_terms,
     loss_with_gradient,
 )
 from dreamfusion.method.losses import sample_timesteps, timestep_weight
@@ -83,9 +84,11 @@ def draw_views(config: Config, progress: float, random: dict[str, torch.Generato
         base=scene.background_color,
     )
     size = round(config.resolution.at(progress))
+    rows = max(1, round(size * config.rows_per_column))
     if config.shading.latent.at(progress) > 0:
-        return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True)
-    return Views(cameras, lights, shading, size, backdrop, with_normals=config.loss.normal_smooth_2d > 0)
+        return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True, rows=rows)
+    with_normals = config.loss.normal_smooth_2d > 0 or config.loss.orientation_of_albedo
+    return Views(cameras, lights, shading, size, backdrop, with_normals=with_normals, rows=rows)
 
 
 def set_learning_rates(state: State, config: Config) -> None:
@@ -242,8 +245,7 @@ def take_step(
         if all_noise is None:
             all_noise = torch.randn(config.views, *z.shape[1:], generator=random["noise"])
         noise = all_noise[part].to(z)
-        textureless = torch.tensor([shading == "textureless" for shading in views.shading])
-        asked = questions[config.prompt_at(state.step)].about(views.cameras, textureless)
+        asked = questions[config.prompt_at(state.step)].about(views.cameras, views.textureless)
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
         w = timestep_weight(asked.abar(t, like=z), config.guidance.weighting or said.weighting)
         limit = None if config.loss.clip is None else config.loss.clip.at(progress)
@@ -252,6 +254,7 @@ def take_step(
 
         # 4. Regularise.
         terms = scene.regularize(out, views, config.loss, progress, jitter)
+        terms |= image_terms(config, guidance, out.rgb, z, said, asked.abar(t, like=z), w)
         loss = share * (config.loss.distillation * distillation + sum(terms.values()))
         loss.backward()
         figures = {"opacity": out.opacity.mean().item(), "t_max": t_max}

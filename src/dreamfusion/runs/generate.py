@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
-from dreamfusion.config.presets import Preset
+from dreamfusion.config.presets import TUNED, Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
@@ -33,7 +33,7 @@ from dreamfusion.io.checkpoints import (
 from dreamfusion.io.claims import InUseError, NotEmptyError, claim
 from dreamfusion.io.files import explain, read_rows, refuse_foreign_files, slugify, write_text
 from dreamfusion.method.critic import check_adaptable
-from dreamfusion.method.distillation import Loss
+from dreamfusion.method.distillation import Loss, check_decodes
 from dreamfusion.method.normals import check_latent_phase
 from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
@@ -41,7 +41,7 @@ from dreamfusion.method.ranks import ALONE, LostError, Ranks, check_shared
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage
 from dreamfusion.runs.control import Requests
-from dreamfusion.runs.fitting import fit_device, fit_prior
+from dreamfusion.runs.fitting import fit_device, fit_memory, fit_prior
 from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
 from dreamfusion.runs.sharing import send_state
 from dreamfusion.runs.watching import Watch, require_log, watching
@@ -61,6 +61,7 @@ def generate(
     *,
     preset: Preset = "default",
     nemo_config: Path | str | None = None,
+    nemo_overrides: Sequence[str] = (),
     config_file: Path | str | None = None,
     output: Path | str | None = None,
     resume: Path | str | None = None,
@@ -75,7 +76,8 @@ def generate(
 ) -> Result:
     """Make a 3D object from words and return where its files are.
 
-    ``preset`` or ``nemo_config`` (a model configuration of NVIDIA's NeMo, see `dreamfusion.nemo`), then the YAML of
+    ``preset`` or ``nemo_config`` (an experiment or model of NVIDIA's NeMo, see `dreamfusion.nemo`; ``nemo_overrides``
+    are KEY=VALUE as behind its command), then the YAML of
     ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as ``steps=300`` or
     ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
     run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
@@ -117,16 +119,18 @@ def generate(
                 )
     given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
     tell = on_note or (lambda line: None)
-    nemo = None if nemo_config is None else read_stage(Path(nemo_config), preset, tell, mesh=False)
+    nemo = None if nemo_config is None else read_stage(Path(nemo_config), nemo_overrides, preset, tell, mesh=False)
     config = build_config(preset, given | changes, config_file, base=nemo)
     device = pick_device(config.device)
     of_nemo = nemo is not None or preset == "nemo"
-    if of_nemo:
+    if of_nemo or preset not in TUNED:
         config = fit_device(config, device, tell)
+    if guidance_model is None:
+        config = fit_memory(config, device, tell)
     guidance = guidance_model or load_guidance(config, device)
     if of_nemo:
         config = fit_prior(config, guidance, tell)
-    elif config.guidance.kind != "toybox" and preset in ("quick", "default", "high"):
+    elif config.guidance.kind != "toybox" and preset in TUNED:
         _advise(config, guidance, preset, tell)
     config = rooted(config)
     check_suits(guidance, config)
@@ -246,6 +250,8 @@ def check_suits(guidance: Guidance, config: Config) -> None:
     require_log(config.log)
     if config.loss.kind == "vsd":
         check_adaptable(guidance)
+    if config.loss.image > 0:
+        check_decodes(config, guidance)
 
 
 def as_read(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:
