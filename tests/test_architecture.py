@@ -30,8 +30,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("amortized",),
     ("evaluation", "pictures"),
+    ("scale",),
     ("experiments",),
-    ("api", "app"),
+    ("api", "app", "studio"),
     ("__init__", "__main__"),
 )
 """From the ground up: a module imports from its own layer and from those before it. The longest name counts."""

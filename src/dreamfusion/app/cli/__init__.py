@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "Put two results side by side into one page, to turn together: before and after refine, or two seeds.",
     "compose": "Place several results on a ground and write a picture with shadows, a GLB scene and a viewer page.",
     "view": "Look at a run in the browser while it goes on: newest mesh, light, new prompt, stop.",
+    "studio": "Open a page to make objects on: prompts, a queue, live previews, all runs to turn, refine and download.",
     "config": "Say what the keys of the configuration mean, which values they take, and their defaults.",
     "prior train": (
         "Train the small prior on the toybox; run it again to continue exactly, with more --steps to go further."
@@ -37,6 +38,7 @@ COMMANDS = {
         "Compile a prior for ONNX Runtime, with TensorRT where it is; generate --model OUTPUT then runs it."
     ),
     "toybox render": "Show toys of the procedural world that the embedded prior is trained on.",
+    "sweep": "Run many prompts with many seeds and settings on Ray or Slurm, and show what comes out, best first.",
     "evaluate": "Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.",
     "ablate": "Measure what each part of the method contributes, or what the guidance scale does.",
     "experiment figure2": "Compare ancestral sampling with score distillation of pictures (paper Figure 2).",
