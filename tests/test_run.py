@@ -327,6 +327,26 @@ def test_other_errors_at_a_step_are_not_taken_for_full_memory(tmp_path: Path, mo
         generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, **SHORT)
 
 
+def test_a_run_that_is_resumed_at_its_last_step_writes_its_results_again(finished: dreamfusion.Result, tmp_path: Path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    for name in ("mesh.glb", "viewer.html"):
+        (tmp_path / "run" / name).unlink()
+    generate(resume=tmp_path / "run", guidance_model=toy_prior("mushroom", views=8, size=16))
+    for name in ("mesh.glb", "viewer.html", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished.folder / name).read_bytes()
+
+
+def test_an_export_has_the_asked_resolution_and_texture(finished: dreamfusion.Result, tmp_path: Path):
+    counts = []
+    for resolution in (16, 32):
+        (path,) = export_run(finished.folder, output=tmp_path / f"{resolution}.stl", resolution=resolution)
+        counts.append(len(trimesh.load(path).faces))
+    assert 2.5 * counts[0] < counts[1], "a surface has four times the triangles"
+    small = {"resolution": 16, "max_faces": 100, "texture_size": 96}
+    paths = export_run(finished.folder, output=tmp_path / "toy.obj", **small)
+    assert Image.open(paths[-1]).size == (96, 96)
+
+
 def test_resume_refuses_what_would_change_the_course(finished: dreamfusion.Result, tmp_path: Path):
     with pytest.raises(DreamFusionError, match="no run to resume"):
         generate(resume=tmp_path)

@@ -81,7 +81,7 @@ def test_a_killed_run_is_not_taken_for_a_running_one(finished: Path, tmp_path: P
     requests = Requests(run)
     assert requests.folder.is_dir(), "nobody could remove it"
     assert not requests.open
-    server = open_server("127.0.0.1", free_port())
+    server, _ = open_server("127.0.0.1", 0)
     try:
         viewer = Viewer(run, server)
         viewer.refresh()
@@ -178,23 +178,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def live_page(run: Path, browser: Any) -> Iterator[tuple[Viewer, Any]]:
     """The viewer of a run and its page in the browser, which must not complain."""
-    port, complaints = free_port(), []
-    server = open_server("127.0.0.1", port)
+    complaints = []
+    server, address = open_server("127.0.0.1", 0)
     try:
         viewer = Viewer(run, server)
         viewer.refresh()
         page = browser.new_page(viewport={"width": 700, "height": 700})
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: complaints.append(str(e)))
-        page.goto(f"http://127.0.0.1:{port}")
+        page.goto(address)
         page.get_by_text("step 20 of 20").wait_for(timeout=120_000)
         yield viewer, page
         assert complaints == []
@@ -236,6 +231,24 @@ def test_the_live_page_shows_the_object_and_its_light(finished: Path, browser: A
         wait_for(page, middle, lambda color: abs(color - lit).max() > 15)
 
 
+MARKUP = """<img src=x onerror="document.title='taken'"></script><script>document.title='taken'</script>{1+1} ![x](y)"""
+
+
+def test_markup_in_a_prompt_and_in_answers_is_text(finished: Path, browser: Any, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"prompt": MARKUP}))
+    with Requests(run) as requests, live_page(run, browser) as (viewer, page):
+        requests.answer(f"No: {MARKUP}")
+        viewer.refresh()
+        page.get_by_text(f"No: {MARKUP}").wait_for(timeout=120_000)
+        assert page.get_by_text(MARKUP, exact=True).is_visible()
+        assert page.locator("input[value*=onerror]").input_value() == MARKUP
+        assert page.locator("img[src=x]").count() == 0
+        assert page.title() != "taken"
+
+
 def test_the_live_page_stops_a_run_and_gives_it_another_prompt(finished: Path, browser: Any, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -259,7 +272,7 @@ def test_the_page_asks_a_run_for_its_newest_state(finished: Path, tmp_path: Path
         check(run)
     with Requests(run) as requests:
         check(run)
-        server = open_server("127.0.0.1", free_port())
+        server, _ = open_server("127.0.0.1", 0)
         try:
             viewer = Viewer(run, server)
             viewer.refresh()

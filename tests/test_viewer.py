@@ -2,6 +2,7 @@
 
 import io
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.pictures.compare import compare
 
-TITLE = 'a "red" <ball> & more'
+TITLE = (
+    """a "red" <ball> & <img src=x onerror="document.title='taken'"> </script><script>document.title='taken'</script>"""
+)
 
 
 def save_ball(path: Path, color: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Path:
@@ -95,6 +98,8 @@ def test_the_object_is_seen_under_its_title(page: Page):
     assert red > 80 > green, "the ball is red"
     assert abs(picture[-1, 0] - [0xD9, 0xDC, 0xE1]).max() <= 2, "the corner shows the background"
     assert page.page.title() == page.page.locator("h1").inner_text() == TITLE
+    assert page.page.locator("#canvas").get_attribute("aria-label").startswith(TITLE)
+    assert page.page.locator("img").count() == 0
     assert page.complaints == []
 
 
@@ -205,7 +210,7 @@ def test_it_turns_slowly_and_stops(browser: Any, tmp_path: Path):
     start = opened.pixels()
     opened.page.locator("#turn").click()
     assert opened.page.locator("#turn").get_attribute("aria-pressed") == "true"
-    opened.page.wait_for_function("(window.frames_ = (window.frames_ ?? 0) + 1) > 20")  # once per frame
+    opened.page.evaluate("async () => { for (let i = 0; i < 20; i++) await new Promise(requestAnimationFrame) }")
     opened.page.locator("#turn").click()
     turned = opened.pixels()
     assert (abs(turned - start).max(axis=-1) > 12).sum() > 50
@@ -232,7 +237,7 @@ def test_the_object_and_its_picture_can_be_taken_away(browser: Any, tmp_path: Pa
 
 
 def test_two_objects_stand_side_by_side_and_turn_together(browser: Any, tmp_path: Path):
-    red, blue = save_ball(tmp_path / "red.glb"), save_textured(tmp_path / "blue.glb")
+    red, blue = save_ball(tmp_path / "<img src=x onerror=alert(1)>.glb"), save_textured(tmp_path / "blue.glb")
     page = compare(red, blue)
     assert page == tmp_path / "compare.html"
     opened = Page(browser, page, width=1000, height=500)
@@ -249,7 +254,8 @@ def test_two_objects_stand_side_by_side_and_turn_together(browser: Any, tmp_path
     half = round(free / 2) - 12
     assert both[:, :half].any()
     assert both[:, half:].any()
-    assert [label.inner_text() for label in opened.page.locator(".label").all()] == ["red.glb", "blue.glb"]
+    assert [label.inner_text() for label in opened.page.locator(".label").all()] == [red.name, blue.name]
+    assert opened.page.locator("img").count() == 0
     assert opened.complaints == []
     opened.page.close()
 
@@ -268,6 +274,23 @@ def test_a_page_is_one_small_file_that_names_no_other(tmp_path: Path):
     assert len(text) < 2_000_000
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=\"(?!data:)", text)
     assert "<ball>" not in text
+    assert "<img" not in text
+
+
+def test_a_page_runs_no_script_but_its_own_and_fetches_nothing(browser: Any, tmp_path: Path):
+    save_viewer(save_ball(tmp_path / "ball.glb"), tmp_path / "v.html", "a ball")
+    page = (tmp_path / "v.html").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        source = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/x"
+        other = f"<script>document.title='taken'</script><img src={source} onerror=\"document.title='taken'\">"
+        (tmp_path / "v.html").write_text(page.replace("<h1>", f"{other}<h1>"))
+        opened = Page(browser, tmp_path / "v.html")
+        assert opened.page.title() == "a ball"
+        assert "Content Security Policy" in " ".join(opened.complaints)
+        opened.page.close()
+        elsewhere.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 def test_a_mesh_that_is_not_there_gets_one_line(tmp_path: Path):

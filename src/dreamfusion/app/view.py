@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dreamfusion.app.gate import Gate, guarded
 from dreamfusion.assets.formats import save_glb
 from dreamfusion.config import load_config
 from dreamfusion.errors import DreamFusionError
@@ -34,8 +37,9 @@ _RESOLUTION = 64
 def view(run: Path, *, host: str = "127.0.0.1", port: int = 8080) -> None:
     """Serve the page until Ctrl-C; DreamFusionError if there is nothing to show, the port is taken, or no viser."""
     check(run)
-    viewer = Viewer(run, open_server(host, port))
-    print("Ctrl-C ends the viewer, not the run.", flush=True)
+    server, address = open_server(host, port)
+    viewer = Viewer(run, server)
+    print(f"{address}\nWhoever has this address can stop the run. Ctrl-C ends the viewer, not the run.", flush=True)
     while True:
         viewer.refresh()
         time.sleep(_POLL_SECONDS)
@@ -50,20 +54,30 @@ def check(run: Path) -> None:
         raise DreamFusionError(f"{run} has nothing to show yet: continue it with dreamfusion generate --resume {run}.")
 
 
-def open_server(host: str, port: int) -> Any:
-    """Return a viser server; DreamFusionError if the port cannot be used or viser is not installed."""
+def open_server(host: str, port: int) -> tuple[Any, str]:
+    """Return a viser server behind a gate and the address that opens it.
+
+    Raises DreamFusionError if the port cannot be used, or if viser is missing or starts no server that can be guarded.
+    """
     try:
         import viser
     except ImportError:
         raise DreamFusionError('The viewer needs viser: pip install "dreamfusion[view]".') from None
     # viser takes the next free port silently, which nobody would look at.
     try:
-        with socket.create_server((host, port)):
-            pass
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family) as probe:
+            port = probe.getsockname()[1]
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or "no such port"
         raise DreamFusionError(f"Cannot serve on {host}:{port} ({reason}): choose another with --port.") from None
-    return viser.ViserServer(host=host, port=port, label="DreamFusion", verbose=False)
+    gate = Gate(host, port)
+    with guarded(gate) as ports:
+        server = viser.ViserServer(host=host, port=port, label="DreamFusion", verbose=False)
+    if ports != [port]:
+        server.stop()
+        raise DreamFusionError(f"viser {viser.__version__} cannot be guarded: pip install viser==1.1.1.")
+    return server, gate.address
 
 
 class Viewer:
@@ -85,11 +99,11 @@ class Viewer:
         going = self.requests.open
         for name in ("stop", "prompt", "change"):
             self._handles[name].disabled = not going
-        notes = [f"**{config.prompt_at(step)}**", f"step {step} of {config.steps}" + ("" if going else ", not running")]
+        notes = [config.prompt_at(step), f"step {step} of {config.steps}" + ("" if going else ", not running")]
         if newest is not None and newest != self._shown:
             self._note = self._show(newest, final=not going)
         notes += [self._note, self.requests.answered()]
-        self._handles["status"].content = "\n\n".join(note for note in notes if note)
+        self._handles["status"].content = _as_html(notes)
         self._show_preview()
         behind = newest is None or int(newest.name.removeprefix("step_")) < step
         if going and behind and time.monotonic() - self._asked > _SNAPSHOT_SECONDS:
@@ -106,7 +120,7 @@ class Viewer:
         self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
         handles["ambient_light"] = scene.add_light_ambient("/ambient")
         handles["lamp"] = scene.add_light_directional("/lamp", cast_shadow=False)
-        handles["status"] = gui.add_markdown("Opening ...")
+        handles["status"] = gui.add_html(_as_html(["Opening ..."]))
         with gui.add_folder("Light"):
             for name, low, high, start in (("around", -180, 180, 65), ("height", -90, 90, 50), ("ambient", 0, 100, 40)):
                 slider = gui.add_slider(name.capitalize(), min=low, max=high, step=1, initial_value=start)
@@ -169,6 +183,13 @@ class Viewer:
             rows = (self.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             return int(json.loads(rows[-1])["step"])
         return 0
+
+
+def _as_html(notes: Sequence[str]) -> str:
+    """Return texts as paragraphs, the first one bold. Whatever they hold is text: a prompt is anybody's."""
+    first, *others = (html.escape(note) for note in notes if note)
+    paragraphs = [f"<b>{first}</b>", *others]
+    return "".join(f'<p style="margin:0.5em;overflow-wrap:anywhere">{paragraph}</p>' for paragraph in paragraphs)
 
 
 def _toward(azimuth_deg: float, elevation_deg: float, distance: float) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,8 @@ class Config(Section):
     """steps between checkpoints"""
     preview_every: Count = 25
     """steps between refreshes of preview.png"""
+    log: Literal["none", "tensorboard", "wandb"] = "none"
+    """where figures and pictures go besides metrics.jsonl: to RUN/tensorboard, or to RUN/wandb (offline)"""
     collapse_check: ShareSchedule = constant(1)
     """1: the run stops if the scene has become nothing or fills the view; 0: it does not, as for a scene that begins as
     fog"""

@@ -26,6 +26,7 @@ from dreamfusion.io.claims import refuse_busy
 from dreamfusion.io.files import slugify
 from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
+from dreamfusion.method.ranks import ALONE, Ranks
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage, stock_values
 from dreamfusion.runs.fitting import fit_device, fit_memory
@@ -128,6 +129,7 @@ def refine(
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
     **changes: Any,
 ) -> Result:
     """Turn a finished run into a mesh and optimise that; return where its files are, a folder <run>-refined.
@@ -172,7 +174,15 @@ def refine(
         # What it began from, so that it can be resumed whatever becomes of the first run.
         save_checkpoint(folder / "checkpoints", 0, *state.to_checkpoint())
         return carry_out(
-            config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step
+            config,
+            guidance,
+            state,
+            folder,
+            own_prior=own,
+            assets=assets,
+            on_start=on_start,
+            on_step=on_step,
+            ranks=ranks,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -56,39 +57,47 @@ def refine(
         nemo_config: NVIDIA NeMo's DreamFusion-DMTet, in place of a preset: FILE KEY=VALUE ..., as for generate
 
     """
+    asked = locals()
     from dreamfusion.app.progress import RunProgress
     from dreamfusion.runs.generate import generate as resumed
+    from dreamfusion.runs.ranks import follow, joined, to_go_on_with
     from dreamfusion.runs.refine import refine as start
 
     file, overrides, prompt = nemo_arguments(nemo_config, prompt)
     prior = prior_settings(guidance, model, loras=lora, embeddings=embedding)
     changes = given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
-    with RunProgress(console) as progress:
-        if resume is not None:
-            if run is not None or mesh is not None:
-                raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
-            result = resumed(
-                resume=resume,
-                preset=preset,  # type: ignore[arg-type]  # refused, as are the next three
-                output=output,
-                nemo_config=file,
-                config_file=config,
-                on_start=progress.start,
-                on_step=progress.step,
-                **changes,
-            )
-        else:
-            result = start(
-                run,
-                mesh=mesh,
-                preset=preset,
-                output=output,
-                nemo_config=file,
-                nemo_overrides=overrides,
-                config_file=config,
-                on_note=note,
-                on_start=progress.start,
-                on_step=progress.step,
-                **changes,
-            )
+    if resume is not None and (run is not None or mesh is not None):
+        raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
+    with joined(asked) as ranks:
+        if ranks.index:
+            return follow(ranks, device)
+        started = to_go_on_with(output) if resume is None else None
+        with RunProgress(console) as progress:
+            shown: dict[str, Any] = {"on_start": progress.start, "on_step": progress.step, "ranks": ranks}
+            if started is not None:
+                result = resumed(resume=started, **given(steps=steps, device=device), **shown)
+            elif resume is not None:
+                result = resumed(
+                    resume=resume,
+                    preset=preset,  # type: ignore[arg-type]  # refused, as are the next three
+                    output=output,
+                    nemo_config=file,
+                    config_file=config,
+                    **shown,
+                    **changes,
+                )
+            else:
+                result = start(
+                    run,
+                    mesh=mesh,
+                    preset=preset,
+                    output=output,
+                    nemo_config=file,
+                    nemo_overrides=overrides,
+                    config_file=config,
+                    on_note=note,
+                    **shown,
+                    **changes,
+                )
     print_assets(result)
+    return None

@@ -1,12 +1,13 @@
 """The viewer page: one HTML file with the mesh and three.js inside it, opened from disk without a network.
 
 ``viewer.html`` is the page, ``viewer.js`` its program, and ``viewer.min.js`` that program bundled with the parts of
-three.js that it uses (MIT, see LICENSE-three) by ``build.sh``.
+three.js that it uses (MIT, see LICENSE-three) by ``build.sh``. The page lets no other script run and fetches nothing.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +28,14 @@ def save_viewer(
     the two. Raises `DreamFusionError` if a mesh cannot be read or the page not be written.
     """
     template = Template((_HERE / "viewer.html").read_text(encoding="utf-8"))
+    script = (_HERE / "viewer.min.js").read_text(encoding="utf-8")
     page = template.substitute(
         title=html.escape(title),
         model=_encoded(glb),
         other="" if beside is None else _encoded(beside),
         labels="".join(f'<p class="label">{html.escape(label)}</p>' for label in labels),
-        script=(_HERE / "viewer.min.js").read_text(encoding="utf-8"),
+        script=script,
+        digest=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
     )
     with write_atomically(path) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
