@@ -37,7 +37,7 @@ def add_to(pipeline: Any, loras: Sequence[str], embeddings: Sequence[str], model
     none.
     """
     if (loras or embeddings) and any(isinstance(part, Engine) for part in pipeline.components.values()):
-        raise DreamFusionError(f"{model} is a compiled engine: add guidance.loras and embeddings before compiling.")
+        raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.loras and embeddings.")
     for text in loras:
         _add_lora(pipeline, *lora_and_weight(text), model)
     for text in embeddings:

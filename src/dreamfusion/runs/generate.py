@@ -244,7 +244,8 @@ def rooted(config: Config) -> Config:
     def whole(file: str) -> str:
         return str(Path(file).absolute()) if Path(file).exists() else file
 
-    guidance, changes = config.guidance, {}
+    guidance = config.guidance
+    changes: dict[str, Any] = {}
     if guidance.model is not None:
         changes["model"] = whole(guidance.model)
     loras = [lora_and_weight(text) for text in guidance.loras]
