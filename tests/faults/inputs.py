@@ -81,8 +81,7 @@ OPTIONS = {
     " device",
     "prior train": "output steps batch-size image-size lr muon-lr decay-steps precision seed device start-from"
     " save-every sample-every",
-    "prior sample": "output model steps lora embedding precision image-size guidance-scale negative-prompt"
-    " seed device",
+    "prior sample": "output model steps lora embedding precision image-size guidance-scale negative-prompt seed device",
     "toybox render": "output size shading",
     "evaluate": "prompts seeds preset output steps config judge jobs",
     "ablate": "prompts seeds preset output steps judge jobs",
