@@ -38,8 +38,10 @@ def test_a_diffusion_model_draws_what_its_pipeline_does(tmp_path: Path):
     torch.testing.assert_close(ours, ((expected + 1) / 2).clamp(0, 1), rtol=1e-3, atol=1e-3)
 
 
-def test_a_flow_follows_its_velocity(tmp_path: Path):
-    model = save_sd3(tmp_path)
+@pytest.mark.parametrize("config", [{}, {"qk_norm": "rms_norm", "dual_attention_layers": (0,), "num_layers": 2}])
+def test_a_flow_follows_its_velocity(config: dict, tmp_path: Path):
+    """The second is Stable Diffusion 3.5's transformer."""
+    model = save_sd3(tmp_path, **config)
     prior = open_prior(model)
     assert isinstance(prior, StableDiffusion3)
     ours = prior.sample(["red"], steps=2, guidance_scale=1.0)
