@@ -16,6 +16,7 @@ from dreamfusion.config import Config, build_config, load_config, merged, parse_
 from dreamfusion.config.presets import TUNED, Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.additions import lora_and_weight
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.names import model_named
@@ -219,6 +220,8 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
         image_size=config.guidance.image_size,
         execution=config.guidance.execution,
         prompt_weighting=config.guidance.prompt_weighting,
+        loras=config.guidance.loras,
+        embeddings=config.guidance.embeddings,
     )
     _check_words(guidance, config)
     return guidance
@@ -234,12 +237,21 @@ def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[
 
 
 def rooted(config: Config) -> Config:
-    """Return the configuration with a model in a folder or file by its whole path: it may be resumed from elsewhere."""
-    model = config.guidance.model
-    if model is None or not Path(model).exists():
-        return config
-    guidance = config.guidance.model_copy(update={"model": str(Path(model).absolute())})
-    return config.model_copy(update={"guidance": guidance})
+    """Return the configuration with all files of the prior by their whole paths: it may be resumed from elsewhere."""
+
+    def whole(file: str) -> str:
+        return str(Path(file).absolute()) if Path(file).exists() else file
+
+    guidance = config.guidance
+    changes: dict[str, Any] = {}
+    if guidance.model is not None:
+        changes["model"] = whole(guidance.model)
+    loras = [lora_and_weight(text) for text in guidance.loras]
+    files = {
+        "loras": tuple(f"{whole(str(file))}:{weight:g}" for file, weight in loras),
+        "embeddings": tuple(map(whole, guidance.embeddings)),
+    }
+    return config.model_copy(update={"guidance": guidance.model_copy(update={**changes, **files})})
 
 
 def check_suits(guidance: Guidance, config: Config) -> None:
