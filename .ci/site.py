@@ -27,6 +27,7 @@ ORDER = {
         "pictures.md",
         "assets.md",
         "evaluation.md",
+        "scale.md",
         "nemo.md",
     ],
     "Understand": ["architecture.md", "conventions.md", "guidance.md", "toybox.md", "model-card.md"],

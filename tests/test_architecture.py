@@ -28,7 +28,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("toybox",),
     ("pictures.film",),
     ("runs",),
+    ("amortized",),
     ("evaluation", "pictures"),
+    ("scale",),
+    ("experiments",),
     ("api", "app", "studio"),
     ("__init__", "__main__"),
 )

@@ -170,9 +170,16 @@ def test_numbers_that_are_not_finite_are_never_saved(value, tmp_path):
 def test_other_formats_and_other_folders_are_refused(tmp_path):
     path = save_checkpoint(tmp_path, 1, TENSORS, {})
     record = json.loads((path / "state.json").read_text())
-    (path / "state.json").write_text(json.dumps(record | {"format": 99}))
-    with pytest.raises(DreamFusionError, match=r"format 99.*upgrade"):
+    assert record["format"] == 2
+    for other in (0, 3, 99):
+        (path / "state.json").write_text(json.dumps(record | {"format": other}))
+        with pytest.raises(DreamFusionError, match=rf"format {other}.*upgrade"):
+            load_checkpoint(path)
+    (path / "state.json").write_text(json.dumps({name: record[name] for name in record if name != "checksum"}))
+    with pytest.raises(DreamFusionError):
         load_checkpoint(path)
+    (path / "state.json").write_text(json.dumps(record | {"format": 1}))
+    assert load_checkpoint(path).step == 1, "the format before had no checksum of the state"
     with pytest.raises(DreamFusionError, match="no checkpoint"):
         load_checkpoint(tmp_path)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ BAD = {
 }
 
 
-def glb_file(path: Path, points: np.ndarray, corners: np.ndarray, mode: int = 4) -> Path:
+def glb_file(
+    path: Path, points: np.ndarray, corners: np.ndarray, mode: int = 4, nodes: Sequence[dict] = ({"mesh": 0},)
+) -> Path:
     """Write a GLB file by hand, so that nothing looks at what is in it."""
     data = points.astype("<f4").tobytes() + corners.astype("<u4").tobytes()
     size = 12 * len(points)
@@ -51,7 +54,7 @@ def glb_file(path: Path, points: np.ndarray, corners: np.ndarray, mode: int = 4)
         {"bufferView": 0, "componentType": 5126, "count": len(points), "type": "VEC3"},
         {"bufferView": 1, "componentType": 5125, "count": corners.size, "type": "SCALAR"},
     ]
-    tree = {"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}]}
+    tree = {"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": list(nodes)}
     tree["meshes"] = [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1, "mode": mode}]}]
     tree |= {"accessors": accessors, "bufferViews": views, "buffers": [{"byteLength": len(data)}]}
     text = json.dumps(tree).encode()

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import gc
 import json
@@ -188,6 +189,25 @@ def test_an_empty_scene_leaves_the_earlier_mesh(finished: dreamfusion.Result, tm
     assert (copy / "mesh.glb").read_bytes() == before
 
 
+def test_what_there_is_of_a_scene_of_fog_is_written_where_no_mesh_is_needed(
+    finished: dreamfusion.Result, tmp_path: Path, caplog
+):
+    pictures = finished.config.pictures.model_copy(update={"mesh_needed": False, "sheet_resolution": 16})
+    scene = copy.deepcopy(finished.scene)
+    with torch.no_grad():
+        for parameter in scene.field.density_network.parameters():
+            parameter.zero_()
+        scene.field.density_network[-1].bias.fill_(-100.0)
+    empty = dataclasses.replace(
+        finished, folder=tmp_path, scene=scene, config=finished.config.model_copy(update={"pictures": pictures})
+    )
+    results.write_assets(empty)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["contact_sheet.png"]
+    assert "Left out: mesh.glb" in caplog.text
+    with pytest.raises(DreamFusionError, match="empty"):
+        results.write_assets(dataclasses.replace(empty, config=finished.config))
+
+
 def test_without_xatlas_a_run_still_ends_with_a_mesh(finished: dreamfusion.Result, tmp_path: Path, monkeypatch):
     assert trimesh.load(finished.mesh, force="mesh").visual.material.baseColorTexture is not None
     for module in (results, texture):
@@ -305,6 +325,26 @@ def test_other_errors_at_a_step_are_not_taken_for_full_memory(tmp_path: Path, mo
     monkeypatch.setattr(prior, "encode", fails)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         generate("a red mushroom", output=tmp_path / "run", guidance_model=prior, **SHORT)
+
+
+def test_a_run_that_is_resumed_at_its_last_step_writes_its_results_again(finished: dreamfusion.Result, tmp_path: Path):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    for name in ("mesh.glb", "viewer.html"):
+        (tmp_path / "run" / name).unlink()
+    generate(resume=tmp_path / "run", guidance_model=toy_prior("mushroom", views=8, size=16))
+    for name in ("mesh.glb", "viewer.html", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished.folder / name).read_bytes()
+
+
+def test_an_export_has_the_asked_resolution_and_texture(finished: dreamfusion.Result, tmp_path: Path):
+    counts = []
+    for resolution in (16, 32):
+        (path,) = export_run(finished.folder, output=tmp_path / f"{resolution}.stl", resolution=resolution)
+        counts.append(len(trimesh.load(path).faces))
+    assert 2.5 * counts[0] < counts[1], "a surface has four times the triangles"
+    small = {"resolution": 16, "max_faces": 100, "texture_size": 96}
+    paths = export_run(finished.folder, output=tmp_path / "toy.obj", **small)
+    assert Image.open(paths[-1]).size == (96, 96)
 
 
 def test_resume_refuses_what_would_change_the_course(finished: dreamfusion.Result, tmp_path: Path):

@@ -61,6 +61,8 @@ class GuidanceConfig(Section):
     """read compel's syntax in prompts, (red)1.4 or mushroom++; needs dreamfusion[weights]; Stable Diffusion 1, 2, XL"""
     perp_neg: bool = False
     """Perp-Neg: push away from the view texts that a camera does not show; twice the cost of the prior per step"""
+    perp_neg_scale: NonNegative | None = None
+    """guidance scale under perp_neg (null: guidance_scale)"""
     rescale: Fraction = 0.0
     """how far the guided prediction is given the deviation of the unguided one; tames high guidance scales"""
     view_mode: ViewMode = "interpolated"

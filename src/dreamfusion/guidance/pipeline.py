@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from dreamfusion.guidance.reading.prepare import (
     modules_of,
     prepare,
     release_text_encoders,
+    settle,
     trainable,
 )
 from dreamfusion.guidance.schedule import read_schedule
@@ -79,6 +81,8 @@ class PipelineGuidance(Guidance):
         self.alphas_cumprod = self._schedule.alphas_cumprod
         execution = execution or Execution()
         self._attention = execution.attention
+        self._settled = False
+        self._settle = partial(settle, self.pipeline, execution, self.device, model)
         prepare(self.pipeline, execution, self.device, model)
 
     @classmethod
@@ -118,6 +122,13 @@ class PipelineGuidance(Guidance):
         """Free the memory of the text encoders, T5 being by far the largest; `embed` is over after this."""
         release_text_encoders(self.pipeline)
         self._released = True
+        self.settle()
+
+    def settle(self) -> None:
+        """Bring denoiser and VAE to the device, if they are not there yet; whatever asks them does so by itself."""
+        if not self._settled:
+            self._settle()
+            self._settled = True
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha_t and sigma_t of the model's own schedule for timesteps [B], both [B]."""
@@ -135,6 +146,7 @@ class PipelineGuidance(Guidance):
 
     def _output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         """Return what the denoiser itself puts out, in float32."""
+        self.settle()
         dtype = self._denoiser.dtype
         with attention_kernel(self._attention):
             return self._call(z_t.to(dtype), t, embeddings.to(dtype)).float()
