@@ -120,9 +120,10 @@ def _joined(ray: Any, address: str | None) -> Iterator[dict[str, float]]:
             ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DreamFusionError(f"Ray does not start ({reason}): see ray status, or leave out --address.") from None
+    except Exception as error:  # a plain one, if the machine is so busy that it does not start in half a minute
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        remedy = "start the sweep again when the machine is less busy" if address is None else "see ray status"
+        raise DreamFusionError(f"Ray does not start ({reason}): {remedy}.") from None
     try:
         yield ray.cluster_resources()
     finally:
