@@ -20,6 +20,7 @@ PAGES = {
 ADDRESSES = {file: page for page, file in PAGES.items()}
 ORDER = {
     "Use": [
+        "studio.md",
         "presets.md",
         "configuration.md",
         "refine.md",

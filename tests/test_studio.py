@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import socket
 import sys
 import threading
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 import trimesh
 import uvicorn
+import yaml
 from axe_core_python.sync_playwright import Axe
 from starlette.testclient import TestClient
 
+from dreamfusion import __version__
 from dreamfusion.app.gate import Gate
 from dreamfusion.assets.finish import Pivot
 from dreamfusion.assets.formats import FORMATS, save_glb
@@ -57,6 +60,7 @@ else:
     say(step=2)
     say(files=[folder + "/mesh.glb"])
 """
+ROOT = Path(__file__).parents[1]
 FAKE = (sys.executable, "-S", "-c", TALKER)
 DRAWER = "from support.worlds import shrink_pictures as s; s(); from dreamfusion.studio.worker import main; main()"
 """The real worker with finished pictures of a few pixels, as in all tests."""
@@ -445,13 +449,31 @@ def test_a_second_studio_and_a_busy_port_get_one_line(tmp_path: Path):
         pass
 
 
+def test_a_space_starts_a_public_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[Any] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: started.append(server.config.app))
+    monkeypatch.setenv("RUNS", str(tmp_path))
+    monkeypatch.setenv("PORT", "0")
+    monkeypatch.setenv("MODELS", "sd")
+    runpy.run_path(str(ROOT / "spaces" / "app.py"), run_name="__main__")
+    http = TestClient(started[0], base_url="http://any.hf.space/")
+    assert "frame-ancestors https://huggingface.co" in http.get("").headers["Content-Security-Policy"]
+    told = http.get("api/options").json()
+    assert (told["public"], told["models"]) == (True, ["toybox", "sd"])
+    _, front, _ = (ROOT / "spaces" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    facts = yaml.safe_load(front)
+    assert (facts["sdk"], facts["app_port"]) == ("docker", 7860)
+    wanted = (ROOT / "spaces" / "requirements.txt").read_text().strip()
+    assert wanted == f"./dreamfusion-{__version__}-py3-none-any.whl[studio]"
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def served(runs: Path) -> Iterator[str]:
-    """Serve a studio with real workers and give its address."""
-    with opened(runs, command=(sys.executable, "-c", DRAWER)) as queue, listening("127.0.0.1", 0) as listener:
+def served(runs: Path, command: tuple[str, ...]) -> Iterator[str]:
+    """Serve a studio and give its address."""
+    with opened(runs, command=command) as queue, listening("127.0.0.1", 0) as listener:
         gate = Gate("127.0.0.1", listener.getsockname()[1])
         app = create_app(Studio(queue, Gallery(runs)), gate)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
@@ -464,18 +486,34 @@ def served(runs: Path) -> Iterator[str]:
             thread.join()
 
 
+def test_the_example_client_makes_and_downloads(tmp_path: Path):
+    client = runpy.run_path(str(ROOT / "examples" / "studio_client.py"))["Studio"]
+    with served(tmp_path / "runs", FAKE) as address:
+        studio = client(address, "an example")
+        ball = save_run(tmp_path / "runs" / "a ball")
+        assert studio.order("generate", prompt="a red car", seed=2)["run"] == "a-red-car"
+        mesh = studio.download("a ball", "mesh.glb", tmp_path / "out.glb")
+        assert mesh.read_bytes() == (ball / "mesh.glb").read_bytes()
+        with pytest.raises(RuntimeError, match=r"^It cannot be done\.$"):
+            studio.order("generate", prompt="refuse")
+        with pytest.raises(RuntimeError, match=r"^There is no run nix here\.$"):
+            studio.order("refine", run="nix")
+        with pytest.raises(RuntimeError, match=r"^Open the whole address"):
+            client(address[:-2]).ask("GET", "api/jobs")
+
+
 def test_an_object_is_made_looked_at_downloaded_and_refined(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     here = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), *sys.path]))
     complaints: list[str] = []
-    with served(tmp_path) as address:
+    with served(tmp_path, (sys.executable, "-c", DRAWER)) as address:
         page = browser.new_page(viewport={"width": 1300, "height": 900})
         page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: complaints.append(str(e)))
         page.on("request", lambda r: complaints.append(r.url) if elsewhere(r.url, address) else None)
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(400_000)
         page.goto(address)
         page.wait_for_selector("body[data-ready]")
         page.locator("#prompt").press_sequentially("a crimson mush")
@@ -487,7 +525,7 @@ def test_an_object_is_made_looked_at_downloaded_and_refined(
         page.get_by_label("Steps").first.fill("2")
         page.get_by_role("button", name="Make it").click()
         page.locator("#jobs h3", has_text="a crimson mushroom").wait_for()
-        page.locator("#object-title", has_text="a red mushroom").wait_for()
+        page.locator("#object-title", has_text="a crimson mushroom").wait_for()
         assert load_config(tmp_path / "a-crimson-mushroom" / "config.yaml").steps == 2
         page.frame_locator("#viewer").locator("body[data-ready]").wait_for()
         with page.expect_download() as taken:

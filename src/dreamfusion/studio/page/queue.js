@@ -38,13 +38,14 @@ export function openQueue({ public: shared }, { onEnd, onOpen }) {
   function facts(job) {
     const said = [];
     if (job.state === "waiting") said.push(job.place === 1 ? "next" : `waiting, number ${job.place}`);
-    else if (job.state !== "running") said.push({ done: "done", stopped: "stopped", failed: "failed" }[job.state]);
+    else if (job.state !== "running") said.push(job.state);
     else if (job.stopping) said.push("stopping after this step");
     else if (job.steps === null) said.push(["render", "export"].includes(job.order.kind) ? "at work" : "loading");
     else if (job.step >= job.steps) said.push("writing the results");
     else said.push(`step ${job.step} of ${job.steps}`);
     if (job.seconds_left !== null && !job.stopping) said.push(`${seconds(job.seconds_left)} left`);
     const last = job.message || (job.state === "running" ? job.notes.at(-1) : "");
+    if (job.state === "stopped" && last) return last;
     return said.join(", ") + (last ? `. ${last}` : "");
   }
 
@@ -63,7 +64,7 @@ export function openQueue({ public: shared }, { onEnd, onOpen }) {
     known.stop.hidden = job.stopping || !(going || job.state === "waiting") || (shared && !job.mine);
     known.stop.textContent = going ? "Stop" : "Take out";
     known.stop.setAttribute("aria-label", `${known.stop.textContent}: ${job.title}`);
-    known.open.hidden = job.state === "waiting" || !job.run || job.state === "failed" || (going && job.steps === null);
+    known.open.hidden = job.state === "waiting" || !job.run || job.state === "failed" || (job.state !== "done" && job.steps === null);
     known.open.setAttribute("aria-label", `Show ${job.run}`);
     known.open.onclick = () => onOpen(job.run);
     const live = going && job.run && !["render", "export"].includes(job.order.kind);
