@@ -77,7 +77,8 @@ def evaluate_amortized(
     prompts = prompts or all_pairs(amortized)
     if len(prompts.toys) < 2:
         raise DreamFusionError("--prompts: give at least 2, for captions to be told apart.")
-    rows, pictures = {}, {}
+    rows: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, torch.Tensor] = {}
     with claim(output, evidence=("amortized.json",)):
         for index, prompt in enumerate(prompts.toys):
             if on_progress is not None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -88,12 +87,14 @@ class Figure2Settings:
 def draw_pictures(method: Sampler | Parameterisation, asked: Asked, settings: Figure2Settings, *, clip: bool) -> Tensor:
     """Return z [B, 3, S, S], a picture for each of the B texts of ``asked``, by a sampler or by score distillation."""
     count, size = len(asked.positive), asked.prior.sample_size
-    if method in get_args(Sampler):
-        shape = (count, 3, size, size)
-        return sample(asked, shape, method, steps=settings.sampling_steps, seed=settings.seed, clip=clip)  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(settings.seed)
-    picture = build_picture(method, count, size, generator).to(asked.prior.device)  # type: ignore[arg-type]
-    return distil(asked, picture, steps=settings.steps, lr=picture.lr, generator=generator)
+    match method:
+        case "ddpm" | "ddim":
+            shape = (count, 3, size, size)
+            return sample(asked, shape, method, steps=settings.sampling_steps, seed=settings.seed, clip=clip)
+        case "pixels" | "mirror" | "network":
+            generator = torch.Generator().manual_seed(settings.seed)
+            picture = build_picture(method, count, size, generator).to(asked.prior.device)
+            return distil(asked, picture, steps=settings.steps, lr=picture.lr, generator=generator)
 
 
 def run_figure2(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from dreamfusion.app.cli.output import console
 from dreamfusion.config.presets import Preset
@@ -47,7 +48,9 @@ def experiment_grid(
     settings = GridSettings(prompt, methods, scales, seeds, preset, steps)
     settings.check()
     prior = PixelGuidance(model_named(model or "toybox"), device=pick_device(device))
-    changes = {"device": device} | ({"guidance": {"kind": "diffusers", "model": model}} if model else {})
+    changes: dict[str, Any] = {"device": device}
+    if model:
+        changes["guidance"] = {"kind": "diffusers", "model": model}
     with EvaluationProgress(console, "cells") as progress:
         run_grid(output, settings, prior, ToyboxJudge(), changes=changes, on_progress=progress.update)
     print((output / "grid.md").read_text(encoding="utf-8"))
