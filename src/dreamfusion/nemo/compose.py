@@ -146,7 +146,7 @@ class _Composer:
 
     def merged(self, layers: Iterator[Layer]) -> DictConfig:
         """Return the layers as one table."""
-        whole = OmegaConf.create()
+        whole: Any = OmegaConf.create()
         for place, table in layers:
             nested: Any = table
             for name in reversed(place.split(".") if place else []):
