@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,11 @@ from dreamfusion.scale.choice import Entry, Scorer, are_alike, keep_best, overla
 from dreamfusion.scale.engines import chosen_engine
 from dreamfusion.scale.gallery import gallery
 from dreamfusion.scale.on_ray import RayCluster
-from dreamfusion.scale.on_slurm import COMMANDS, Slurm
+from dreamfusion.scale.on_slurm import COMMANDS, Slurm, outcome_of_job
 from dreamfusion.scale.plan import Plan, parse_vary, prompts_of, write_trial
 from dreamfusion.scale.sweep import Status, Sweep, sweep
 from dreamfusion.scale.trial import WrongMachineError, attempt
-from support.sweeps import FEW, Here, Interrupted, Unwilling, make_small, small_plan
+from support.sweeps import FEW, Blind, Here, Interrupted, Unwilling, make_small, small_plan
 
 MUSHROOM, CAR = "a red mushroom", "a blue car"
 
@@ -101,6 +102,13 @@ def test_an_engine_that_is_not_there_leaves_nothing(tmp_path: Path):
     with pytest.raises(DreamFusionError, match="--keep must be at least 1"):
         sweep(tmp_path / "out", small_plan(MUSHROOM), Here(), keep=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_begin_leaves_nothing(tmp_path: Path):
+    """An engine may find out late that no machine can run anything: one that does not see the folder, say."""
+    with pytest.raises(WrongMachineError, match="not seen"):
+        sweep(tmp_path / "out", small_plan(MUSHROOM, CAR, seeds=2, vary={"steps": [4, 6]}), Blind())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_prompts(tmp_path: Path):
@@ -302,6 +310,19 @@ def test_options_choose_the_engine():
         chosen_engine(Path("out"), slurm=True, address="auto")
     with pytest.raises(DreamFusionError, match="--minutes is for Slurm"):
         chosen_engine(Path("out"), minutes=5)
+
+
+def failed_job(line: str) -> Any:
+    """Return a job of submitit's whose trace ends in a line."""
+    trace = f"failed during processing with trace:\n------\nTraceback\n{line}\n------\nYou can check full logs"
+    return SimpleNamespace(exception=lambda: RuntimeError(trace))
+
+
+def test_a_failed_job_says_why():
+    assert outcome_of_job(SimpleNamespace(exception=lambda: None, result=lambda: "no luck")) == "no luck"
+    assert outcome_of_job(failed_job("ImportError: no torch")) == "ImportError: no torch"
+    with pytest.raises(WrongMachineError, match=r"^another version\.$"):
+        outcome_of_job(failed_job("dreamfusion.scale.trial.WrongMachineError: another version."))
 
 
 @pytest.fixture(scope="module")

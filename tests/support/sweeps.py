@@ -96,6 +96,15 @@ class Here:
             yield trial, "no luck" if trial.prompt in self.broken else trials.attempt(str(trial.folder))
 
 
+class Blind(Here):
+    """An engine whose machines do not see the folder."""
+
+    def run(self, left: Sequence[Trial]) -> Iterator[tuple[Trial, str | None] | None]:
+        """Say so of the first."""
+        yield None
+        raise trials.WrongMachineError(f"{left[0].folder} is not seen")
+
+
 class Unwilling(Here):
     """An engine that is not there."""
 

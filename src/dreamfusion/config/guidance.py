@@ -51,6 +51,10 @@ class GuidanceConfig(Section):
     """toybox: the embedded prior; diffusers: the pipeline named by model; sd: the same, Stable Diffusion 2.1 if none"""
     model: str | None = None
     """folder, .safetensors or .ckpt file, or hub name of a diffusers pipeline"""
+    loras: tuple[str, ...] = ()
+    """LoRAs to add to the model, FILE or FILE:WEIGHT each"""
+    embeddings: tuple[str, ...] = ()
+    """files of textual inversions, each one more word for prompts"""
     image_size: Count | None = None
     """side of the pictures shown to a latent prior (null: the model's own); smaller ones need less memory"""
     guidance_scale: NonNegative = 3.0

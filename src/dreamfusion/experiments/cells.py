@@ -81,23 +81,23 @@ def run_cells(
         if record.exists():
             refuse_other_settings(_read(record)["settings"], asked)
         (output / "cells").mkdir(exist_ok=True)
-        found = Found({}, len(cells))
-        for index, cell in enumerate(cells):
-            if on_progress is not None:
-                on_progress(index, len(cells), cell.name)
-            place = output / "cells" / slugify(cell.name)
-            outcome = _load(place)
-            fresh = outcome is None
-            if outcome is None:
-                outcome = cell.compute()
-                _save(outcome, place)
-            found.outcomes[cell.name] = outcome
-            if fresh or found.complete:
+        places = {cell.name: output / "cells" / slugify(cell.name) for cell in cells}
+        done = {name: outcome for name, place in places.items() if (outcome := _load(place)) is not None}
+
+        def tell(what: str) -> Found:
+            found = Found({name: done[name] for name in places if name in done}, len(cells))
+            if done:
                 _write_record(record, experiment, asked, found)
                 report(found)
-        if on_progress is not None:
-            on_progress(len(cells), len(cells), "done")
-    return found
+            if on_progress is not None:
+                on_progress(len(done), len(cells), what)
+            return found
+
+        for cell in [cell for cell in cells if cell.name not in done]:
+            tell(cell.name)
+            done[cell.name] = cell.compute()
+            _save(done[cell.name], places[cell.name])
+        return tell("done")
 
 
 def _write_record(record: Path, experiment: str, settings: Any, found: Found) -> None:

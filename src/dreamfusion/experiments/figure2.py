@@ -36,7 +36,7 @@ from dreamfusion.experiments.tables import table
 from dreamfusion.guidance.asked import Asked
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.gaussian import GaussianGuidance
-from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
+from dreamfusion.guidance.pixel_space import z_to_image
 from dreamfusion.io.files import write_text
 
 TITLE = "Ancestral sampling against score distillation"
@@ -124,7 +124,7 @@ def run_figure2(
 
     truth = Outcome(true_figures(question), {"z": 2 * question.truth[:, 0] - 1})
     cells = [Cell(TRUE, lambda: truth)]
-    for kind, compute in (("prior", judged), ("Gaussian", known)):
+    for kind, compute in (("Gaussian", known), ("prior", judged)):  # the quick ones first
         cells += _cells(kind, compute, settings.scales)
     about = asdict(settings) | {"prior": prior_name, "judge": judge.name, "size": prior.sample_size}
     return run_cells(
@@ -189,7 +189,7 @@ def write_report(found: Found, output: Path, settings: Figure2Settings) -> None:
     def part(kind: str) -> dict[str, dict[str, float | None]]:
         return {name.removeprefix(f"{kind}, "): row for name, row in rows.items() if name.startswith(f"{kind}, ")}
 
-    judged = {TRUE: rows[TRUE]} | part("prior")
+    judged = {name: row for name, row in rows.items() if name == TRUE} | part("prior")
     text = found.heading(TITLE)
     text += (
         f"{settings.samples} pictures of each of {len(settings.prompts)} prompts, {settings.sampling_steps} steps of "
@@ -204,9 +204,8 @@ def write_report(found: Found, output: Path, settings: Figure2Settings) -> None:
 
 
 def sheet(found: Found) -> Tensor:
-    """Return a picture [3, H, W]: a row per method and scale, a column per prompt and prior."""
-    rows: dict[str, list[Tensor]] = {}
-    for name, outcome in found.outcomes.items():
-        row = name.partition(", ")[2]
-        rows.setdefault(row or TRUE, []).append(z_to_image(image_to_z(z_to_image(outcome.pictures["z"]), 48)))
-    return contact_sheet({row: torch.cat(images) for row, images in rows.items()}, gap=2)
+    """Return a picture [3, H, W]: a row per method and scale, a column per prompt; the trained prior comes first."""
+    names = sorted(found.outcomes, key=lambda name: name.startswith("Gaussian"))
+    return contact_sheet(
+        {name.removeprefix("prior, "): z_to_image(found.outcomes[name].pictures["z"]) for name in names}, gap=2
+    )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings
+from dreamfusion.guidance.compiled.engine import Engine
 from dreamfusion.guidance.pipeline import ONE_ENCODER, TWO_ENCODERS, PipelineGuidance
 from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.tokens import clip_chunks, shortened, warn_of_cuts
@@ -116,6 +117,8 @@ class LatentGuidance(PipelineGuidance):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Return the images [B, 3, S, S] in [0, 1] that the VAE makes of latents [B, C, S / 8, S / 8]."""
+        if isinstance(self._vae, Engine):
+            raise DreamFusionError("A compiled engine holds no decoder: give the model that it was made of.")
         self.settle()
         config = self._vae.config
         latents = z / config.scaling_factor + (config.shift_factor or 0.0)

@@ -16,6 +16,7 @@ from dreamfusion.config import Config, build_config, load_config, merged, parse_
 from dreamfusion.config.presets import TUNED, Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.additions import lora_and_weight
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.names import model_named
@@ -77,15 +78,14 @@ def generate(
     """Make a 3D object from words and return where its files are.
 
     ``preset`` or ``nemo_config`` (an experiment or model of NVIDIA's NeMo, see `dreamfusion.nemo`; ``nemo_overrides``
-    are KEY=VALUE as behind its command), then the YAML of
-    ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as ``steps=300`` or
-    ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
-    run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
-    the configured one is. ``loss_function`` takes the place of the configured loss. Without ``assets``, contact sheet,
-    turntable and mesh are left out.
-    ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
-    what is done differently from NeMo's configuration, and with advice on presets. ``ranks`` are the processes that
-    share the views; this is the first of them, and the others `dreamfusion.runs.ranks.follow`.
+    are KEY=VALUE as behind its command), then the YAML of ``config_file``, then ``changes`` (keys of
+    `dreamfusion.config.Config`, such as ``steps=300`` or ``guidance={"guidance_scale": 10}``) decide the configuration.
+    ``resume`` continues a stopped run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that
+    is already loaded; otherwise the configured one is. ``loss_function`` takes the place of the configured loss.
+    Without ``assets``, contact sheet, turntable and mesh are left out. ``on_start(folder, config, first_step)`` and
+    ``on_step(step)`` are called to show progress, ``on_note(line)`` with what is done differently from NeMo's
+    configuration, and with advice on presets. ``ranks`` are the processes that share the views; this is the first of
+    them, and the others `dreamfusion.runs.ranks.follow`.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right, and `Stopped` if a
     signal ends the run.
     """
@@ -103,14 +103,13 @@ def generate(
                 raise DreamFusionError(f"{folder} is {state.step} steps old already: --steps must be at least that.")
             guidance = guidance_model or load_guidance(config, device)
             _truncate_metrics(folder / "metrics.jsonl", state.step)
-            own = guidance_model is None
             with same_threads(latest_checkpoint(folder / "checkpoints")):
                 return carry_out(
                     config,
                     guidance,
                     state,
                     folder,
-                    own_prior=own,
+                    own_prior=guidance_model is None,
                     loss_function=loss_function,
                     assets=assets,
                     on_start=on_start,
@@ -221,6 +220,8 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
         image_size=config.guidance.image_size,
         execution=config.guidance.execution,
         prompt_weighting=config.guidance.prompt_weighting,
+        loras=config.guidance.loras,
+        embeddings=config.guidance.embeddings,
     )
     _check_words(guidance, config)
     return guidance
@@ -236,12 +237,21 @@ def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[
 
 
 def rooted(config: Config) -> Config:
-    """Return the configuration with a model in a folder or file by its whole path: it may be resumed from elsewhere."""
-    model = config.guidance.model
-    if model is None or not Path(model).exists():
-        return config
-    guidance = config.guidance.model_copy(update={"model": str(Path(model).absolute())})
-    return config.model_copy(update={"guidance": guidance})
+    """Return the configuration with all files of the prior by their whole paths: it may be resumed from elsewhere."""
+
+    def whole(file: str) -> str:
+        return str(Path(file).absolute()) if Path(file).exists() else file
+
+    guidance = config.guidance
+    changes: dict[str, Any] = {}
+    if guidance.model is not None:
+        changes["model"] = whole(guidance.model)
+    loras = [lora_and_weight(text) for text in guidance.loras]
+    files = {
+        "loras": tuple(f"{whole(str(file))}:{weight:g}" for file, weight in loras),
+        "embeddings": tuple(map(whole, guidance.embeddings)),
+    }
+    return config.model_copy(update={"guidance": guidance.model_copy(update={**changes, **files})})
 
 
 def check_suits(guidance: Guidance, config: Config) -> None:

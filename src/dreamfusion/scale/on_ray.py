@@ -137,7 +137,7 @@ def _outcome(ray: Any, task: Any) -> str | None:
     except WrongMachineError as error:  # Ray makes one of both kinds of it
         raise WrongMachineError(str(getattr(error, "cause", error))) from None
     except Stopped as stop:
-        return f"{stop}: start the sweep again to go on"
+        return f"{getattr(stop, 'cause', stop)}: start the sweep again to go on"
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
         return f"its process died again and again ({(lines or [type(error).__name__])[0]})"

@@ -115,7 +115,7 @@ class Slurm:
                 for job, trial in list(jobs.items()):
                     if job.paths.result_pickle.exists():
                         del jobs[job]
-                        yield trial, _outcome(job)
+                        yield trial, outcome_of_job(job)
                     elif queue is None or job.job_id in queue:
                         gone.discard(job.job_id)
                     elif job.job_id not in gone:  # its result may be on the way over a shared disk
@@ -206,14 +206,15 @@ def _cancel(jobs: Sequence[str]) -> None:
         time.sleep(1.0)
 
 
-def _outcome(job: Any) -> str | None:
+def outcome_of_job(job: Any) -> str | None:
     """Return what the trial of a finished job says."""
     error = job.exception()
     if error is None:
         said: str | None = job.result()
         return said
-    text = _line(str(error))
-    name = WrongMachineError.__name__
+    # submitit gives the whole trace, between two lines.
+    text = _line(str(error).rpartition("\n-----")[0] or str(error))
+    name = f"{WrongMachineError.__name__}: "
     if name in text:
-        raise WrongMachineError(text.partition(f"{name}: ")[2] or text)
+        raise WrongMachineError(f"{text.partition(name)[2]}.")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -167,6 +168,16 @@ def write_trial(trial: Trial, plan: Plan, threads: int) -> None:
             raise DreamFusionError(f"{trial.folder} was run with other settings: give another --output.")
     trial.folder.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(asked | {"threads": threads, "version": __version__}, indent=1))
+
+
+def take_back(trial: Trial, output: Path) -> None:
+    """Remove the file of a trial that has not begun, and the folders that are empty then, below ``output``."""
+    if trial.folder.is_dir() and os.listdir(trial.folder) == [TRIAL]:
+        (trial.folder / TRIAL).unlink()
+        for folder in (trial.folder, *trial.folder.parents):
+            if folder == output or os.listdir(folder):
+                break
+            folder.rmdir()
 
 
 def read_trial(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dreamfusion.io.claims import claim
 from dreamfusion.io.files import write_text
 from dreamfusion.scale.choice import Entry, Scorer, keep_best, ranked, to_json
 from dreamfusion.scale.gallery import gallery
-from dreamfusion.scale.plan import Plan, Trial, as_toys, write_trial
+from dreamfusion.scale.plan import Plan, Trial, as_toys, take_back, write_trial
 from dreamfusion.scale.trial import ERROR, is_finished, steps_done
 from dreamfusion.stopping import stop_at_once
 
@@ -104,9 +104,13 @@ def sweep(
         entries: dict[Path, Entry] = {}
         try:
             _run(trials, engine, scorer, output, entries, on_progress)
-        finally:
-            result = _write(output, plan, scorer, entries, keep if len(entries) == len(trials) else None)
-        return result
+        except BaseException:
+            if entries:
+                _write(output, plan, scorer, entries, None)
+            for trial in trials:
+                take_back(trial, output)
+            raise
+        return _write(output, plan, scorer, entries, keep)
 
 
 def _read(plan: Plan, tell: Callable[[str], None]) -> Plan:

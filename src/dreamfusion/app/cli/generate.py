@@ -23,6 +23,8 @@ def generate(
     device: str | None = None,
     guidance: GuidanceKind | None = None,
     model: str | None = None,
+    lora: tuple[str, ...] | None = None,
+    embedding: tuple[str, ...] | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
     perp_neg: bool = False,
@@ -49,6 +51,8 @@ def generate(
         device: auto, cpu, cuda, cuda:N or mps
         guidance: toybox (the embedded prior), sd (Stable Diffusion 2.1 if no --model) or diffusers (needs --model)
         model: diffusers pipeline as a folder, a .safetensors or .ckpt file, or a hub name; its family is read from it
+        lora: LoRA files to add to the model, FILE or FILE:WEIGHT, several if need be
+        embedding: files of textual inversions, each one more word for the prompt
         guidance_scale: how strongly the words count, eps_uncond + SCALE * (eps_text - eps_uncond)
         negative_prompt: what the result must not look like
         perp_neg: push away from the views that a camera does not show, against several faces; twice the prior's time
@@ -70,6 +74,8 @@ def generate(
     prior = prior_settings(
         guidance,
         model,
+        loras=lora,
+        embeddings=embedding,
         guidance_scale=guidance_scale,
         negative_prompt=negative_prompt,
         perp_neg=perp_neg or None,

@@ -27,6 +27,8 @@ def refine(
     device: str | None = None,
     guidance: GuidanceKind | None = None,
     model: str | None = None,
+    lora: tuple[str, ...] | None = None,
+    embedding: tuple[str, ...] | None = None,
     config: Path | None = None,
     nemo_config: tuple[str, ...] | None = None,
     quiet: bool = False,
@@ -51,6 +53,8 @@ def refine(
         device: auto, cpu, cuda, cuda:N or mps
         guidance: toybox (the embedded prior), sd or diffusers, as for generate (the run's if not given)
         model: folder, file or hub name of a diffusers model, as for generate
+        lora: LoRA files to add to the model, FILE or FILE:WEIGHT (the run's if not given)
+        embedding: files of textual inversions (the run's if not given)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
         nemo_config: NVIDIA NeMo's DreamFusion-DMTet, in place of a preset: FILE KEY=VALUE ..., as for generate
         quiet: say nothing on the way, and name the files that were written
@@ -64,7 +68,7 @@ def refine(
     from dreamfusion.runs.refine import refine as start
 
     file, overrides, prompt = nemo_arguments(nemo_config, prompt)
-    prior = prior_settings(guidance, model)
+    prior = prior_settings(guidance, model, loras=lora, embeddings=embedding)
     changes = given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
     if resume is not None and (run is not None or mesh is not None):
         raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
