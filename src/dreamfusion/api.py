@@ -605,7 +605,7 @@ def _shown(progress: bool, on_step: Callable[[Step], None] | None) -> Iterator[_
         return
     from rich.console import Console
 
-    from dreamfusion.app.progress import RunProgress
+    from dreamfusion.app.run_progress import RunProgress
 
     console = Console(stderr=True)
 

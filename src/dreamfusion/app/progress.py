@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,12 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from typing_extensions import Self
 
-from dreamfusion.app.terminal import say
-
 if TYPE_CHECKING:
-    from dreamfusion.config import Config
     from dreamfusion.evaluation.training import JudgeStep
-    from dreamfusion.method.optimize import Step
     from dreamfusion.scale.sweep import Status
     from dreamfusion.toybox.train import TrainStep
 
@@ -44,29 +38,6 @@ class _Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
-
-
-class RunProgress(_Bar):
-    """Progress of one text-to-3D run.
-
-    The loss of score distillation says nothing, so it is not shown. Opacity is the share of the view that the object
-    covers; the noise error is how far the prior's guess of the noise is from the truth, which falls as the
-    renderings become likely; t is the highest noise level now in use.
-    """
-
-    def start(self, folder: Path, config: Config, first_step: int) -> None:
-        """Begin with the folder of the run, its configuration and the step it starts from."""
-        say(self.bar.console, f"{config.prompt!r} in {folder}, {config.steps} steps; watch preview.png")
-        self.task = self.bar.add_task("optimising", total=config.steps, completed=first_step, figures="")
-
-    def step(self, step: Step) -> None:
-        """Show a finished step; after the last, that the assets are being written."""
-        m = step.metrics
-        error = m.get("noise_error", math.nan)  # of a step that was left out
-        figures = f"opacity {m['opacity']:.2f}  noise error {error:.2f}  t<{m['t_max']:.2f}"
-        self.bar.update(self.task, completed=step.number, figures=figures)
-        if step.number == self.bar.tasks[0].total:
-            self.bar.update(self.task, description="writing assets")
 
 
 class TrainProgress(_Bar):

@@ -41,7 +41,7 @@ def amortize_train(
     from dreamfusion.amortized.curriculum import Vocabulary
     from dreamfusion.amortized.network import NetworkSize
     from dreamfusion.amortized.training import AmortizeSettings, train_amortized
-    from dreamfusion.app.progress import RunProgress
+    from dreamfusion.app.run_progress import RunProgress
 
     vocabulary = Vocabulary(extra=extra, seed=seed, **given(kinds=kinds))
     settings = AmortizeSettings(steps, vocabulary, NetworkSize(basis, levels, width), guidance_scale, seed)

@@ -32,6 +32,8 @@ def generate(
     config: Path | None = None,
     nemo_config: tuple[str, ...] | None = None,
     instant: Path | None = None,
+    quiet: bool = False,
+    json: bool = False,
 ) -> None:
     """Make a 3D object from words.
 
@@ -59,10 +61,12 @@ def generate(
         nemo_config: NVIDIA NeMo's DreamFusion: FILE of an experiment or model, in place of a preset, and behind it
             KEY=VALUE as behind NeMo's own command, such as model.iters=300; docs/nemo.md has its keys
         instant: folder of a network of amortize train, which makes the object at once; --resume then goes on with it
+        quiet: say nothing on the way, and name the files that were written
+        json: tell the progress, notes and files in lines of JSON on standard output, for other programs
 
     """
     asked = locals()
-    from dreamfusion.app.progress import RunProgress
+    from dreamfusion.app.run_progress import RunProgress
     from dreamfusion.runs.generate import generate as run
     from dreamfusion.runs.ranks import follow, joined, to_go_on_with
 
@@ -87,9 +91,9 @@ def generate(
         if ranks.index:
             return follow(ranks, device)
         started = to_go_on_with(output) if resume is None else None
-        with RunProgress(console) as progress:
+        with RunProgress(console, quiet=quiet, as_json=json) as progress:
             shown: dict[str, Any] = {
-                "on_note": note,
+                "on_note": progress.note,
                 "on_start": progress.start,
                 "on_step": progress.step,
                 "ranks": ranks,
@@ -108,5 +112,5 @@ def generate(
                     **shown,
                     **changes,
                 )
-    print_assets(result)
+    print_assets(result, as_json=json)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,11 @@ def note(line: str) -> None:
     say(console, f"note: {line}")
 
 
-def print_assets(result: Result) -> None:
-    """Name the files that a run has left."""
+def print_assets(result: Result, *, as_json: bool = False) -> None:
+    """Name the files that a run has left, in a line each, or all of them in one of JSON."""
+    if as_json:
+        print(json.dumps({"files": [str(path) for path in result.files if path.exists()]}), flush=True)
+        return
     written = [path for path in (result.contact_sheet, result.turntable, result.mesh, result.viewer) if path.exists()]
     print(*written, sep="\n")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from dreamfusion.app.cli.output import console, given, nemo_arguments, note, print_assets, prior_settings
+from dreamfusion.app.cli.output import console, given, nemo_arguments, print_assets, prior_settings
 from dreamfusion.config import GuidanceKind
 from dreamfusion.config.presets import RefinePreset
 from dreamfusion.errors import DreamFusionError
@@ -31,6 +31,8 @@ def refine(
     embedding: tuple[str, ...] | None = None,
     config: Path | None = None,
     nemo_config: tuple[str, ...] | None = None,
+    quiet: bool = False,
+    json: bool = False,
 ) -> None:
     """Turn a finished run into a mesh and optimise that, at a higher resolution.
 
@@ -55,10 +57,12 @@ def refine(
         embedding: files of textual inversions (the run's if not given)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
         nemo_config: NVIDIA NeMo's DreamFusion-DMTet, in place of a preset: FILE KEY=VALUE ..., as for generate
+        quiet: say nothing on the way, and name the files that were written
+        json: tell the progress, notes and files in lines of JSON on standard output, for other programs
 
     """
     asked = locals()
-    from dreamfusion.app.progress import RunProgress
+    from dreamfusion.app.run_progress import RunProgress
     from dreamfusion.runs.generate import generate as resumed
     from dreamfusion.runs.ranks import follow, joined, to_go_on_with
     from dreamfusion.runs.refine import refine as start
@@ -72,7 +76,7 @@ def refine(
         if ranks.index:
             return follow(ranks, device)
         started = to_go_on_with(output) if resume is None else None
-        with RunProgress(console) as progress:
+        with RunProgress(console, quiet=quiet, as_json=json) as progress:
             shown: dict[str, Any] = {"on_start": progress.start, "on_step": progress.step, "ranks": ranks}
             if started is not None:
                 result = resumed(resume=started, **given(steps=steps, device=device), **shown)
@@ -95,9 +99,9 @@ def refine(
                     nemo_config=file,
                     nemo_overrides=overrides,
                     config_file=config,
-                    on_note=note,
+                    on_note=progress.note,
                     **shown,
                     **changes,
                 )
-    print_assets(result)
+    print_assets(result, as_json=json)
     return None

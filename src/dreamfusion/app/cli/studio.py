@@ -13,7 +13,7 @@ def studio(
     share_on: str | None = None,
     browser: bool = True,
 ) -> None:
-    """Open a page to make objects on: prompts, a queue, live previews, and all runs to turn, refine and download.
+    """Open a page to make objects on: prompts, a queue, live previews, all runs to turn, refine and download.
 
     Open the address that it prints: the secret in it lets you in, and nobody else.
 
