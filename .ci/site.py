@@ -19,7 +19,17 @@ PAGES = {
 """Which file of the repository each of these pages is."""
 ADDRESSES = {file: page for page, file in PAGES.items()}
 ORDER = {
-    "Use": ["presets.md", "configuration.md", "refine.md", "pictures.md", "assets.md", "evaluation.md", "nemo.md"],
+    "Use": [
+        "studio.md",
+        "presets.md",
+        "configuration.md",
+        "refine.md",
+        "pictures.md",
+        "assets.md",
+        "evaluation.md",
+        "scale.md",
+        "nemo.md",
+    ],
     "Understand": ["architecture.md", "conventions.md", "guidance.md", "toybox.md", "model-card.md"],
     "Trust": ["tested.md", "reliability.md"],
     "Build on it": ["reference.md", "extending.md", "contributing.md", "changelog.md"],

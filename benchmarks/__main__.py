@@ -27,6 +27,7 @@ PARTS = {
     "mesh": "mesh.rows",
     "runs": "iteration.whole_runs",
     "guidance": "guidance.rows",
+    "scale": "scale.rows",
 }
 
 

@@ -16,7 +16,7 @@ import dreamfusion
 from dreamfusion.app import cli
 from support.worlds import SHORT, toy_prior
 
-COMMANDS = ["generate", "refine", "render", "export", "compare", "compose", "evaluate"]
+COMMANDS = ["generate", "refine", "render", "export", "compare", "compose", "evaluate", "sweep"]
 FEW = SHORT | {"steps": 2, "checkpoint_every": 2}
 
 

@@ -28,8 +28,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("toybox",),
     ("pictures.film",),
     ("runs",),
+    ("amortized",),
     ("evaluation", "pictures"),
-    ("api", "app"),
+    ("scale",),
+    ("experiments",),
+    ("api", "app", "studio"),
     ("__init__", "__main__"),
 )
 """From the ground up: a module imports from its own layer and from those before it. The longest name counts."""

@@ -223,3 +223,14 @@ def test_slicing_lights_and_cameras():
     lights = Lights(torch.zeros(4, 3), torch.arange(4.0), torch.ones(4))
     assert lights[1:3].diffuse.tolist() == [1.0, 2.0]
     assert len(orbit_cameras(4)[1:3]) == 2
+
+
+def test_a_square_frame_of_oblong_pixels():
+    camera = fixed_cameras(0.0, 0.0, focal=0.5)
+    rays = camera.rays(2, 4, 1.0).directions[0]
+    # Looking along -x: right is +y, down is -z; the frame reaches 1 to every side at distance 1.
+    towards = rays / -rays[..., :1]
+    assert towards[0, :, 1].tolist() == pytest.approx([-0.75, -0.25, 0.25, 0.75])
+    assert towards[:, 0, 2].tolist() == pytest.approx([0.5, -0.5])
+    square = camera.rays(2, 4).directions[0]
+    assert (square / -square[..., :1])[:, 0, 2].tolist() == pytest.approx([0.25, -0.25])

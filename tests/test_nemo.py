@@ -17,8 +17,8 @@ from dreamfusion.runs.generate import generate
 from support.families import SIZE, save_sd
 
 DOCS = Path(__file__).parents[1] / "docs"
-FILES = Path(__file__).parents[1] / "src" / "dreamfusion" / "nemo"
-GROUPS = FILES / "groups"
+FILES = Path(__file__).parents[1] / "src" / "dreamfusion" / "nemo" / "stock" / "model"
+GROUPS = FILES
 NERF, MESH = FILES / "dreamfusion.yaml", FILES / "dreamfusion-dmtet.yaml"
 
 SMALL = """
@@ -81,7 +81,8 @@ def test_files_beside_the_configuration_come_first_and_self_decides_the_order(tm
     defaults = ["_self_", *[entry for entry in yaml.safe_load(NERF.read_text())["defaults"] if entry != "_self_"]]
     assert config(changed(tmp_path, {"optim.lr": 7e-3, "defaults": defaults})).optim.grid_lr == 1e-3
     (tmp_path / "optim" / "adan.yaml").unlink()
-    assert "adan.yaml" in refused(tmp_path / "mine.yaml")
+    (tmp_path / "optim" / "other.yaml").touch()
+    assert config(changed(tmp_path, {})).optim.grid_lr == 5e-3, "what is not beside the file is NeMo's own"
 
 
 def test_references_to_the_trainer_and_to_other_keys(tmp_path: Path):
@@ -132,8 +133,11 @@ def test_the_other_choices_of_each_group(tmp_path: Path, group: str, option: str
 
 
 def test_plans_of_tensorrt_are_noted(tmp_path: Path):
-    assert "plan_dir" in read_nemo(chosen(tmp_path, "guidance", "sd_trt")).notes[0]
-    assert read_nemo(NERF).notes == []
+    assert "plan_dir" in read_nemo(chosen(tmp_path, "guidance", "sd_trt")).notes[-1]
+    (note,) = read_nemo(NERF).notes
+    assert "per ray here and per sample with NeMo" in note
+    silent = {"loss.lambda_orientation": 0, "loss.lambda_entropy": 0}
+    assert read_nemo(changed(tmp_path, silent)).notes == []
 
 
 def test_jitter_counts_only_if_it_is_on(tmp_path: Path):
@@ -150,10 +154,11 @@ def test_jitter_counts_only_if_it_is_on(tmp_path: Path):
         ({"nerf.blob_radios": 3}, ["nerf.blob_radios", "blob_radius"]),
         ({"nerf.bound": 2}, ["nerf.bound", "2"]),
         ({"nerf._target_": "a.b.C"}, ["nerf._target_", "torchngp_nerf"]),
-        ({"data.train_dataset.width": 48}, ["train_dataset.height", "train_dataset.width", "square"]),
+        ({"data.val_dataset.width": 48}, ["val_dataset.height", "val_dataset.width", "square"]),
         ({"data.train_dataset.radius_range": 3}, ["radius_range"]),
         ({"data.train_dataset.radius_range": [1, 2, 3]}, ["radius_range"]),
-        ({"loss.lambda_mesh_normal": 0.5}, ["loss.lambda_mesh_normal", "mesh stage"]),
+        ({"data.val_dataset._target_": "a.random_poses.RandomPoses"}, ["_target_", "random_poses", "circle_poses"]),
+        ({"data.train_dataset._target_": "a.circle_poses.CirclePoses"}, ["_target_", "random_poses"]),
         ({"resume_from_checkpoint": "/results/last.ckpt"}, ["resume_from_checkpoint", "--resume"]),
         ({"guidance.precision": "fp8"}, ["guidance.precision", "fp8", "16 or", "bf16", "32"]),
         ({"nerf.density_activation": "relu"}, ["nerf.density_activation", "relu", "exp or softplus"]),
@@ -162,7 +167,7 @@ def test_jitter_counts_only_if_it_is_on(tmp_path: Path):
         ({"background.background": [0, 0, 3]}, ["background.background = [0, 0, 3]", "scene.background_color.2"]),
         ({"optim.betas": [0.9, 0.9, 2]}, ["optim.betas = [0.9, 0.9, 2]"]),
         ({"iters": "many"}, ["iters = many is not possible here", "steps", "valid integer"]),
-        ({"renderer.max_steps": 4096}, ["renderer.max_steps = 4096", "scene.step_length"]),
+        ({"renderer.max_steps": 40960}, ["renderer.max_steps = 40960", "scene.step_length"]),
         ({"data.train_dataset.radius_range": [3, 2]}, ["data.train_dataset.radius_range = [3, 2]", "radius_min <="]),
         (
             {"data.train_dataset.radius_range": [-3, 2]},
@@ -180,7 +185,7 @@ def test_jitter_counts_only_if_it_is_on(tmp_path: Path):
         ({"nerf.encoder_cfg.interpolation": "cubic"}, ["nerf.encoder_cfg.interpolation = cubic", "'smoothstep'"]),
         ({"optim.name": "sgd"}, ["optim.name", "adan, adamw, adam"]),
         ({"optim.name": "adamw", "optim.max_grad_norm": 5}, ["optim.max_grad_norm"]),
-        ({"data": [1]}, ["mine.yaml", "do not go together"]),
+        ({"data": [1]}, ["do not go together"]),
         ({"renderer": 3}, ["renderer must be a table"]),
         ({"nerf.encoder_cfg": 3}, ["nerf.encoder_cfg must be a table"]),
         ({"optim.name": ["adan"]}, ["optim.name", "adan, adamw, adam"]),
@@ -208,13 +213,14 @@ def test_the_mesh_stage_is_read():
     assert not read_nemo(NERF).mesh_stage
     values = mesh.values
     assert (values["steps"], values["resolution"]) == (5000, 512)
-    assert values["scene"]["tetrahedra"] == {"resolution": 64}
+    assert values["scene"]["tetrahedra"] == {"resolution": 64, "fitted": True}
     background = {"frequencies": 6, "hidden_width": 32, "hidden_layers": 1}
     assert (values["scene"]["background"], values["scene"]["background_network"]) == ("learned", background)
     loss = values["loss"]
     assert (loss["normal_consistency"], loss["laplacian"]) == (0.5, 0.5)
     assert (loss["entropy"], loss["orientation"]) == (0, 0)
-    assert (values["optim"]["surface_lr"], values["optim"]["grid_lr"]) == (5e-3, 5e-3)
+    rates = [values["optim"][name] for name in ("surface_lr", "offset_lr", "grid_lr")]
+    assert rates == [5e-3 / 128, 5e-3 / 2, 5e-3], "theirs goes from -1 to 1 within an edge of 2 / 128"
     assert values["shading"]["latent"] == 0
 
 
@@ -360,10 +366,11 @@ def test_keys_that_nemo_does_not_read_have_any_value(tmp_path: Path):
 
 
 def test_what_matters_with_nemo_and_not_here_is_told(tmp_path: Path):
-    (note,) = read_nemo(chosen(tmp_path, "renderer", "nerfacc")).notes
+    note = read_nemo(chosen(tmp_path, "renderer", "nerfacc")).notes[-1]
     assert "renderer.near_plane, renderer.alpha_thre" in note
-    (note,) = read_nemo(chosen(tmp_path, "background", "tcnn")).notes
-    assert "sines" in note
+    assert any("sines" in note for note in read_nemo(chosen(tmp_path, "background", "tcnn")).notes)
+    note = read_nemo(changed(tmp_path, {"loss.lambda_mesh_normal": 0.5})).notes[-1]
+    assert "loss.lambda_mesh_normal" in note
 
 
 def test_a_configuration_beside_the_file_is_a_base_whose_choices_can_be_overridden(tmp_path: Path):
@@ -395,9 +402,10 @@ def test_precisions_mean_what_they_say(given: Any, ours: str, tmp_path: Path):
 
 
 def test_the_field_of_view_of_pictures(tmp_path: Path):
-    path = changed(tmp_path, {"data.val_dataset.default_fovx": 90, "data.test_dataset.default_polar": 60})
-    assert config(path).pictures.focal == pytest.approx(0.5)
-    assert config(path).pictures.elevation_deg == 30
+    val = {"data.val_dataset.default_fovx": 90, "data.val_dataset.default_fovy": 90}
+    made = config(changed(tmp_path, val | {"data.test_dataset.default_polar": 60})).pictures
+    assert (made.val_focal, made.focal) == (pytest.approx(0.5), pytest.approx(0.5 / math.tan(math.radians(10))))
+    assert (made.val_elevation_deg, made.elevation_deg) == (0, 30), "a value of one is none of the other's"
 
 
 @pytest.mark.slow
@@ -410,17 +418,17 @@ def test_the_stock_file_runs_with_the_embedded_prior(tmp_path: Path):
         config_file=tmp_path / "small.yaml",
         output=tmp_path / "run",
         on_note=notes.append,
-        assets=False,  # two steps leave fog, of which there is no mesh
         guidance={"kind": "toybox"},
         device="cpu",
     )
-    assert len(notes) == 2
-    assert "fp32" in notes[0]
-    assert "latent phase" in notes[1]
+    assert len(notes) == 3
+    assert "fp32" in notes[1]
+    assert "latent phase" in notes[2]
     saved = load_config(result.folder / "config.yaml")
     assert (saved.prompt, saved.guidance.kind, saved.shading.latent) == ("a red mushroom", "toybox", constant(0))
     assert (saved.guidance.guidance_scale, saved.pictures.video) == (100, False)
     assert (result.folder / "validation" / "step_000002.png").is_file()
+    assert result.contact_sheet.is_file(), "two steps leave fog, of which there is no mesh, but pictures"
 
 
 def test_the_stock_file_runs_with_its_latent_phase(tmp_path: Path):
@@ -435,7 +443,8 @@ def test_the_stock_file_runs_with_its_latent_phase(tmp_path: Path):
         guidance={"kind": "diffusers", "model": str(save_sd(tmp_path / "sd")), "image_size": SIZE},
         device="cpu",
     )
-    assert len(notes) == 1, "fp32 in place of fp16"
+    assert len(notes) == 2
+    assert "fp32" in notes[1], "in place of fp16"
     saved = load_config(result.folder / "config.yaml")
     assert (saved.prompt, saved.shading.latent.from_) == ("a hamburger", 0.2)
     assert len((result.folder / "metrics.jsonl").read_text().splitlines()) == 2

@@ -10,7 +10,8 @@ from dreamfusion.config import parse_config
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import Checkpoint, NotFiniteError
 from dreamfusion.method.normals import latent_picture
-from dreamfusion.method.optimize import MOST_LEFT_OUT, optimize, portions, refuse_collapse, sample_shading
+from dreamfusion.method.optimize import MOST_LEFT_OUT, optimize, refuse_collapse, sample_shading
+from dreamfusion.method.ranks import ALONE
 from dreamfusion.method.state import State
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.toybox.render import signed_distance
@@ -267,9 +268,9 @@ def test_a_scene_that_is_driven_empty_is_reported():
 
 
 def test_portions_of_views_by_hand():
-    assert list(portions(5, 1)) == [slice(0, 5)]
-    assert list(portions(5, 2)) == [slice(0, 2), slice(2, 5)]
-    assert list(portions(4, 4)) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]
+    assert list(ALONE.portions(5, 1)) == [slice(0, 5)]
+    assert list(ALONE.portions(5, 2)) == [slice(0, 2), slice(2, 5)]
+    assert list(ALONE.portions(4, 4)) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]
 
 
 def test_a_step_in_portions_has_the_gradient_of_the_whole():

@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
+from dreamfusion.config import DecayForm, OptimConfig
 from dreamfusion.config.schedule import Schedule, constant
+from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import pack, unpack
 from dreamfusion.method.optimizers import build_optimizer, learning_rate_factor
 
@@ -47,6 +49,22 @@ def test_adam_first_two_steps_by_hand():
     update = (m / (1 - 0.9**2)) / (math.sqrt(n / (1 - 0.99**2)) + 1e-3)
     step_with(adam, p, -1.0)
     assert p.item() == pytest.approx(after_one * (1 - 0.1 * 0.5) - 0.1 * update)
+
+
+def test_forms_of_weight_decay_by_hand():
+    def after_one(name: str, form: DecayForm, gradient: float = 2.0) -> float:
+        p = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+        groups = [{"params": [p], "lr": 0.1}]
+        step_with(build_optimizer(name, groups, eps=1e-12, weight_decay=0.5, decay_form=form), p, gradient)
+        return p.item()
+
+    # The first step of Adam and Adan is lr times the sign of the gradient.
+    assert after_one("adam", "l2", -0.3) == pytest.approx(1 - 0.1), "the gradient with decay is -0.3 + 0.5"
+    assert after_one("adam", "decoupled") == pytest.approx(1 - 0.1 * 0.5 - 0.1)
+    assert after_one("adan", "proximal") == pytest.approx((1 - 0.1) / (1 + 0.1 * 0.5), rel=1e-4)
+    assert after_one("adan", "decoupled") == pytest.approx(1 - 0.1 * 0.5 - 0.1, rel=1e-4)
+    with pytest.raises(DreamFusionError, match="decay_form 'proximal' is for optimizer 'adan'"):
+        OptimConfig(decay_form="proximal")
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from dreamfusion.assets import load as load_module
 from dreamfusion.assets.formats import save_glb, save_mesh
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh, extract_mesh
-from dreamfusion.config import SceneConfig, merged, parse_config
+from dreamfusion.config import Config, SceneConfig, merged, parse_config
 from dreamfusion.config.schedule import constant
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.geometry import iou, score_geometry, toy_volume
@@ -30,6 +31,7 @@ from dreamfusion.method.cameras import fixed_cameras, sample_cameras
 from dreamfusion.method.optimize import optimize
 from dreamfusion.method.shading import Lights
 from dreamfusion.method.state import State
+from dreamfusion.nemo import read_stage
 from dreamfusion.pictures.render import render_run
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import _configuration, _nemo_configuration, refine
@@ -41,7 +43,7 @@ from dreamfusion.toybox.world import Toy
 from support.worlds import BACKDROP, STILL, toy_config, toy_prior
 
 CPU = torch.device("cpu")
-DMTET = Path(nemo.__file__).parent / "dreamfusion-dmtet.yaml"
+DMTET = Path(nemo.__file__).parent / "stock" / "model" / "dreamfusion-dmtet.yaml"
 GRID = TetrahedraConfig(resolution=16)
 
 
@@ -314,7 +316,9 @@ def test_a_configuration_of_nemos_second_stage_refines_a_run(source: dreamfusion
         device="cpu",
     )
     config = result.config
-    assert (config.loss.normal_consistency, config.loss.laplacian, config.optim.surface_lr) == (0.5, 0.5, 5e-3)
+    assert (config.loss.normal_consistency, config.loss.laplacian, config.optim.surface_lr) == (0.5, 0.5, 5e-3 / 128)
+    reach = np.linalg.norm(source.scene.mesh(128).vertices, axis=1).max()
+    assert config.scene.tetrahedra.extent == pytest.approx(min(1, reach + 0.1)), "the grid is as large as the object"
     assert config.scene.background == "learned"
     assert config.scene.nerf == source.config.scene.nerf, "the colours go on in the networks of the run"
     assert any("networks of the run" in note for note in notes)
@@ -324,6 +328,12 @@ def test_a_configuration_of_nemos_second_stage_refines_a_run(source: dreamfusion
         refine(source.folder, nemo_config=DMTET.with_name("dreamfusion.yaml"))
     with pytest.raises(DreamFusionError, match="not both"):
         refine(source.folder, nemo_config=DMTET, preset="quick")
+
+
+def nemo_config(source: dreamfusion.Result | None, path: Path = DMTET, **asked: Any) -> Config:
+    notes: list[str] = []
+    read = read_stage(path, (), "default", notes.append, mesh=True)
+    return _nemo_configuration(source, read, None, asked, notes.append)
 
 
 def test_a_refinement_can_be_rendered_exported_and_refined_again(refined: dreamfusion.Result, tmp_path: Path):
@@ -479,7 +489,7 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixtur
 
 
 def test_the_preset_is_nemos_stock_file_of_the_second_stage():
-    read = _nemo_configuration(None, DMTET, "default", None, {}, lambda line: None)
+    read = nemo_config(None)
     ours = _configuration(None, "nemo-dmtet", None, {"prompt": "a hamburger"})
     # What a mesh is not rendered with may differ: the file names another renderer.
     marching = ("dt_gamma", "max_steps", "step_length", "background_color")
@@ -508,20 +518,21 @@ def test_nemos_preset_keeps_prompt_device_and_networks_of_a_run_and_nothing_else
 
 def test_one_resolution_is_that_of_the_whole_refinement(source: dreamfusion.Result, tmp_path: Path):
     for asked, expected in (({}, 512), ({"resolution": 128}, 128)):
-        config = _nemo_configuration(source, DMTET, "default", None, asked, lambda line: None)
+        config = nemo_config(source, **asked)
         assert config.resolution == constant(expected)
     both = {"resolution": {"start": 64, "end": 128}}
-    assert _nemo_configuration(source, DMTET, "default", None, both, lambda line: None).resolution.end == 128
+    assert nemo_config(source, **both).resolution.end == 128
 
 
-def test_the_prompt_of_the_run_stands_where_nemos_file_has_none(source: dreamfusion.Result, tmp_path: Path):
+def test_the_prompt_is_that_of_the_run_and_not_of_nemos_file(source: dreamfusion.Result, tmp_path: Path):
     (tmp_path / "mine.yaml").write_text(DMTET.read_text().replace("prompt: 'a hamburger'", "", 1))
-    config = _nemo_configuration(source, tmp_path / "mine.yaml", "default", None, {}, lambda line: None)
-    assert config.prompt == source.config.prompt
+    for path in (DMTET, tmp_path / "mine.yaml"):
+        assert nemo_config(source, path).prompt == source.config.prompt
+    assert nemo_config(source, prompt="a blue car").prompt == "a blue car"
 
 
 def test_a_weight_that_a_mesh_does_not_have_is_refused(source: dreamfusion.Result):
     with pytest.raises(DreamFusionError, match=r"loss\.orientation is for volumes"):
         _configuration(source, "default", None, {"loss": {"orientation": 0.5}})
     with pytest.raises(DreamFusionError, match=r"loss\.orientation is for volumes"):
-        _nemo_configuration(source, DMTET, "default", None, {"loss": {"orientation": 0.5}}, lambda line: None)
+        nemo_config(source, loss={"orientation": 0.5})

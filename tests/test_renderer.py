@@ -153,6 +153,14 @@ def test_dropping_negligible_samples_changes_little():
     assert (culled.rgb - exact.rgb).abs().max() < 0.03
 
 
+def test_thin_matter_shows_however_short_the_steps_are():
+    # A step of 2 sqrt(3) / 1024 of density 0.28 weighs 0.00095.
+    for steps in (128, 1024):
+        settings = RenderSettings(step_length=2 * math.sqrt(3) / steps, max_steps=steps)
+        out = render(UniformBall(0.28), BLACK, full_grid(), one_ray(), lights(1), ["albedo"], settings)
+        assert out.opacity.item() == pytest.approx(1 - math.exp(-0.56), abs=0.01)
+
+
 def test_render_gradient_against_finite_differences():
     field, rays = rough_field(), views(2, 8)
     upstream = torch.randn(2, 3, 8, 8, generator=seeded(4))

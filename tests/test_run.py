@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import gc
 import json
@@ -186,6 +187,25 @@ def test_an_empty_scene_leaves_the_earlier_mesh(finished: dreamfusion.Result, tm
     with pytest.raises(DreamFusionError, match="scene is empty"):
         export_run(copy)
     assert (copy / "mesh.glb").read_bytes() == before
+
+
+def test_what_there_is_of_a_scene_of_fog_is_written_where_no_mesh_is_needed(
+    finished: dreamfusion.Result, tmp_path: Path, caplog
+):
+    pictures = finished.config.pictures.model_copy(update={"mesh_needed": False, "sheet_resolution": 16})
+    scene = copy.deepcopy(finished.scene)
+    with torch.no_grad():
+        for parameter in scene.field.density_network.parameters():
+            parameter.zero_()
+        scene.field.density_network[-1].bias.fill_(-100.0)
+    empty = dataclasses.replace(
+        finished, folder=tmp_path, scene=scene, config=finished.config.model_copy(update={"pictures": pictures})
+    )
+    results.write_assets(empty)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["contact_sheet.png"]
+    assert "Left out: mesh.glb" in caplog.text
+    with pytest.raises(DreamFusionError, match="empty"):
+        results.write_assets(dataclasses.replace(empty, config=finished.config))
 
 
 def test_without_xatlas_a_run_still_ends_with_a_mesh(finished: dreamfusion.Result, tmp_path: Path, monkeypatch):

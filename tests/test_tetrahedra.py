@@ -180,3 +180,15 @@ def test_nothing_and_everything_are_refused():
         TetrahedraConfig(resolution=2)
     with pytest.raises(DreamFusionError, match=r"^bulge_resolution: .*2"):
         TetrahedraConfig(resolution=8, bulge_resolution=1)
+
+
+def test_a_smaller_grid_is_finer_and_holds_a_smaller_ball():
+    field = TetrahedralField(TetrahedraConfig(resolution=12, extent=0.5))
+    assert field.side == pytest.approx(2 * 0.5 / 12)
+    radii = field.surface().vertices.norm(dim=1)
+    torch.testing.assert_close(radii, torch.full_like(radii, 0.25), atol=0.005, rtol=0)
+    with torch.no_grad():
+        field.distance.fill_(-1.0)
+    assert field.surface().vertices.norm(dim=1).max() < 0.5 + field.side, "its edge is outside"
+    whole = TetrahedralField(TetrahedraConfig(resolution=12))
+    assert len(whole.distance) == len(field.distance)

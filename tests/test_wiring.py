@@ -36,8 +36,8 @@ from dreamfusion.scenes.volume import VolumeScene
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
+from support.meshes import BALL, FACES, POINTS, glb_file
 from support.worlds import toy_config, toy_prior
-from test_mesh_input import BALL, FACES, POINTS, glb_file
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {"steps": 4, "views": 8, "resolution": 8}

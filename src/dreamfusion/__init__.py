@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion.api import compare, compose, evaluate, export, generate, open_run, refine, render
+from dreamfusion.api import compare, compose, evaluate, export, generate, open_run, refine, render, sweep
 from dreamfusion.errors import DreamFusionError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ __all__ = [
     "refine",
     "render",
     "sds",
+    "sweep",
     "vsd",
 ]
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dreamfusion.method.optimize import Step
     from dreamfusion.pictures.compose import Placement
     from dreamfusion.runs.results import Result
+    from dreamfusion.scale.sweep import Status, Sweep
 
     PathOrText = str | PathLike[str]
     Settings = PathOrText | Mapping[str, Any] | Config
@@ -54,6 +55,7 @@ def generate(
     loss: Literal["sds", "vsd", "ism"] | Loss | None = None,
     config: Settings | None = None,
     nemo_config: PathOrText | None = None,
+    nemo_overrides: Sequence[str] = (),
     assets: bool = True,
     progress: bool = False,
     on_step: Callable[[Step], None] | None = None,
@@ -76,7 +78,8 @@ def generate(
         loss: "sds", "vsd" or "ism", or a function of your own with the arguments of `dreamfusion.sds`.
         config: any other settings: a YAML file, a mapping with the keys of a run's config.yaml, or a `Config`. The
             arguments above come after them.
-        nemo_config: a model configuration of NVIDIA's NeMo, in place of a preset (docs/nemo.md).
+        nemo_config: an experiment or model of NVIDIA's NeMo, in place of a preset (docs/nemo.md).
+        nemo_overrides: KEY=VALUE for it, as behind NeMo's own command.
         assets: whether to write contact sheet, turntable and mesh at the end.
         progress: show a progress bar and notes on standard error.
         on_step: is called with every finished step, its metrics and its pictures.
@@ -100,6 +103,7 @@ def generate(
             words,
             preset=preset,
             nemo_config=_path(nemo_config),
+            nemo_overrides=nemo_overrides,
             config_file=file,
             output=_path(output),
             resume=_path(resume),
@@ -128,6 +132,7 @@ def refine(
     model: PathOrText | None = None,
     config: Settings | None = None,
     nemo_config: PathOrText | None = None,
+    nemo_overrides: Sequence[str] = (),
     assets: bool = True,
     progress: bool = False,
     on_step: Callable[[Step], None] | None = None,
@@ -150,6 +155,7 @@ def refine(
         model: as for `generate`.
         config: any other settings, as for `generate`.
         nemo_config: a configuration of NVIDIA's NeMo for its second stage (docs/nemo.md).
+        nemo_overrides: KEY=VALUE for it, as behind NeMo's own command.
         assets: whether to write contact sheet, turntable and mesh at the end.
         progress: show a progress bar and notes on standard error.
         on_step: is called with every finished step.
@@ -171,6 +177,7 @@ def refine(
             mesh=_path(mesh),
             preset=preset,
             nemo_config=_path(nemo_config),
+            nemo_overrides=nemo_overrides,
             config_file=file,
             output=_path(output),
             guidance_model=own_prior,
@@ -445,6 +452,74 @@ def evaluate(
     return evaluation
 
 
+def sweep(
+    prompts: PathOrText | Sequence[str],
+    *,
+    seeds: int = 4,
+    preset: Preset = "default",
+    output: PathOrText = "runs/sweep",
+    steps: int | None = None,
+    config: Settings | None = None,
+    vary: Mapping[str, Sequence[Any]] | Sequence[str] = (),
+    judge: str | None = None,
+    keep: int | None = None,
+    cpus: float = 1.0,
+    gpus: float | None = None,
+    retries: int = 2,
+    address: str | None = None,
+    slurm: bool = False,
+    partition: str | None = None,
+    minutes: int | None = None,
+    progress: bool = False,
+) -> Sweep:
+    """Run many prompts with many seeds and settings on Ray or Slurm, and return all runs, best first.
+
+    sweep.json and gallery.html are written to the folder; called again, a sweep goes on where it was. Needs
+    dreamfusion[scale].
+
+    Args:
+        prompts: several prompts, or a file with one per line.
+        seeds: runs per prompt and setting, with seeds 0 to seeds - 1.
+        preset: as for `generate`.
+        output: folder for all runs, which all machines share.
+        steps: optimisation steps of every run, in place of the preset's.
+        config: any other settings of every run, as for `generate`.
+        vary: values to try by dotted configuration key, in all combinations: {"guidance.guidance_scale": [4, 8]}, or
+            as the command line has them.
+        judge: folder of a trained judge, or folder or hub name of a CLIP model, in place of the toybox judge.
+        keep: delete the runs of all but so many of each prompt in the end; scores and previews stay.
+        cpus: CPU cores of each run.
+        gpus: GPUs of each run, which may be a fraction on Ray; by default one where there are any.
+        retries: how often a run whose process died is started again, from its last checkpoint.
+        address: host:port of a Ray cluster, or "auto" for the one that this machine belongs to; by default a local one.
+        slurm: run on Slurm in place of Ray.
+        partition: Slurm's partition.
+        minutes: Slurm's time limit for each job, 60 by default.
+        progress: show a progress bar and notes on standard error.
+
+    Raises:
+        DreamFusionError: for wrong settings, or an engine that is not there. A run that fails is recorded instead.
+
+    """
+    quiet_libraries()
+    from dreamfusion.config import merged, read_yaml
+    from dreamfusion.scale.engines import chosen_engine
+    from dreamfusion.scale.plan import Plan, parse_vary, prompts_of
+    from dreamfusion.scale.sweep import sweep as run
+
+    options = _given(gpus=gpus, address=address, partition=partition, minutes=minutes)
+    engine = chosen_engine(Path(output), cpus=cpus, retries=retries, slurm=slurm, **options)
+    words, notes = prompts_of(Path(prompts)) if isinstance(prompts, (str, PathLike)) else (list(prompts), [])
+    for note in notes:
+        _log.info("%s: %s", prompts, note)
+    file, changes = _settings(config, steps=steps)
+    changes = changes if file is None else merged(read_yaml(file), changes)
+    tried = vary if isinstance(vary, Mapping) else parse_vary(_several(vary))
+    with _swept(progress) as on_progress:
+        plan = Plan(words, seeds, preset, changes, tried)
+        return run(Path(output), plan, engine, judge=judge, keep=keep, on_progress=on_progress, on_note=_log.info)
+
+
 def open_run(run: PathOrText, device: str = "auto") -> Result:
     """Return an earlier run with its newest scene.
 
@@ -544,6 +619,20 @@ def _shown(progress: bool, on_step: Callable[[Step], None] | None) -> Iterator[_
 
     with RunProgress(console) as bar:
         yield _Shown(bar.start, step, note)
+
+
+@contextmanager
+def _swept(progress: bool) -> Iterator[Callable[[Status], None] | None]:
+    """Show how far a sweep is, while the block lasts."""
+    if not progress:
+        yield None
+        return
+    from rich.console import Console
+
+    from dreamfusion.app.progress import SweepProgress
+
+    with SweepProgress(Console(stderr=True)) as bar:
+        yield bar.update
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import torch
 
 from dreamfusion.errors import DreamFusionError
@@ -24,3 +25,8 @@ def pick_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise DreamFusionError(f"No device {name!r} here: use --device auto or cpu (see dreamfusion doctor).") from None
     return device
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free: of a GPU, or of this machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -71,8 +71,9 @@ VALUES = (
 
 OPTIONS = {
     "generate": "preset steps seed output resume device guidance model guidance-scale negative-prompt loss config"
-    " nemo-config",
-    "refine": "mesh prompt preset steps resolution seed output resume device guidance model config nemo-config",
+    " nemo-config lora embedding",
+    "refine": "mesh prompt preset steps resolution seed output resume device guidance model config nemo-config lora"
+    " embedding",
     "render": "output shading azimuth elevation radius focal size light-azimuth light-elevation light-intensity"
     " light-color ambient environment background turntable cameras fps device",
     "export": "format output resolution faces texture-size size-mm device",
@@ -80,7 +81,7 @@ OPTIONS = {
     " device",
     "prior train": "output steps batch-size image-size lr muon-lr decay-steps precision seed device start-from"
     " save-every sample-every",
-    "prior sample": "output model steps guidance-scale negative-prompt seed device",
+    "prior sample": "output model steps lora embedding precision image-size guidance-scale negative-prompt seed device",
     "toybox render": "output size shading",
     "evaluate": "prompts seeds preset output steps config judge jobs",
     "ablate": "prompts seeds preset output steps judge jobs",

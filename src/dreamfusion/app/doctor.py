@@ -20,9 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dreamfusion.device import pick_device
+from dreamfusion.device import free_memory, pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.execution import Precision
+from dreamfusion.guidance.reading.counting import known_parameters
 from dreamfusion.io.files import free_disk_bytes
 from dreamfusion.toybox import EMBEDDED_PRIOR
 
@@ -177,32 +178,22 @@ def _prior() -> Check:
 
 def _model(model: str) -> Check:
     name = f"Model {model}"
-    if 2 * sum(_parameters(model).values()) > psutil.virtual_memory().available:
+    if 2 * sum(known_parameters(model).values()) > psutil.virtual_memory().available:
         return Check(name, "warn", "not loaded, because it is larger than the free memory", "close other programs")
     return _opens(name, model, "choose another --model, or use the embedded prior: --guidance toybox")
-
-
-def _parameters(model: str) -> dict[str, int]:
-    """Return the number of parameters of each part, nothing if its files do not tell; loading then says why."""
-    from dreamfusion.guidance.reading.counting import count_parameters
-
-    try:
-        return count_parameters(model)
-    except DreamFusionError:
-        return {}
 
 
 def _model_memory(model: str, precision: Precision) -> Check:
     """Say what the weights of a model's parts take, from the heads of its files alone, and whether that is free."""
     name = f"Memory for {model}"
-    counts = _parameters(model)
+    counts = known_parameters(model)
     if not counts:
         return Check(name, "ok", "not known before it is loaded: it is no whole folder of safetensors on this machine")
     width = 2 if precision in ("fp16", "bf16") else 4
     total = sum(counts.values()) * width
     encoders = sum(count for part, count in counts.items() if part.startswith("text_encoder")) * width
     device = pick_device()
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = free_memory(device)
     parts = ", ".join(f"{part} {count * width / _GB:.2f}" for part, count in counts.items())
     detail = (
         f"{total / _GB:.2f} GB of weights in {precision} ({parts}), {(total - encoders) / _GB:.2f} GB once the prompt "

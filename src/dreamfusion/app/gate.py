@@ -1,4 +1,4 @@
-"""Who may talk to the live viewer: a page that was opened at the viewer's own address, which has a secret in it.
+"""Who may talk to the live viewer and the studio: a page opened at their own address, which has a secret in it.
 
 Any web page can send requests to a server on the same machine, and can let its own name stand for that machine's
 address (DNS rebinding). So nothing is read or changed, and no websocket opens, unless three things are right:
@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_HEADERS = {
+HEADERS = {
     "Cache-Control": "no-store",
     # Nothing from elsewhere, whatever a text on the page says, and no frame of another page around it.
     "Content-Security-Policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
@@ -39,11 +39,12 @@ Answer = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Gate:
-    """The names of a server that listens at ``host`` and ``port``, and its secret."""
+    """The names of a server that listens at ``host`` and ``port``, its secret, and the command that started it."""
 
     host: str
     port: int
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    command: str = "dreamfusion view"
 
     @property
     def address(self) -> str:
@@ -54,12 +55,12 @@ class Gate:
     def refusal(self, path: str, hosts: Sequence[str], origins: Sequence[str], *, websocket: bool) -> str | None:
         """Return why a request is refused, None if it may pass; ``hosts`` and ``origins`` are all such headers."""
         if len(hosts) != 1 or not self._is_own(hosts[0].lower()):
-            return f"The viewer has another name or port. Open the address that it printed. {self._advice()}"
+            return f"This page has another name or port. Open the address that was printed. {self._advice()}"
         if (websocket or origins) and [origin.lower() for origin in origins] != [f"http://{hosts[0].lower()}"]:
-            return "Another page may not use the viewer."
+            return "Another page may not use this one."
         given = path.partition("?")[0].split("/")[1:2]
         if not given or not hmac.compare_digest(given[0].encode("utf-8", "surrogateescape"), self.token.encode()):
-            return "Open the whole address that dreamfusion view printed: the secret in it lets you in."
+            return f"Open the whole address that {self.command} printed: the secret in it lets you in."
         return None
 
     def _advice(self) -> str:
@@ -89,7 +90,7 @@ class Gate:
             inner = request.path[1 + len(self.token) :]
             response = within(connection, dataclasses.replace(request, path=inner if inner[:1] == "/" else f"/{inner}"))
         if response is not None:
-            for name, value in _HEADERS.items():
+            for name, value in HEADERS.items():
                 response.headers[name] = value
         return response
 

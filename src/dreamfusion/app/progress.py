@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dreamfusion.config import Config
     from dreamfusion.evaluation.training import JudgeStep
     from dreamfusion.method.optimize import Step
+    from dreamfusion.scale.sweep import Status
     from dreamfusion.toybox.train import TrainStep
 
 
@@ -109,3 +110,17 @@ class JudgeProgress(_Bar):
         worst = min(row.right, key=row.right.__getitem__)
         figures = f"loss {row.loss:.3f}  {worst.replace('_', ' ')} right {row.right[worst]:.0%}"
         self.bar.update(self.task, completed=row.step, figures=figures)
+
+
+class SweepProgress(_Bar):
+    """Progress of a sweep, in steps of all its runs."""
+
+    def __enter__(self) -> Self:
+        self.task = self.bar.add_task("steps", total=None, figures="")
+        return super().__enter__()
+
+    def update(self, status: Status) -> None:
+        """Show how far it is."""
+        failed = f", {status.failed} failed" if status.failed else ""
+        figures = f"{status.runs} of {status.all_runs} runs{failed}  {status.last}"
+        self.bar.update(self.task, completed=status.steps, total=status.all_steps, figures=figures)

@@ -18,7 +18,7 @@ from dreamfusion.config.fields import (
 from dreamfusion.config.files import load_config, read_yaml, save_config
 from dreamfusion.config.guidance import GuidanceConfig, GuidanceKind, ViewMode, ViewTexts, Weighting
 from dreamfusion.config.loss import LossConfig, LossKind
-from dreamfusion.config.optim import OptimConfig, OptimizerName
+from dreamfusion.config.optim import DecayForm, OptimConfig, OptimizerName
 from dreamfusion.config.parse import parse_config
 from dreamfusion.config.pictures import PicturesConfig
 from dreamfusion.config.renderers import Backdrops, Material, PictureShading, ProposalConfig, Rasterizer, Shading
@@ -37,6 +37,7 @@ __all__ = [
     "BackgroundConfig",
     "CameraRange",
     "Config",
+    "DecayForm",
     "Execution",
     "FieldConfig",
     "GuidanceConfig",

@@ -9,6 +9,7 @@ from typing import Any
 from dreamfusion.config.earlier import translated
 from dreamfusion.config.files import read_yaml
 from dreamfusion.config.loss import LossConfig
+from dreamfusion.config.methods import METHODS
 from dreamfusion.config.parse import parse_config
 from dreamfusion.config.presets import PRESETS, Preset, preset_values
 from dreamfusion.config.run import Config
@@ -35,10 +36,12 @@ def build_config(
 def changed_config(base: dict[str, Any], asked: dict[str, Any]) -> Config:
     """Return the configuration of ``base`` with what the user ``asked`` for.
 
+    A loss that is asked for brings the constants of its method along (`config.methods`).
     Raises DreamFusionError as `parse_config` does, and for a weight that was asked for and would have no effect. One
     that is as by default, or as in ``base``, may have been asked for by a saved configuration, which holds every key.
     """
     asked = translated(asked, base.get("steps", Config.model_fields["steps"].default))
+    base = _with_method(base, asked)
     config = parse_config(merged(base, asked))
     usual = (LossConfig(), LossConfig(**base.get("loss", {})))
     for name, (where, has_effect) in _LOSSES_OF_ONE_KIND.items():
@@ -50,6 +53,14 @@ def changed_config(base: dict[str, Any], asked: dict[str, Any]) -> Config:
     return config
 
 
+def _with_method(base: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the constants of the loss that is asked for, unless it is the one of ``base`` already."""
+    kind = asked.get("loss", {}).get("kind") if isinstance(asked.get("loss"), dict) else None
+    if kind not in METHODS or base.get("loss", {}).get("kind", "sds") == kind:
+        return base
+    return merged(base, METHODS[kind])
+
+
 def _is_mesh(scene: SceneConfig) -> bool:
     return scene.kind == "mesh"
 
@@ -58,6 +69,7 @@ _LOSSES_OF_ONE_KIND: dict[str, tuple[str, Callable[[SceneConfig], bool]]] = {
     "laplacian": ("meshes", _is_mesh),
     "normal_consistency": ("meshes", _is_mesh),
     "normal_smooth_3d": ("volumes", lambda scene: not _is_mesh(scene)),
+    "z_variance": ("volumes", lambda scene: not _is_mesh(scene)),
     "orientation": ("volumes", lambda scene: not _is_mesh(scene)),
     "interlevel": (
         "scene.renderer 'proposal'",

@@ -10,6 +10,7 @@ from dreamfusion.config.schedule import Ends, Schedule, WeightSchedule
 from dreamfusion.config.section import Count, Positive, Section, wrong
 
 NormalMethod = Literal["forward", "backward", "central", "analytic"]
+ColorActivation = Literal["sigmoid", "scaled"]
 GridSide = Annotated[int, Field(ge=4, le=160)]
 
 
@@ -34,6 +35,8 @@ class FieldConfig(Section):
     """added before the activation, in the middle of the scene (paper: A.2)"""
     blob_std: Positive = 0.55
     """width of the blob in world units (paper: A.2)"""
+    albedo_activation: ColorActivation = "sigmoid"
+    """what brings colours to [0, 1] (scaled: network / 2 + 1/2, which may leave it; threestudio for DeepFloyd IF)"""
     normal_method: NormalMethod = "forward"
     """forward, backward: differences with three more evaluations; central: with six, NeMo's; analytic: the exact
     derivative, at the price of a second backward pass (paper: 3.1)"""
@@ -95,6 +98,10 @@ class NerfConfig(FieldConfig):
     """width of the two networks, for density and for albedo"""
     hidden_layers: Count = 1
     """their hidden layers"""
+    albedo_width: Count | None = None
+    """width of the network for albedo (null: hidden_width)"""
+    albedo_layers: Count | None = None
+    """its hidden layers (null: hidden_layers)"""
     network_bias: bool = True
     """whether they have biases; tiny-cuda-nn's fused networks have none"""
 
@@ -135,6 +142,10 @@ class MipConfig(FieldConfig):
 class BackgroundConfig(Section):
     """Size of the learned background's network (NeMo, for its tetrahedra: 6 octaves, one hidden layer of 32)."""
 
+    encoding: Literal["frequency", "harmonics"] = "frequency"
+    """of the direction: sines and cosines, or the nine spherical harmonics up to degree 2 (threestudio)"""
+    activation: ColorActivation = "sigmoid"
+    """what brings colours to [0, 1], as albedo_activation of the fields"""
     frequencies: Annotated[int, Field(ge=0)] = 4
     """octaves of sines and cosines of the direction"""
     hidden_width: Count = 16
@@ -149,5 +160,9 @@ class TetrahedraConfig(Section):
     resolution: GridSide = 48
     """cubes along the side of [-1, 1]^3; the grid has about resolution^3 vertices, so 64 is as fine as the grids named
     128 of other implementations"""
+    extent: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """radius of the ball that the grid fills, in world units: a smaller one is finer, and nothing leaves it"""
+    fitted: bool = False
+    """whether refine makes extent 0.1 more than the radius of the object that it begins with (NeMo)"""
     bulge_resolution: Annotated[int, Field(ge=2, le=160)] | None = None
     """distances also move with a second, coarser grid of so many samples a side (null: they do not)"""

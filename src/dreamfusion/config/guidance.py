@@ -51,6 +51,10 @@ class GuidanceConfig(Section):
     """toybox: the embedded prior; diffusers: the pipeline named by model; sd: the same, Stable Diffusion 2.1 if none"""
     model: str | None = None
     """folder, .safetensors or .ckpt file, or hub name of a diffusers pipeline"""
+    loras: tuple[str, ...] = ()
+    """LoRAs to add to the model, FILE or FILE:WEIGHT each"""
+    embeddings: tuple[str, ...] = ()
+    """files of textual inversions, each one more word for prompts"""
     image_size: Count | None = None
     """side of the pictures shown to a latent prior (null: the model's own); smaller ones need less memory"""
     guidance_scale: NonNegative = 3.0
@@ -61,6 +65,8 @@ class GuidanceConfig(Section):
     """read compel's syntax in prompts, (red)1.4 or mushroom++; needs dreamfusion[weights]; Stable Diffusion 1, 2, XL"""
     perp_neg: bool = False
     """Perp-Neg: push away from the view texts that a camera does not show; twice the cost of the prior per step"""
+    perp_neg_scale: NonNegative | None = None
+    """guidance scale under perp_neg (null: guidance_scale)"""
     rescale: Fraction = 0.0
     """how far the guided prediction is given the deviation of the unguided one; tames high guidance scales"""
     view_mode: ViewMode = "interpolated"

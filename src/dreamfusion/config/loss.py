@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from dreamfusion.config.schedule import PositiveSchedule, Schedule, WeightSchedule
+from dreamfusion.config.schedule import Ends, PositiveSchedule, Schedule, WeightSchedule, constant
 from dreamfusion.config.section import Count, NonNegative, Positive, Section
 
 LossKind = Literal["sds", "vsd", "ism"]
@@ -26,10 +26,15 @@ class LossConfig(Section):
     """vsd: rank of the critic's LoRA adapters"""
     vsd_lr: Positive = 1e-4
     """vsd: learning rate of the critic"""
-    ism_delta_t: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    ism_delta_t: Annotated[Schedule, AfterValidator(Ends(gt=0, le=1))] = constant(0.05)
     """ism: the interval, as a fraction of all timesteps"""
     ism_delta_s: Annotated[float, Field(gt=0, le=1)] = 0.2
     """ism: longest step of the inversion, as a fraction of all timesteps"""
+    image: NonNegative = 0.0
+    """sds: the same on pixels: squared difference of a picture to that which the prior makes of it, decoded by the VAE
+    (HiFA, arXiv 2305.18766); it decodes at every step. For a prior on pixels it is what is distilled, and left out"""
+    z_variance: NonNegative = 0.0
+    """volumes: what a ray meets lies in one depth: variance of the depth along rays that hit (HiFA)"""
     opacity: NonNegative = 200.0
     """keeps the scene from filling space: mean sqrt(opacity^2 + 0.01)"""
     opacity_squared: NonNegative = 0.0
@@ -38,6 +43,8 @@ class LossConfig(Section):
     """pushes opacity to 0 or 1"""
     orientation: WeightSchedule = Schedule(start=1e-4, end=1e-2, until=0.5, curve="ramp")
     """forbids normals that face away from the camera (paper: A.2)"""
+    orientation_of_albedo: bool = False
+    """whether views without light have that term, too, for which they need normals (threestudio)"""
     normal_smooth_2d: NonNegative = 0.0
     """smooth pictures of normals: mean squared difference of neighbouring pixels, normals coded to [0, 1]"""
     normal_smooth_3d: NonNegative = 100.0

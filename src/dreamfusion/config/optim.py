@@ -10,6 +10,7 @@ from dreamfusion.config.schedule import PositiveSchedule, Schedule, ShareSchedul
 from dreamfusion.config.section import Fraction, NonNegative, Positive, Section, wrong
 
 OptimizerName = Literal["adam", "adan", "shampoo"]
+DecayForm = Literal["decoupled", "proximal", "l2"]
 
 
 class OptimConfig(Section):
@@ -23,6 +24,8 @@ class OptimConfig(Section):
     """learning rate of the small networks"""
     surface_lr: Positive = 1e-3
     """meshes: learning rate of the distances, in world units, and of the offsets, in half sides of the grid's cubes"""
+    offset_lr: Positive | None = None
+    """meshes: learning rate of the offsets alone (null: surface_lr)"""
     bulge_lr: Positive = 1e-3
     """meshes: learning rate of scene.tetrahedra.bulge_resolution's grid, in world units"""
     background_lr: Positive | None = None
@@ -34,6 +37,9 @@ class OptimConfig(Section):
     """the optimiser's small number (null: adam 1e-15, adan 1e-8, shampoo 1e-6)"""
     weight_decay: NonNegative = 0.0
     """decay of the parameters per unit of learning rate"""
+    decay_form: DecayForm | None = None
+    """how weight_decay acts: decoupled: parameters times 1 - lr weight_decay; proximal: divided by 1 + lr weight_decay
+    (adan); l2: added to the gradient (adam); null: proximal for adan, else decoupled"""
     warmup: ShareSchedule = Schedule(start=0.0, end=1.0, until=0.05)
     """factor on the learning rates at the beginning of the run, linear; 0 is before the first step (paper: A.2)"""
     decay: PositiveSchedule = Schedule(start=1.0, end=0.03, from_=0.05, curve="cosine")
@@ -45,6 +51,9 @@ class OptimConfig(Section):
     def _check(self) -> OptimConfig:
         if self.warmup.end != 1 or self.warmup.from_ != 0 or self.warmup.curve != "linear":
             raise wrong("warmup", "a warm-up goes linearly to 1 and begins with the run: give start and until")
+        only = {"proximal": "adan", "l2": "adam"}.get(self.decay_form or "", self.optimizer)
+        if only != self.optimizer:
+            raise wrong("decay_form", f"decay_form '{self.decay_form}' is for optimizer '{only}'")
         count = 3 if self.optimizer == "adan" else 2
         if self.betas is not None and (len(self.betas) != count or max(self.betas) >= 1):
             raise wrong("betas", f"{self.optimizer} takes {count} betas below 1")

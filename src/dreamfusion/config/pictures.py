@@ -28,10 +28,20 @@ class PicturesConfig(Section):
     """views in a validation picture, side by side"""
     val_resolution: Side | None = None
     """side of each of them in pixels (null: 144)"""
+    val_radius: Positive | None = None
+    """distance of their camera (null: radius)"""
+    val_elevation_deg: Annotated[float, Field(ge=-90, le=90)] | None = None
+    """its elevation (null: elevation_deg)"""
+    val_focal: Positive | None = None
+    """its focal length (null: focal)"""
     val_depth: bool = False
     """whether to write step_<step>_depth.png beside it: near is white, far and nothing black"""
     val_video: bool = False
     """whether to write the views as a video, too, step_<step>.mp4: give enough val_views for one"""
+    mesh_needed: bool = True
+    """whether a scene without a surface, such as fog, ends the run with an error; else what there is is written"""
+    mesh_resolution: Annotated[int, Field(ge=16, le=512)] | None = None
+    """samples per side of the grid in which the surface of a volume is found for mesh.glb (null: 128)"""
     video: bool = True
     """whether to write turntable.mp4 and growth.mp4"""
     video_frames: Annotated[int, Field(ge=2, le=2000)] | None = None

@@ -25,9 +25,23 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+from dreamfusion.config.methods import METHODS
 from dreamfusion.config.tables import merged
 
-Preset = Literal["quick", "default", "high", "paper", "nemo", "threestudio-sd", "threestudio-if"]
+Preset = Literal[
+    "quick",
+    "default",
+    "high",
+    "paper",
+    "nemo",
+    "threestudio-sd",
+    "threestudio-if",
+    "prolificdreamer",
+    "luciddreamer",
+    "hifa",
+]
+TUNED: tuple[Preset, ...] = ("quick", "default", "high")
+"""Presets for the embedded prior; the others want a large model, and a GPU."""
 RefinePreset = Literal["quick", "default", "high", "nemo-dmtet"]
 """What `dreamfusion.runs.refine` has settings for."""
 
@@ -69,7 +83,7 @@ _THREESTUDIO: dict[str, Any] = {
             "normal_method": "analytic",
         },
         "background": "learned",
-        "background_network": {"frequencies": 2, "hidden_width": 16, "hidden_layers": 2},  # theirs: harmonics, degree 3
+        "background_network": {"encoding": "harmonics", "hidden_width": 16, "hidden_layers": 2},
         "step_length": 0.00677,  # 512 samples on the diagonal of their cube, 2 sqrt(3) 2 / 512, halved
     },
     "shading": {
@@ -79,6 +93,7 @@ _THREESTUDIO: dict[str, Any] = {
     "loss": {
         "opacity": 1.0,
         "orientation": {"start": 10.0, "end": 1000.0, "from": 0, "until": 0.5, "curve": "ramp"},
+        "orientation_of_albedo": True,
     },
     "optim": {
         "optimizer": "adam",
@@ -110,6 +125,9 @@ _THREESTUDIO: dict[str, Any] = {
     },
 }
 
+_SD: dict[str, Any] = {"kind": "sd", "view_mode": "nearest", "precision": "fp16"}
+"""Stable Diffusion 2.1 as threestudio asks it."""
+
 _CHANGES: dict[Preset, dict[str, Any]] = {
     "quick": {
         "steps": 120,
@@ -129,6 +147,7 @@ _CHANGES: dict[Preset, dict[str, Any]] = {
             "model": "DeepFloyd/IF-I-XL-v1.0",  # section 3: Imagen's 64 x 64 base model, which nobody else has
             "guidance_scale": 101.0,  # section 3.2: omega = 100
             "view_mode": "nearest",  # A.2
+            "precision": "fp16",  # not given; as its authors publish the model
         },
         "scene": {
             "architecture": "mip360",  # section 3.1
@@ -171,6 +190,7 @@ _CHANGES: dict[Preset, dict[str, Any]] = {
             "elevation_min_deg": -10.0,  # section 3.2
             "elevation_max_deg": 90.0,
             "uniform_angle_probability": 0.5,  # A.2
+            "area_elevation_min_deg": 0.0,  # A.2: on the upper hemisphere
             "focal_min": 0.7,  # section 3.2
             "focal_max": 1.35,
             "position_noise": 0.1 / 1.4,  # A.2
@@ -189,7 +209,61 @@ _CHANGES: dict[Preset, dict[str, Any]] = {
         _THREESTUDIO,
         {
             # threestudio's 100 is added to the text's prediction, not to the empty one's.
-            "guidance": {"kind": "sd", "guidance_scale": 101.0, "view_mode": "nearest"},
+            "guidance": _SD | {"guidance_scale": 101.0, "perp_neg_scale": 100.0},
+            "cameras": {"elevation_max_deg": 45.0},
+        },
+    ),
+    # threestudio's hifa, which is its dreamfusion-sd with one time for all views, two more terms, and no more.
+    "hifa": merged(
+        _THREESTUDIO,
+        {
+            "guidance": _SD
+            | {
+                "guidance_scale": 101.0,
+                "t_min": {"start": 0.98, "end": 0.02, "from": 0, "until": 1, "curve": "sqrt"},
+                "t_max": {"start": 0.98, "end": 0.02, "from": 0, "until": 1, "curve": "sqrt"},
+            },
+            "loss": {"image": 0.01, "z_variance": 75.0},  # 300 / 2^2: a variance of lengths that are half of theirs
+            "cameras": {"elevation_max_deg": 45.0},
+        },
+    ),
+    # The first stage of threestudio's prolificdreamer, whose scene has radius 1, as ours.
+    "prolificdreamer": merged(
+        merged(_THREESTUDIO, METHODS["vsd"]),
+        {
+            "steps": 25000,
+            "resolution": {"start": 64, "end": 512, "from": 0.2, "until": 0.2, "curve": "step"},
+            # Adapters are trained through the prior, and in fp16 their small gradients vanish.
+            "guidance": _SD | {"precision": "bf16", "view_texts": {"front_deg": 30.0, "back_deg": 30.0}},
+            "scene": {
+                "nerf": {
+                    "grid": {"levels_used": None},
+                    "blob_density": 10.0,
+                    "blob_std": 0.5,
+                    "normal_method": "forward",  # only pictures for people have normals
+                },
+            },
+            "shading": {"albedo_probability": 1, "textureless_probability": 0},
+            "loss": {"kind": "vsd", "opacity": 10.0, "orientation": 0.0, "orientation_of_albedo": False},
+            "optim": {"network_lr": 0.001},
+            "cameras": {
+                "radius_min": 1.0,
+                "radius_max": 1.5,
+                "elevation_max_deg": 45.0,
+                "position_noise": 0.1,
+                "look_at_noise": 0.2,
+            },
+        },
+    ),
+    # LucidDreamer's distillation (Gaussians there) on threestudio's scene.
+    "luciddreamer": merged(
+        merged(_THREESTUDIO, METHODS["ism"]),
+        {
+            "steps": 5000,
+            "resolution": {"start": 64, "end": 512, "from": 0.3, "until": 0.3, "curve": "step"},
+            "guidance": _SD,
+            "shading": {"albedo_probability": 1, "textureless_probability": 0},
+            "loss": {"kind": "ism"},
             "cameras": {"elevation_max_deg": 45.0},
         },
     ),
@@ -200,7 +274,13 @@ _CHANGES: dict[Preset, dict[str, Any]] = {
                 "kind": "diffusers",
                 "model": "DeepFloyd/IF-I-XL-v1.0",
                 "guidance_scale": 21.0,
+                "perp_neg_scale": 100.0,
                 "view_mode": "nearest",
+                "precision": "fp16",
+            },
+            "scene": {
+                "nerf": {"albedo_activation": "scaled"},
+                "background_network": {"activation": "scaled"},
             },
             "cameras": {"elevation_max_deg": 90.0},
         },

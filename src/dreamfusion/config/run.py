@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,10 +34,15 @@ class Config(Section):
     """views rendered and judged per step"""
     resolution: SideSchedule = constant(32)
     """side of the rendered views in pixels, rounded"""
+    rows_per_column: Annotated[float, Field(ge=0.1, le=10)] = 1.0
+    """rows of the rendered views as a share of their columns; the frame is square all the same, so that pixels are
+    oblong (NeMo's height over width)"""
     checkpoint_every: Count = 100
     """steps between checkpoints"""
     preview_every: Count = 25
     """steps between refreshes of preview.png"""
+    log: Literal["none", "tensorboard", "wandb"] = "none"
+    """where figures and pictures go besides metrics.jsonl: to RUN/tensorboard, or to RUN/wandb (offline)"""
     collapse_check: ShareSchedule = constant(1)
     """1: the run stops if the scene has become nothing or fills the view; 0: it does not, as for a scene that begins as
     fog"""

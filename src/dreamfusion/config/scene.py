@@ -47,7 +47,7 @@ class SceneConfig(Section):
     scale: Positive | None = None
     """size of the finished object, as a factor on that at which it is distilled (null: as the prior reads the prompt;
     the embedded one draws small things at full size, and they are 0.65)"""
-    step_length: Annotated[float, Field(ge=1e-3, le=0.5)] = 0.03
+    step_length: Annotated[float, Field(ge=1e-4, le=0.5)] = 0.03
     """distance between samples along a ray, in world units, at least"""
     dt_gamma: Annotated[float, Field(ge=0, le=0.1)] = 0.0
     """marching, nerfacc: samples are at least dt_gamma times their distance from the camera apart"""

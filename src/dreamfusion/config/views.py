@@ -39,6 +39,8 @@ class CameraRange(Section):
     """greatest focal length in image widths (paper: 3.2)"""
     uniform_angle_probability: Fraction = 0.5
     """share of the cameras whose elevation is uniform in angle; the others' is uniform in area (paper: A.2)"""
+    area_elevation_min_deg: Elevation | None = None
+    """lowest camera of those uniform in area (null: elevation_min_deg) (paper: A.2)"""
     position_noise: NonNegative = 0.05
     """half width of a uniform draw that moves the camera along each axis (paper: A.2)"""
     look_at_noise: NonNegative = 0.02
@@ -61,6 +63,9 @@ class CameraRange(Section):
             raise wrong("radius_min", "give 0 < radius_min <= radius_max")
         if self.elevation_min_deg > self.elevation_max_deg:
             raise wrong("elevation_min_deg", "give -90 <= elevation_min_deg <= elevation_max_deg <= 90")
+        lowest = self.area_elevation_min_deg
+        if lowest is not None and not self.elevation_min_deg <= lowest <= self.elevation_max_deg:
+            raise wrong("area_elevation_min_deg", "give it from elevation_min_deg to elevation_max_deg")
         if self.azimuth_min_deg > self.azimuth_max_deg:
             raise wrong("azimuth_min_deg", "give azimuth_min_deg <= azimuth_max_deg")
         if self.focal_min > self.focal_max:

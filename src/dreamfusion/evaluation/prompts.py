@@ -79,15 +79,9 @@ def read_prompts(path: Path) -> PromptList:
     Raises DreamFusionError, naming the lines, for a file that cannot be read, is not UTF-8, holds no prompt, or has
     prompts that describe no toy: without a toy there is no truth to compare with.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DreamFusionError(f"{path} is not UTF-8 (byte {error.start}): save it in that encoding.") from None
-    except OSError as error:
-        raise DreamFusionError(f"Cannot read the prompts {path}: {error.strerror}.") from None
     toys: dict[str, Toy] = {}
     notes, wrong = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in read_lines(path):
         reading = understood(" ".join(line.split()))
         prompt = reading.prompt
         if reading.notes:
@@ -107,6 +101,16 @@ def read_prompts(path: Path) -> PromptList:
     if not toys:
         raise DreamFusionError(f"{path} holds no prompt: write one per line, for example: a red mushroom.")
     return PromptList(toys, tuple(notes))
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file with their numbers; DreamFusionError if it cannot be read or is not UTF-8."""
+    try:
+        return list(enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1))
+    except UnicodeDecodeError as error:
+        raise DreamFusionError(f"{path} is not UTF-8 (byte {error.start}): save it in that encoding.") from None
+    except OSError as error:
+        raise DreamFusionError(f"Cannot read the prompts {path}: {error.strerror}.") from None
 
 
 def distinct_shapes(toys: Sequence[Toy]) -> list[str]:

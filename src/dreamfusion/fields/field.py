@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dreamfusion.config import FieldConfig, NormalMethod
+from dreamfusion.config.fields import ColorActivation
 
 
 class _TruncatedExp(torch.autograd.Function):
@@ -25,6 +26,11 @@ class _TruncatedExp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
         return grad * y
+
+
+def activated(x: Tensor, activation: ColorActivation) -> Tensor:
+    """Return colours of a network's outputs of any shape, see `dreamfusion.config.FieldConfig.albedo_activation`."""
+    return torch.sigmoid(x) if activation == "sigmoid" else 0.5 * x + 0.5
 
 
 class Field(nn.Module):
@@ -64,7 +70,7 @@ class Field(nn.Module):
 
     def albedo(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Return the albedo [N, 3] in (0, 1) at points ``x`` [N, 3]."""
-        return torch.sigmoid(self.albedo_network(self._features(x)))
+        return self._color(self._features(x))
 
     def normal(self, x: Float[Tensor, "N 3"], method: NormalMethod | None = None) -> Float[Tensor, "N 3"]:
         """Return unit normals [N, 3] at points ``x`` [N, 3] (zero where the density is constant).
@@ -98,10 +104,13 @@ class Field(nn.Module):
             here, around = self._features(torch.cat([x, neighbours])).split([len(x), len(neighbours)])
             logit = self._logit(x, here)
             normal = self._normal(logit[normal_at], self._logit(neighbours, around), method)
-        return self._density(x, logit), torch.sigmoid(self.albedo_network(here)), normal
+        return self._density(x, logit), self._color(here), normal
 
     def _features(self, x: Tensor) -> Tensor:
         return self.trunk(self.encode(x))
+
+    def _color(self, features: Tensor) -> Tensor:
+        return activated(self.albedo_network(features), self.config.albedo_activation)
 
     def _blob(self, x: Tensor) -> Tensor:
         c = self.config

@@ -99,6 +99,7 @@ class NerfField(Field):
         shape = (c.hidden_width, c.hidden_layers, generator)
         self.fused = hashed and c.grid.staggered and not c.network_bias and c.normal_method != "analytic"
         self.density_network = mlp(channels, 1, *shape, bias=c.network_bias, fused=self.fused)
+        shape = (c.albedo_width or c.hidden_width, c.albedo_layers or c.hidden_layers, generator)
         self.albedo_network = mlp(channels, 3, *shape, bias=c.network_bias, fused=self.fused)
 
     def parameter_groups(self, grid_lr: float, network_lr: float) -> list[dict[str, Any]]:

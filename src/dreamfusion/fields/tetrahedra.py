@@ -165,15 +165,17 @@ class TetrahedralField(nn.Module):
     outer: Tensor
 
     def __init__(self, config: TetrahedraConfig | None = None) -> None:
-        """Begin with a ball of radius 1/2."""
+        """Begin with a ball half as large as the grid, of radius 1/2 unless ``config.extent`` is less than 1."""
         super().__init__()
         self.config = config or TetrahedraConfig()
         grid, tetrahedra = tetrahedral_grid(self.config.resolution)
+        at_edge = grid.norm(dim=1) >= 1 - 1e-6
+        grid = grid * self.config.extent
         # Rebuilt from the resolution, not saved.
         self.register_buffer("grid", grid, persistent=False)
         self.register_buffer("tetrahedra", tetrahedra, persistent=False)
-        self.register_buffer("outer", grid.norm(dim=1) >= 1 - 1e-6, persistent=False)
-        self.distance = nn.Parameter(grid.norm(dim=1) - 0.5)
+        self.register_buffer("outer", at_edge, persistent=False)
+        self.distance = nn.Parameter(grid.norm(dim=1) - 0.5 * self.config.extent)
         self.offset = nn.Parameter(torch.zeros_like(grid))
         samples = self.config.bulge_resolution
         self.bulge = None if samples is None else nn.Parameter(torch.zeros(1, 1, samples, samples, samples))
@@ -181,15 +183,15 @@ class TetrahedralField(nn.Module):
     @property
     def side(self) -> float:
         """The side of the grid's cubes, in world units."""
-        return 2.0 / self.config.resolution
+        return 2.0 * self.config.extent / self.config.resolution
 
     def surface(self) -> Surface:
         """Return the surface, differentiable in distances and offsets.
 
-        Vertices lie at most tanh(offset) / resolution, half a cube along each axis, from their place in the grid; those
+        Vertices lie at most tanh(offset) half sides of a cube along each axis from their place in the grid; those
         at the edge of the ball are always outside. Raises DreamFusionError if there is no surface.
         """
-        vertices = self.grid + torch.tanh(self.offset) / self.config.resolution
+        vertices = self.grid + torch.tanh(self.offset) * (self.side / 2)
         distance = torch.where(self.outer, self.side, self.distance - self._bulge_at_vertices())
         surface = marching_tetrahedra(vertices, distance, self.tetrahedra)
         if len(surface.faces) == 0:

@@ -30,7 +30,8 @@ class Asked:
 
     ``positive`` holds the prompt as each of the B ``cameras`` sees it, ``negative`` the empty or the negative prompt,
     B embeddings each. ``scale`` is that of classifier-free guidance, ``rescale`` in [0, 1] the strength of
-    `rescale_guidance`; with ``negatives`` the guidance is `perp_neg_guidance`. No answer has a gradient.
+    `rescale_guidance`; with ``negatives`` the guidance is `perp_neg_guidance`. No answer has a gradient. ``bare`` is
+    the prompt without words for views (None: ``positive``), ``empty`` the empty prompt (None: ``negative``).
     """
 
     prior: Guidance
@@ -40,6 +41,8 @@ class Asked:
     scale: float
     rescale: float = 0.0
     negatives: Negatives | None = None
+    bare: Embeddings | None = None
+    empty: Embeddings | None = None
 
     def guided(self, z_t: Float[Tensor, " B *z"], t: Int[Tensor, " B"]) -> Float[Tensor, " B *z"]:
         """Return eps_hat(z_t, t, text) [B, ...] under guidance, with one call of the prior for all texts."""
@@ -57,8 +60,13 @@ class Asked:
         return rescale_guidance(eps_hat, eps_text, self.rescale) if self.rescale > 0 else eps_hat
 
     def plain(self, z_t: Float[Tensor, " B *z"], t: Int[Tensor, " B"]) -> Float[Tensor, " B *z"]:
-        """Return eps_hat(z_t, t, negative) [B, ...]: what the prior says without the prompt and without guidance."""
-        return self.prior.predict_noise(z_t, t, self.negative)
+        """Return eps_hat(z_t, t, empty) [B, ...]: what the prior says without any words and without guidance."""
+        return self.prior.predict_noise(z_t, t, self.negative if self.empty is None else self.empty)
+
+    @property
+    def told(self) -> Embeddings:
+        """The prompt [B] for whoever is told the camera in another way, such as the critic: without words for views."""
+        return self.positive if self.bare is None else self.bare
 
     def add_noise(
         self, z: Float[Tensor, " B *z"], noise: Float[Tensor, " B *z"], t: Int[Tensor, " B"]

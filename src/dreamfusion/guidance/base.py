@@ -141,6 +141,10 @@ class Guidance(ABC):
         abar = self.alphas_cumprod[t]
         return abar.sqrt(), (1 - abar).sqrt()
 
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the images [B, 3, S, S] in [0, 1] of z, without a gradient; what `encode` is the way to."""
+        raise NotImplementedError(f"{type(self).__name__} does not decode")
+
     def add_noise(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return z_t = alpha_t z + sigma_t noise for timesteps [B]."""
         alpha, sigma = (per_image(values, z) for values in self.coefficients(t))

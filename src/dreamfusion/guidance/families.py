@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -48,6 +49,8 @@ def open_prior(
     image_size: int | None = None,
     execution: Execution | None = None,
     prompt_weighting: bool = False,
+    loras: Sequence[str] = (),
+    embeddings: Sequence[str] = (),
 ) -> PipelineGuidance:
     """Load the diffusion prior of a folder, a single file or a hub name; `PipelineGuidance` says what is given."""
     with ONE_AT_A_TIME:
@@ -58,4 +61,6 @@ def open_prior(
             image_size=image_size,
             execution=execution,
             prompt_weighting=prompt_weighting,
+            loras=loras,
+            embeddings=embeddings,
         )

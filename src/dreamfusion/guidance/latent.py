@@ -19,8 +19,9 @@ from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings
+from dreamfusion.guidance.compiled.engine import Engine
 from dreamfusion.guidance.pipeline import ONE_ENCODER, TWO_ENCODERS, PipelineGuidance
-from dreamfusion.guidance.pixel_space import image_to_z
+from dreamfusion.guidance.pixel_space import image_to_z, z_to_image
 from dreamfusion.guidance.tokens import clip_chunks, shortened, warn_of_cuts
 from dreamfusion.guidance.word_weights import plain_text, weighted_tokens
 
@@ -106,11 +107,22 @@ class LatentGuidance(PipelineGuidance):
 
         It is the mean of the VAE's distribution, which is narrow: a sample of it would only add noise to the noise.
         """
+        self.settle()
         pixels = image_to_z(image, self.sample_size).to(self._vae.dtype)
         output = self._vae.encode(pixels)
         # A tiny VAE gives latents as they are, scaled already: its own factor is 1.
         mean = (output.latents if isinstance(self._vae, AutoencoderTiny) else output.latent_dist.mode()).float()
         return (mean - (self._vae.config.shift_factor or 0.0)) * self._vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the images [B, 3, S, S] in [0, 1] that the VAE makes of latents [B, C, S / 8, S / 8]."""
+        if isinstance(self._vae, Engine):
+            raise DreamFusionError("A compiled engine holds no decoder: give the model that it was made of.")
+        self.settle()
+        config = self._vae.config
+        latents = z / config.scaling_factor + (config.shift_factor or 0.0)
+        return z_to_image(self._vae.decode(latents.to(self._vae.dtype)).sample.float())
 
 
 def _native_size(pipeline: Any, denoiser: Any) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.additions import add_to
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
+from dreamfusion.guidance.classifier_free import classifier_free_guidance
 from dreamfusion.guidance.compiled.engine import Engine
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.predictions import noise_from
@@ -22,13 +26,19 @@ from dreamfusion.guidance.reading.prepare import (
     modules_of,
     prepare,
     release_text_encoders,
+    settle,
     trainable,
 )
 from dreamfusion.guidance.schedule import read_schedule
 from dreamfusion.guidance.word_weights import check_compel
+from dreamfusion.method.cameras import Cameras
 
 ONE_ENCODER = ("tokenizer", "text_encoder", "scheduler")
 TWO_ENCODERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "scheduler")
+
+
+_LEAST_SIGNAL = 1e-3
+"""alpha_t from which on a sample begins."""
 
 
 class PipelineGuidance(Guidance):
@@ -37,7 +47,8 @@ class PipelineGuidance(Guidance):
     ``model`` is a folder, a single file or a hub name; ``variant`` names alternative weights of it. ``image_size`` is
     the side of the pictures it is shown, by default the model's own. Weights are held and run in ``dtype``, while
     everything returned is float32; ``execution`` holds the switches for memory and speed. With ``prompt_weighting``
-    prompts hold weights, for families that ``weighs_words``. Raises DreamFusionError for anything that does not load,
+    prompts hold weights, for families that ``weighs_words``. ``loras`` (``FILE[:weight]``) and ``embeddings`` (files)
+    are put on top (`dreamfusion.guidance.additions`). Raises DreamFusionError for anything that does not load,
     is of another family, or has no use for what is given.
 
     ``pipeline`` is the pipeline itself, with its parts where they run.
@@ -64,10 +75,13 @@ class PipelineGuidance(Guidance):
         image_size: int | None = None,
         execution: Execution | None = None,
         prompt_weighting: bool = False,
+        loras: Sequence[str] = (),
+        embeddings: Sequence[str] = (),
     ) -> None:
         if prompt_weighting:
             self._check_words_may_weigh(model)
         self.pipeline = self.load(model, dtype, variant)
+        add_to(self.pipeline, loras, embeddings, model)
         if prompt_weighting and isinstance(self.pipeline.text_encoder, Engine):
             raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.prompt_weighting.")
         self.device = torch.device(device)
@@ -79,6 +93,8 @@ class PipelineGuidance(Guidance):
         self.alphas_cumprod = self._schedule.alphas_cumprod
         execution = execution or Execution()
         self._attention = execution.attention
+        self._settled = False
+        self._settle = partial(settle, self.pipeline, execution, self.device, model)
         prepare(self.pipeline, execution, self.device, model)
 
     @classmethod
@@ -118,6 +134,13 @@ class PipelineGuidance(Guidance):
         """Free the memory of the text encoders, T5 being by far the largest; `embed` is over after this."""
         release_text_encoders(self.pipeline)
         self._released = True
+        self.settle()
+
+    def settle(self) -> None:
+        """Bring denoiser and VAE to the device, if they are not there yet; whatever asks them does so by itself."""
+        if not self._settled:
+            self._settle()
+            self._settled = True
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha_t and sigma_t of the model's own schedule for timesteps [B], both [B]."""
@@ -133,8 +156,46 @@ class PipelineGuidance(Guidance):
         alpha, sigma = (per_image(values, z_t) for values in self.coefficients(t))
         return noise_from(self._output(z_t, t, embeddings), z_t, alpha, sigma, self._schedule.prediction)
 
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        steps: int = 50,
+        guidance_scale: float = 7.5,
+        seed: int = 0,
+        negative_prompt: str = "",
+        cameras: Cameras | None = None,
+    ) -> Tensor:
+        """Return one image per prompt, [n, 3, S, S] in [0, 1]: what the model believes, asked as a loss asks it.
+
+        It is DDIM without noise (arXiv 2010.02502), for a flow Euler's method, over ``steps`` timesteps evenly spaced.
+        The noise is drawn on the CPU, so that a seed gives the same images on every device. One prompt is drawn after
+        the other, for memory. A prior that knows cameras may be given one for each prompt.
+        """
+        texts = self.embed([negative_prompt, *prompts])
+        generator, images = torch.Generator().manual_seed(seed), []
+        shape = self.latent_shape or (3, self.sample_size, self.sample_size)
+        alphas = self.coefficients(torch.arange(len(self.alphas_cumprod), device=self.device))[0]
+        last = int((alphas > _LEAST_SIGNAL).nonzero()[-1])  # at pure noise no prediction says what the data are
+        times = torch.linspace(last, 0, steps + 1, device=self.device).round().long()
+        for row in range(len(prompts)):
+            text = texts[row + 1 : row + 2]
+            if cameras is not None:
+                text = self.condition(text, torch.ones(1, 1), cameras[row : row + 1])
+            asked = texts[:1].followed_by(text)
+            z = torch.randn(1, *shape, generator=generator).to(self.device)
+            for now, following in itertools.pairwise(times.tolist()):
+                t = torch.tensor([now], device=self.device)
+                eps = self.predict_noise(torch.cat([z, z]), t.expand(2), asked)
+                eps_hat = classifier_free_guidance(eps[:1], eps[1:], guidance_scale)
+                z = self.add_noise(self.predicted_data(z, t, eps_hat), eps_hat, torch.full_like(t, following))
+            images.append(self.decode(z))
+        return torch.cat(images)
+
     def _output(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         """Return what the denoiser itself puts out, in float32."""
+        self.settle()
         dtype = self._denoiser.dtype
         with attention_kernel(self._attention):
             return self._call(z_t.to(dtype), t, embeddings.to(dtype)).float()

@@ -83,6 +83,10 @@ class PixelGuidance(PipelineGuidance):
         """Return images resized to the model's sample size, in [-1, 1]; differentiable."""
         return image_to_z(image, self.sample_size)
 
+    def decode(self, z: Tensor) -> Tensor:
+        """Return z as images in [0, 1]."""
+        return z_to_image(z)
+
     def _call(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
         output = self._denoiser(z_t, t, encoder_hidden_states=embeddings.tokens, return_dict=False)[0]
         return output[:, :3].contiguous()  # without the learned variance of six-channel models

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dreamfusion.config import Config
+from dreamfusion.config import Config, LossKind
 from dreamfusion.guidance.asked import Asked, Negatives
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.prompts import perp_neg_weights, view_prompts, view_weights
+
+_MORE_TEXTS: dict[LossKind, tuple[str, ...]] = {"sds": (), "vsd": ("bare",), "ism": ("empty",)}
+"""What a loss asks about beside the view texts and the negative prompt."""
 
 
 class Question:
@@ -17,10 +20,14 @@ class Question:
 
     def __init__(self, prior: Guidance, config: Config, prompt: str) -> None:
         self.prior, self.config = prior, config.guidance
-        texts = view_prompts(prior.understood(prompt).prompt, self.config.view_texts)
+        words = prior.understood(prompt).prompt
+        texts = view_prompts(words, self.config.view_texts)
+        negative = prior.understood(self.config.negative_prompt).prompt
+        more = _MORE_TEXTS[config.loss.kind]
         # In one call, because only then do a long and a short prompt come out equally long (see LatentGuidance.embed).
-        embeddings = prior.embed([*texts, prior.understood(self.config.negative_prompt).prompt])
-        self.views, self.negative = embeddings[: len(texts)], embeddings[len(texts) :]  # four and one
+        embeddings = prior.embed([*texts, negative, *({"bare": words, "empty": ""}[name] for name in more)])
+        self.views, self.negative = embeddings[:4], embeddings[4:5]
+        self.more = {name: embeddings[5 + index : 6 + index] for index, name in enumerate(more)}
 
     def about(self, cameras: Cameras, textureless: Tensor) -> Asked:
         """Return the prior, asked about what B cameras see; ``textureless`` [B] says which views are shapes alone."""
@@ -34,10 +41,19 @@ class Question:
             self.prior.told_textureless(positive, textureless),
             self.prior.told_textureless(self.negative.expand(len(cameras)), textureless),
             cameras,
-            self.config.guidance_scale,
+            self._scale,
             self.config.rescale,
             self._other_views(cameras, textureless) if self.config.perp_neg else None,
+            **{
+                name: self.prior.told_textureless(text.expand(len(cameras)), textureless)
+                for name, text in self.more.items()
+            },
         )
+
+    @property
+    def _scale(self) -> float:
+        own = self.config.perp_neg_scale if self.config.perp_neg else None
+        return self.config.guidance_scale if own is None else own
 
     def _other_views(self, cameras: Cameras, textureless: Tensor) -> Negatives:
         # By words alone, even for a prior that knows poses: the front and the side are what other cameras see.

@@ -57,11 +57,15 @@ class Cameras:
     def __getitem__(self, index: slice | Int[Tensor, " N"]) -> Cameras:
         return Cameras(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
-    def rays(self, height: int, width: int) -> Rays:
-        """Return the rays through all pixel centres, origins and directions [B, height, width, 3]."""
+    def rays(self, height: int, width: int, frame: float | None = None) -> Rays:
+        """Return the rays through all pixel centres, origins and directions [B, height, width, 3].
+
+        ``frame`` is the height of the picture's frame over its width; by default that of the numbers of pixels, which
+        are then square.
+        """
         device = self.camera_to_world.device
         columns = (torch.arange(width, device=device) + 0.5 - width / 2) / width
-        rows = (torch.arange(height, device=device) + 0.5 - height / 2) / width
+        rows = (torch.arange(height, device=device) + 0.5 - height / 2) / (width if frame is None else height / frame)
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         in_camera = torch.stack([x, y, torch.zeros_like(x)], dim=-1).expand(len(self), -1, -1, -1).clone()
         in_camera[..., 2] = self.focal[:, None, None]
@@ -122,7 +126,8 @@ def sample_cameras(count: int, camera_range: CameraRange, generator: torch.Gener
     radius = _uniform(r.radius_min, r.radius_max, count, generator)
     azimuth_deg = _uniform(r.azimuth_min_deg, r.azimuth_max_deg, count, generator)
     by_angle = _uniform(r.elevation_min_deg, r.elevation_max_deg, count, generator)
-    low, high = (math.sin(math.radians(e)) for e in (r.elevation_min_deg, r.elevation_max_deg))
+    lowest = r.elevation_min_deg if r.area_elevation_min_deg is None else r.area_elevation_min_deg
+    low, high = (math.sin(math.radians(e)) for e in (lowest, r.elevation_max_deg))
     by_area = torch.rad2deg(torch.asin(_uniform(low, high, count, generator).clamp(-1.0, 1.0)))
     pick = torch.rand(count, generator=generator) < r.uniform_angle_probability
     elevation_deg = torch.where(pick, by_angle, by_area)

@@ -16,7 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dreamfusion.config import Config, Weighting
+from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.asked import Asked
+from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.pixel_space import image_to_z
 from dreamfusion.method.critic import Critic
 from dreamfusion.method.state import State
 
@@ -43,10 +46,11 @@ def distill(config: Config, state: State, asked: Asked, z: Tensor, t: Tensor, no
         case "vsd":
             critic = state.open_critic(config, asked.prior, asked.positive.tokens.shape[-1])
             difference = vsd(asked, critic, z, t, noise)
-            return Distilled(difference, figures={"critic_loss": critic.learn(z, asked.positive, asked.cameras)})
+            return Distilled(difference, figures={"critic_loss": critic.learn(z, asked.told, asked.cameras)})
         case "ism":
             steps = len(asked.prior.alphas_cumprod)
-            delta_t, delta_s = (max(1, round(share * steps)) for share in (loss.ism_delta_t, loss.ism_delta_s))
+            shares = (loss.ism_delta_t.at(state.step / config.steps), loss.ism_delta_s)
+            delta_t, delta_s = (max(1, round(share * steps)) for share in shares)
             return Distilled(ism(asked, z, t, noise, delta_t=delta_t, delta_s=delta_s), "ism")
 
 
@@ -66,6 +70,7 @@ def vsd(
     """Return eps_hat - eps_phi of variational score distillation (ProlificDreamer, arXiv 2305.16213).
 
     eps_phi(z_t, t, text, camera) is the unguided prediction of ``critic``, the model of what the scene looks like now.
+    Its text is the prompt without words for views: it is told the camera itself, as in the authors' code.
     It takes the place of the noise of `sds`, so that a scene is a sample of the prior and not the mean of its samples,
     and an ordinary guidance scale is enough: the paper's is 7.5. The paper also optimises several scenes at once
     ("particles"); this is the case of one.
@@ -73,7 +78,7 @@ def vsd(
     The caller trains the critic, a step of `Critic.learn` per step of the scene.
     """
     z_t = asked.add_noise(z, noise, t)
-    return asked.guided(z_t, t) - critic.predict_noise(z_t, t, asked.positive, asked.cameras)
+    return asked.guided(z_t, t) - critic.predict_noise(z_t, t, asked.told, asked.cameras)
 
 
 def ism(
@@ -144,3 +149,36 @@ def distillation_figures(difference: Float[Tensor, " B *z"], gradient: Float[Ten
         "sds_gradient": gradient.flatten(1).norm(dim=1).mean().item(),
         "noise_error": difference.flatten(1).square().mean(dim=1).sqrt().mean().item(),
     }
+
+
+def image_terms(
+    config: Config, guidance: Guidance, image: Tensor, z: Tensor, said: Distilled, abar: Tensor, weight: Tensor
+) -> dict[str, Tensor]:
+    """Return the weighted `image_loss` by its name in the log, if it is asked for and the prior has latents."""
+    if config.loss.image == 0 or guidance.latent_shape is None:
+        return {}
+    return {"image_loss": config.loss.image * image_loss(guidance, image, z, said.difference, abar, weight)}
+
+
+def image_loss(
+    guidance: Guidance, image: Tensor, z: Tensor, difference: Tensor, abar: Tensor, weight: Tensor
+) -> Tensor:
+    """Return HiFA's distance on pixels (arXiv 2305.18766): of pictures [B, 3, H, W] to those that the prior makes.
+
+    The prior's clean guess is z - sqrt((1 - abar) / abar) times the ``difference`` of `sds`, decoded by the VAE. The
+    squared distance is summed over a picture, weighted like the distilled gradient, and averaged over the B pictures.
+    """
+    with torch.no_grad():
+        guess = guidance.decode(z - ((1 - abar) / abar.clamp(min=1e-4)).sqrt() * difference)
+    shown = (image_to_z(image, guess.shape[-1]) + 1) / 2
+    return 0.5 * (weight * (shown - guess).square()).sum() / len(image)
+
+
+def check_decodes(config: Config, guidance: Guidance) -> None:
+    """Raise DreamFusionError if loss.image is asked for with another loss than sds, or of a VAE without a decoder."""
+    if config.loss.kind != "sds":
+        raise DreamFusionError(f"loss.image is for loss.kind 'sds', not {config.loss.kind!r}: set it to 0.")
+    if config.shading.latent.largest > 0:
+        raise DreamFusionError("loss.image compares pictures, and shading.latent shows none at first: set one to 0.")
+    if guidance.latent_shape is not None and not hasattr(guidance.modules().get("vae"), "decoder"):
+        raise DreamFusionError("loss.image needs a VAE that decodes, which this prior lacks: set it to 0.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,11 +26,13 @@ from dreamfusion.method.distillation import (
     clipped,
     distill,
     distillation_figures,
+    image_terms,
     loss_with_gradient,
 )
 from dreamfusion.method.losses import sample_timesteps, timestep_weight
 from dreamfusion.method.normals import check_latent_phase, latent_picture
 from dreamfusion.method.optimizers import carry_over, learning_rate_factor
+from dreamfusion.method.ranks import ALONE, Ranks, check_shared
 from dreamfusion.method.shading import sample_backdrops, sample_lights
 from dreamfusion.method.state import State
 from dreamfusion.scenes.scene import Views
@@ -82,9 +84,11 @@ def draw_views(config: Config, progress: float, random: dict[str, torch.Generato
         base=scene.background_color,
     )
     size = round(config.resolution.at(progress))
+    rows = max(1, round(size * config.rows_per_column))
     if config.shading.latent.at(progress) > 0:
-        return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True)
-    return Views(cameras, lights, shading, size, backdrop, with_normals=config.loss.normal_smooth_2d > 0)
+        return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True, rows=rows)
+    with_normals = config.loss.normal_smooth_2d > 0 or config.loss.orientation_of_albedo
+    return Views(cameras, lights, shading, size, backdrop, with_normals=with_normals, rows=rows)
 
 
 def set_learning_rates(state: State, config: Config) -> None:
@@ -110,14 +114,16 @@ def refuse_collapse(opacity: float, step: int) -> None:
         )
 
 
-def leave_out(state: State, metrics: dict[str, float], image: Tensor) -> None:
+def leave_out(state: State, metrics: dict[str, float], rendered: bool) -> None:
     """Count a step whose gradient is not finite, drop from its figures what JSON cannot hold, and say whose it is.
+
+    ``rendered`` says whether the rendering is finite. The scene's gradient becomes zero.
 
     Raises NotFiniteError if the scene's own rendering is not finite, or the scene's gradient again and again; and
     DreamFusionError if the prior's answer is not, again and again.
     """
     state.left_out += 1
-    if not torch.isfinite(image).all():
+    if not rendered:
         raise NotFiniteError(f"The scene is not finite at step {state.step + 1}.")
     of_prior = not math.isfinite(metrics["noise_error"])
     if state.left_out > MOST_LEFT_OUT:
@@ -133,12 +139,14 @@ def leave_out(state: State, metrics: dict[str, float], image: Tensor) -> None:
     for name in [name for name, value in metrics.items() if not math.isfinite(value)]:
         del metrics[name]
     metrics["left_out"] = 1.0
+    for p in state.scene.parameters():  # what `adapt` gathers
+        if p.grad is not None:
+            p.grad.zero_()
 
 
-def portions(count: int, parts: int) -> Iterator[slice]:
-    """Return ``count`` views in ``parts`` portions, as equal as can be."""
-    for part in range(parts):
-        yield slice(count * part // parts, count * (part + 1) // parts)
+def mean_figures(told: Sequence[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
+    """Return figures of portions of the views, each given with its share of all views, as their weighted sums."""
+    return {name: sum(share * figures[name] for share, figures in told) for name in told[0][1]}
 
 
 def release_memory(state: State) -> None:
@@ -156,16 +164,19 @@ def optimize(
     loss_function: Loss | None = None,
     release_text_encoders: bool = False,
     go_back: Callable[[], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Step]:
     """Optimise ``state`` in place, yielding after every step until ``config.steps`` are done.
 
     ``loss_function`` takes the place of the configured loss. With ``release_text_encoders`` the prior's text encoders
     leave memory once the prompts are embedded, and it serves no other prompts after this. A step whose gradient is not
     finite is left out; ``go_back()`` is called to bring an earlier state back where the scene itself is not finite any
-    more. A step that does not fit into memory is taken again in smaller portions.
+    more. A step that does not fit into memory is taken again in smaller portions. ``ranks`` are the processes that
+    share the views, each of which calls this with the same configuration and state.
     Raises DreamFusionError if that does not help, or the scene collapses to empty or full.
     """
     check_latent_phase(config, guidance)
+    check_shared(ranks, config.views, config.loss.kind)
     questions = {prompt: Question(guidance, config, prompt) for prompt in config.prompts.values()}
     if release_text_encoders:
         guidance.release_text_encoders()
@@ -173,17 +184,18 @@ def optimize(
     while state.step < config.steps:
         draws = generator_states(state.generators)
         try:
-            step = take_step(config, guidance, state, questions, loss_function)
+            step = take_step(config, guidance, state, questions, loss_function, ranks)
         except NotFiniteError:
             if go_back is None:
                 raise
             go_back()
             continue
         except Exception as error:
-            if not is_out_of_memory(error) or state.portions == config.views:
+            most = ranks.most_portions(config.views)
+            if not is_out_of_memory(error) or state.portions >= most:
                 raise
             restore_generators(state.generators, draws)
-            state.portions = min(2 * state.portions, config.views)
+            state.portions = min(2 * state.portions, most)
             release_memory(state)
             _logger.warning(
                 "Not enough memory at step %d: goes on with the views of a step in %d portions.",
@@ -195,9 +207,17 @@ def optimize(
 
 
 def take_step(
-    config: Config, guidance: Guidance, state: State, questions: Mapping[str, Question], own: Loss | None = None
+    config: Config,
+    guidance: Guidance,
+    state: State,
+    questions: Mapping[str, Question],
+    own: Loss | None = None,
+    ranks: Ranks = ALONE,
 ) -> Step:
-    """Take one step: views, rendering, distillation (by the loss ``own`` if given), regularisation, optimiser."""
+    """Take one step: views, rendering, distillation (by the loss ``own`` if given), regularisation, optimiser.
+
+    All ``ranks`` draw the random numbers of all views, and each takes its share of them.
+    """
     scene, optimizer, random = state.scene, state.optimizer, state.generators
     progress = state.step / config.steps
     set_learning_rates(state, config)
@@ -206,33 +226,35 @@ def take_step(
     told: list[tuple[float, dict[str, float]]] = []  # of each portion: its share of the views, and its figures
     images = []
 
-    # 1. A random camera and light for each view.
+    # 1. A random camera, light and timestep for each view.
     all_views = draw_views(config, progress, random)
-    for part in portions(config.views, state.portions):  # a single one, unless memory is short
+    t_min, t_max = config.guidance.t_min.at(progress), config.guidance.t_max.at(progress)
+    all_t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
+    all_noise = None
+    for part in ranks.portions(config.views, state.portions):  # all in one, unless memory is short
         views = all_views[part]
         share = len(views.cameras) / config.views
+        jitter = ranks.jitter(random["jitter"], part, views.size)
 
         # 2. Render.
-        out = scene.render(views, random["jitter"])
+        out = scene.render(views, jitter)
 
         # 3. Ask the prior which way the renderings should change: g = w(t) (eps_hat - eps), paper equation 3.
-        g = config.guidance
-        t_min, t_max = g.t_min.at(progress), g.t_max.at(progress)
-        t = sample_timesteps(len(views.cameras), t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
-        t = t.to(guidance.device)
-        in_latents = config.shading.latent.at(progress) > 0
-        z = latent_picture(out, guidance) if in_latents else guidance.encode(out.rgb)
-        noise = torch.randn(z.shape, generator=random["noise"]).to(z)
-        textureless = torch.tensor([shading == "textureless" for shading in views.shading])
-        asked = questions[config.prompt_at(state.step)].about(views.cameras, textureless)
+        t = all_t[part].to(guidance.device)
+        z = latent_picture(out, guidance) if config.shading.latent.at(progress) > 0 else guidance.encode(out.rgb)
+        if all_noise is None:
+            all_noise = torch.randn(config.views, *z.shape[1:], generator=random["noise"])
+        noise = all_noise[part].to(z)
+        asked = questions[config.prompt_at(state.step)].about(views.cameras, views.textureless)
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
-        w = timestep_weight(asked.abar(t, like=z), g.weighting or said.weighting)
+        w = timestep_weight(asked.abar(t, like=z), config.guidance.weighting or said.weighting)
         limit = None if config.loss.clip is None else config.loss.clip.at(progress)
         gradient = clipped(w * said.difference, limit)
         distillation = loss_with_gradient(z, gradient)
 
         # 4. Regularise.
-        terms = scene.regularize(out, views, config.loss, progress, random["jitter"])
+        terms = scene.regularize(out, views, config.loss, progress, jitter)
+        terms |= image_terms(config, guidance, out.rgb, z, said, asked.abar(t, like=z), w)
         loss = share * (config.loss.distillation * distillation + sum(terms.values()))
         loss.backward()
         figures = {"opacity": out.opacity.mean().item(), "t_max": t_max}
@@ -240,21 +262,19 @@ def take_step(
         told.append((share, figures | {name: value.item() for name, value in terms.items()} | {"loss": loss.item()}))
         images.append(out.rgb.detach())
 
-    # 5. Step.
+    # 5. Sum over all processes, and step.
+    ranks.pass_over(random["jitter"], config.views, all_views.size)
+    metrics = ranks.sum_figures(mean_figures(told))
+    ranks.sum_gradients(scene.parameters())
     norm = nn.utils.clip_grad_norm_(scene.parameters(), config.optim.max_grad_norm or math.inf).item()
-    metrics = {name: sum(share * figures[name] for share, figures in told) for name in told[0][1]}
-    image = torch.cat(images)
     if math.isfinite(norm) and math.isfinite(metrics.pop("loss")):
         optimizer.step()
         state.left_out = 0
     else:
-        leave_out(state, metrics, image)
-        for p in scene.parameters():  # what `adapt` gathers
-            if p.grad is not None:
-                p.grad.zero_()
+        leave_out(state, metrics, ranks.all(all(bool(torch.isfinite(image).all()) for image in images)))
     state.step += 1
     carry_over(optimizer, scene.adapt(state.step, progress, random["occupancy"]))
     state.opacity += 0.05 * (metrics["opacity"] - state.opacity)
     if config.collapse_check.at(progress) > 0:
         refuse_collapse(state.opacity, state.step)
-    return Step(state.step, {"step": state.step, "grad_norm": norm, **metrics}, image)
+    return Step(state.step, {"step": state.step, "grad_norm": norm, **metrics}, torch.cat(images))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreamfusion.config import OptimizerName, Schedule
+from dreamfusion.config import DecayForm, OptimizerName, Schedule
 from dreamfusion.scenes.resized import Resized
 
 BETAS: dict[OptimizerName, tuple[float, ...]] = {"adam": (0.9, 0.99), "adan": (0.98, 0.92, 0.99), "shampoo": (0.9, 0.9)}
@@ -22,13 +22,14 @@ def build_optimizer(
     betas: tuple[float, ...] | None = None,
     eps: float | None = None,
     weight_decay: float = 0.0,
+    decay_form: DecayForm | None = None,
 ) -> torch.optim.Optimizer:
     """Return the optimiser for groups of "params" and "lr"; without ``betas`` or ``eps``, those of `BETAS`, `EPS`.
 
     "adan" (arXiv 2208.06677) adds the momentum of gradient differences to Adam's two; its betas are its authors' and
     NeMo's, (0.98, 0.92, 0.99), and its weight decay divides by 1 + lr * weight_decay. "adam" has threestudio's betas
     (0.9, 0.99) and an eps small enough for the tiny gradients of hash grids, with weight decay as in AdamW. "shampoo"
-    is `build_shampoo`.
+    is `build_shampoo`. ``decay_form`` is that of `dreamfusion.config.OptimConfig`.
     """
     groups = list(parameter_groups)
     betas, eps = betas or BETAS[name], eps or EPS[name]
@@ -38,9 +39,17 @@ def build_optimizer(
             from pytorch_optimizer import Adan
 
             # The same arithmetic one tensor at a time (foreach=False) would leave negated gradients behind.
-            return Adan(groups, betas=(betas[0], betas[1], betas[2]), weight_decay=weight_decay, eps=eps, foreach=True)
+            return Adan(
+                groups,
+                betas=(betas[0], betas[1], betas[2]),
+                weight_decay=weight_decay,
+                weight_decouple=decay_form == "decoupled",
+                eps=eps,
+                foreach=True,
+            )
         case "adam":
-            return torch.optim.AdamW(groups, betas=(betas[0], betas[1]), weight_decay=weight_decay, eps=eps)
+            kind = torch.optim.Adam if decay_form == "l2" else torch.optim.AdamW
+            return kind(groups, betas=(betas[0], betas[1]), weight_decay=weight_decay, eps=eps)
         case "shampoo":
             return build_shampoo(groups, betas, eps, weight_decay)
 

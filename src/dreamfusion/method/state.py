@@ -55,6 +55,7 @@ class State:
             betas=optim.betas,
             eps=optim.eps,
             weight_decay=optim.weight_decay,
+            decay_form=optim.decay_form,
         )
         return State(scene, optimizer, generators)
 

@@ -10,79 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
-
-class LeftOut(Enum):
-    """What becomes of a key that a configuration leaves out, if it is not a value."""
-
-    REFUSED = "NeMo has no default for it"
-    HARMLESS = "nothing"
-
-
-@dataclass(frozen=True)
-class Key:
-    """What one key of NeMo's means: ``put`` maps its value to values of the keys ``ours``, in their order.
-
-    ``put`` is also given all the values of the key's part, by name. ``allowed``, if not None, are the only values that
-    it may have; ``left_out`` is what NeMo's code takes where the key is missing. ``told`` says that the user is told
-    of a key without effect, since with NeMo it changes the result.
-    """
-
-    ours: tuple[str, ...] = ()
-    put: Callable[[Any, Mapping[str, Any]], tuple[Any, ...]] = lambda value, part: (value,)
-    allowed: tuple[Any, ...] | None = None
-    left_out: Any = LeftOut.HARMLESS
-    remark: str = ""
-    told: bool = False
-
-
-@dataclass(frozen=True)
-class Part:
-    """One choice for a part of the configuration: its keys, what choosing it sets here, and what the user is told."""
-
-    keys: dict[str, Key]
-    sets: dict[str, Any] = field(default_factory=dict)
-    remark: str = ""
-    note: str = ""
-
-
-def to(
-    *ours: str,
-    by: Callable[[Any], Any] | None = None,
-    beside: Callable[[Any, Mapping[str, Any]], Any] | None = None,
-    among: Mapping[Any, Any] | None = None,
-    left_out: Any = LeftOut.REFUSED,
-    remark: str = "",
-) -> Key:
-    """Return a key that sets ours, with one value for each of ours if there are several.
-
-    The value is theirs, or what ``by`` makes of it, or ``beside`` of it and the whole part, or what ``among`` has for
-    it, which then holds all the values that there are.
-    """
-
-    def put(value: Any, part: Mapping[str, Any]) -> tuple[Any, ...]:
-        if among is not None:
-            value = among[value]
-        elif beside is not None:
-            value = beside(value, part)
-        elif by is not None:
-            value = by(value)
-        return (value,) if len(ours) == 1 else tuple(value)
-
-    return Key(ours, put, None if among is None else tuple(among), left_out, remark)
-
-
-def only(*values: Any, why: str, left_out: Any = LeftOut.HARMLESS) -> Key:
-    """Return a key that must have one of these values here."""
-    return Key(allowed=values, left_out=left_out, remark=why)
-
-
-def unused(why: str, *, told: bool = False, left_out: Any = LeftOut.HARMLESS) -> Key:
-    """Return a key without effect here; ``told`` if the user is told so at the start of a run."""
-    return Key(left_out=left_out, remark=why, told=told)
+from dreamfusion.errors import DreamFusionError
+from dreamfusion.nemo.experiment import views_of
+from dreamfusion.nemo.key import Key, LeftOut, Part, only, to, unused
 
 
 def focal(fov_deg: float) -> float:
@@ -117,8 +49,11 @@ _PRECISIONS = {
 } | {16: "fp16", 32: "fp32"}
 _BASE = "stabilityai/stable-diffusion-2-1-base"
 _SHAPE = "scenes, cameras and colours have three dimensions"
-_BOUND = only(1, why="the scene is the unit sphere, inside NeMo's cube of this bound; lengths are the same")
-_SQUARE = "pictures are square: width and height must be equal"
+_BOUND = only(
+    1,
+    why="the scene is the unit sphere, inside NeMo's cube of this bound: divide radii and blob_radius by another one",
+)
+_SQUARE = "pictures for people are square: width and height must be equal"
 _BLOB = {"exp": ("exp", "gaussian"), "softplus": ("softplus", "linear")}
 _NORMALS = {
     "central_finite_difference": "central",
@@ -156,12 +91,11 @@ def hidden_layers(layers: int) -> int:
     return max(layers - 1, 1)
 
 
-def _layers(net: str) -> dict[str, Key]:
-    one = "one width and depth for both networks"
+def _layers(net: str, width: str, layers: str) -> dict[str, Key]:
     return {
-        f"{net}.num_hidden_dims": to("scene.nerf.hidden_width", remark=one),
-        f"{net}.num_layers": to("scene.nerf.hidden_layers", by=hidden_layers, remark=f"theirs count the last; {one}"),
-        f"{net}.bias": to("scene.nerf.network_bias"),
+        f"{net}.num_hidden_dims": to(width),
+        f"{net}.num_layers": to(layers, by=hidden_layers, remark="theirs count the last"),
+        f"{net}.bias": to("scene.nerf.network_bias", remark="both networks have biases, or neither"),
     }
 
 
@@ -175,23 +109,36 @@ def _fused_layers(net: str, width: str, layers: str) -> dict[str, Key]:
     }
 
 
-def _circle(data: str, views: str, side: str) -> dict[str, Key]:
-    """Return the keys of the pictures that go around the object."""
+_SIGMA = ("scene.nerf.hidden_width", "scene.nerf.hidden_layers")
+_COLOURS = ("scene.nerf.albedo_width", "scene.nerf.albedo_layers")
+
+
+def _dataset(kind: str) -> Key:
+    """Return the key of a dataset that must be of the module ``kind``."""
+
+    def put(target: Any, part: Mapping[str, Any]) -> tuple[Any, ...]:
+        if str(target).split(".")[-2:-1] != [kind]:
+            raise DreamFusionError(f"_target_ of a dataset cannot be {target} here: this one is of {kind}.")
+        return ()
+
+    return Key((), put, left_out=LeftOut.REFUSED, remark=f"must be of the module {kind}")
+
+
+def _circle(data: str, views: str, side: str, camera: str) -> dict[str, Key]:
+    """Return the keys of the pictures that go around the object, whose camera is at the keys that begin ``camera``."""
     return {
         f"{data}_batch_size": unused("pictures are rendered one at a time"),
         f"{data}_shuffle": unused("pictures go around the object in order"),
-        f"{data}_dataset._target_": unused("there is one way around the object", left_out=LeftOut.REFUSED),
+        f"{data}_dataset._target_": _dataset("circle_poses"),
         f"{data}_dataset.size": to(views, left_out=100),
         f"{data}_dataset.width": to(side, left_out=256, remark=_SQUARE),
         f"{data}_dataset.height": to(side, left_out=256, remark=_SQUARE),
-        f"{data}_dataset.default_radius": to("pictures.radius", left_out=3.2, remark="one for both datasets"),
-        f"{data}_dataset.default_polar": to(
-            "pictures.elevation_deg", by=lambda v: 90 - v, left_out=90, remark="one for both datasets"
-        ),
+        f"{data}_dataset.default_radius": to(f"{camera}radius", left_out=3.2),
+        f"{data}_dataset.default_polar": to(f"{camera}elevation_deg", by=lambda v: 90 - v, left_out=90),
         f"{data}_dataset.default_azimuth": unused("circles begin at the front, with NeMo too"),
-        f"{data}_dataset.default_fovx": to("pictures.focal", by=focal, left_out=20, remark="one for both datasets"),
+        f"{data}_dataset.default_fovx": to(f"{camera}focal", by=focal, left_out=20),
         f"{data}_dataset.default_fovy": to(
-            "pictures.focal", by=focal, left_out=20, remark="pixels are square: equal to fovx"
+            f"{camera}focal", by=focal, left_out=20, remark="pixels are square: equal to fovx"
         ),
         f"{data}_dataset.angle_overhead": _ANGLES,
         f"{data}_dataset.angle_front": _ANGLES,
@@ -268,7 +215,7 @@ TOP: dict[str, Key] = {
 
 TOP_SETS: dict[str, Any] = {
     "seed": 2023,
-    "collapse_check": {"start": 0, "end": 1, "from": 0.5, "curve": "step"},
+    "collapse_check": 0,
     "guidance.view_mode": "interpolated",
     "guidance.view_texts.overhead_deg": 90.0,  # it has no text for views from above
     "guidance.weighting": "sds",
@@ -284,6 +231,7 @@ TOP_SETS: dict[str, Any] = {
     "checkpoint_every": 1000,
     "pictures.val_every": 100,
     "pictures.val_depth": True,
+    "pictures.mesh_needed": False,
 }
 """What NeMo's model does without a key for it, and the surroundings of the model in NeMo's own configuration."""
 
@@ -293,7 +241,9 @@ PARTS: dict[str, dict[str, Part]] = {
             _NERF
             | {
                 "encoder_cfg.encoder_type": to(
-                    "scene.nerf.encoding", among=_ENCODINGS, remark="tiled grids and harmonics are not here"
+                    "scene.nerf.encoding",
+                    among=_ENCODINGS,
+                    remark="tiled grids and harmonics are not here: they want kernels of their own, for less detail",
                 ),
                 "encoder_cfg.encoder_max_level": to(
                     "scene.nerf.grid.levels_used",
@@ -315,8 +265,8 @@ PARTS: dict[str, dict[str, Part]] = {
                 ),
                 "encoder_cfg.interpolation": to("scene.nerf.grid.interpolation", left_out="linear"),
             }
-            | _layers("sigma_net_cfg")
-            | _layers("features_net_cfg"),
+            | _layers("sigma_net_cfg", *_SIGMA)
+            | _layers("features_net_cfg", *_COLOURS),
             _NERF_SETS,
         ),
         "tcnn_nerf": Part(
@@ -337,8 +287,8 @@ PARTS: dict[str, dict[str, Part]] = {
                     remark="base_resolution * scale^(n_levels - 1), rounded; null is 2^(7/15), as with NeMo",
                 ),
             }
-            | _fused_layers("sigma_net_cfg", "scene.nerf.hidden_width", "scene.nerf.hidden_layers")
-            | _fused_layers("features_net_cfg", "scene.nerf.hidden_width", "scene.nerf.hidden_layers"),
+            | _fused_layers("sigma_net_cfg", *_SIGMA)
+            | _fused_layers("features_net_cfg", *_COLOURS),
             _NERF_SETS
             | {
                 "scene.nerf.grid.staggered": True,
@@ -503,7 +453,7 @@ PARTS: dict[str, dict[str, Part]] = {
                 "eps": to("optim.eps", left_out=1e-8),
                 "weight_decay": to("optim.weight_decay", left_out=0.0),
                 "max_grad_norm": to("optim.max_grad_norm", by=lambda v: v or None, left_out=0),
-                "no_prox": only(False, why="weight decay is proximal"),
+                "no_prox": to("optim.decay_form", by=lambda v: "decoupled" if v else "proximal", left_out=False),
                 "foreach": _ORDER,
                 "fused": _ORDER,
             },
@@ -514,8 +464,8 @@ PARTS: dict[str, dict[str, Part]] = {
             {"optim.optimizer": "adam", "optim.max_grad_norm": None} | _CONSTANT_RATE,
         ),
         "adam": Part(
-            _adam("adam") | {"weight_decay": only(0, why="ours is that of adamw; without it both are the same")},
-            {"optim.optimizer": "adam", "optim.max_grad_norm": None, "optim.weight_decay": 0.0} | _CONSTANT_RATE,
+            _adam("adam") | {"weight_decay": to("optim.weight_decay", left_out=0, remark="added to the gradient")},
+            {"optim.optimizer": "adam", "optim.max_grad_norm": None, "optim.decay_form": "l2"} | _CONSTANT_RATE,
         ),
     },
 }
@@ -529,29 +479,36 @@ PLAIN_PARTS: dict[str, Part] = {
             "lambda_entropy": to(
                 "loss.entropy",
                 by=lambda v: {"start": 0, "end": v, "until": 0.5} if v else 0,
-                remark="grows over the first half; of each ray's opacity, where NeMo takes each sample's weight",
+                remark="grows over the first half; of each ray's opacity, where NeMo takes each sample's weight: told",
             ),
             "lambda_orientation": to(
-                "loss.orientation", remark="summed along a ray, as in the paper; NeMo has the mean over samples"
+                "loss.orientation", remark="summed along a ray, as in the paper; NeMo has the mean over samples: told"
             ),
             "lambda_2d_normal_smooth": to("loss.normal_smooth_2d"),
             "lambda_3d_normal_smooth": to(
                 "loss.normal_smooth_3d", remark="at the surface that rays hit; NeMo has all samples"
             ),
-            "lambda_mesh_normal": only(0, why="for meshes: the mesh stage"),
-            "lambda_mesh_laplacian": only(0, why="for meshes: the mesh stage"),
+            "lambda_mesh_normal": unused("a NeRF has no faces, with NeMo neither: the mesh stage", told=True),
+            "lambda_mesh_laplacian": unused("a NeRF has no faces, with NeMo neither: the mesh stage", told=True),
         },
         {"loss.opacity": 0.0},
     ),
     "data": Part(
         {
             "_target_": unused("there is one way to draw cameras"),
-            "train_batch_size": to("views", left_out=1),
+            "train_batch_size": to(
+                "views", beside=views_of, left_out=1, remark="times the trainer's devices, nodes and gathered batches"
+            ),
             "train_shuffle": unused("cameras are random"),
-            "train_dataset._target_": unused("there is one way to draw cameras", left_out=LeftOut.REFUSED),
+            "train_dataset._target_": _dataset("random_poses"),
             "train_dataset.internal_batch_size": unused("cameras are drawn as they are needed"),
-            "train_dataset.width": to("resolution", left_out=256, remark=_SQUARE),
-            "train_dataset.height": to("resolution", left_out=256, remark=_SQUARE),
+            "train_dataset.width": to("resolution", left_out=256),
+            "train_dataset.height": to(
+                "rows_per_column",
+                beside=lambda v, part: v / part["train_dataset.width"],
+                left_out=256,
+                remark="the frame stays as it is, so pixels are oblong if it is not the width; the prior sees a square",
+            ),
             "train_dataset.radius_range": to("cameras.radius_min", "cameras.radius_max", left_out=[3.0, 3.5]),
             "train_dataset.theta_range": to(
                 "cameras.elevation_max_deg",
@@ -601,23 +558,44 @@ PLAIN_PARTS: dict[str, Part] = {
             "train_dataset.far": _RANGE,
             "train_dataset.device": _DEVICE,
         }
-        | _circle("val", "pictures.val_views", "pictures.val_resolution")
-        | _circle("test", "pictures.video_frames", "pictures.video_resolution"),
+        | _circle("val", "pictures.val_views", "pictures.val_resolution", "pictures.val_")
+        | _circle("test", "pictures.video_frames", "pictures.video_resolution", "pictures."),
     ),
 }
 """The parts that come in one kind."""
 
+
+def surface_rate(rate: float, part: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the learning rates of the mesh stage: grid, networks, background, and in our units distances and offsets.
+
+    NeMo's distances are clamp(sigma - 10, -1, 1), which goes from -1 to 1 within one edge of its grid, of length
+    2 / grid_resolution. A change by d so moves the surface by d times half an edge, and d / grid_resolution is what it
+    is in world units. Offsets are tanh(x) / grid_resolution there and 2 tanh(x) / grid_resolution here.
+    """
+    return rate, rate, rate, rate / part["renderer.grid_resolution"], rate / 2
+
+
+_OF_SAMPLES = unused("a mesh has no samples along rays, with NeMo neither: nothing acts", told=True)
+
 MESH_STAGE: dict[str, dict[str, Key]] = {
     "": {"resume_from_checkpoint": unused("`refine RUN` begins with a run in its place")},
     "optim": {
-        "lr": _rates("optim.surface_lr", remark="distances and offsets of the tetrahedra included"),
+        "lr": to(
+            "optim.grid_lr",
+            "optim.network_lr",
+            "optim.background_lr",
+            "optim.surface_lr",
+            "optim.offset_lr",
+            beside=surface_rate,
+            left_out=1e-3,
+            remark="distances by 1 / grid_resolution, offsets by 1 / 2: theirs have other units",
+        ),
     },
     "loss": {
-        "lambda_orientation": to(
-            "loss.orientation",
-            among={0: 0.0},
-            remark="must be 0: a mesh has no points on rays that could be turned away, with NeMo neither",
-        ),
+        "lambda_orientation": _OF_SAMPLES,
+        "lambda_opacity": _OF_SAMPLES,
+        "lambda_entropy": _OF_SAMPLES,
+        "lambda_3d_normal_smooth": _OF_SAMPLES,
         "lambda_mesh_normal": to("loss.normal_consistency"),
         "lambda_mesh_laplacian": to(
             "loss.laplacian", remark="of squared distances in cubes; NeMo looks for it under a wrong name, and has none"
@@ -625,6 +603,12 @@ MESH_STAGE: dict[str, dict[str, Key]] = {
     },
 }
 """Keys that mean something else in NeMo's second stage, by part; "" is outside of the parts."""
+
+MESH_SETS: dict[str, Any] = {
+    "scene.tetrahedra.fitted": True,
+    **{f"loss.{name}": 0.0 for name in ("orientation", "opacity_squared", "entropy", "normal_smooth_3d")},
+}
+"""What that stage does without a key for it: its grid is as large as the object, and nothing weighs samples."""
 
 GROUPS = (*PARTS, *PLAIN_PARTS)
 """The parts of a configuration."""

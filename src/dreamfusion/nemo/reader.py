@@ -1,28 +1,29 @@
-"""From a NeMo model configuration to ours: compose the groups, resolve references, map every key by `keys`."""
+"""From a NeMo experiment to our configuration: compose its files, resolve references, map every key by `keys`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from re import findall
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from dreamfusion.config.parse import parse_config
 from dreamfusion.config.tables import leaves
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.nemo.keys import GROUPS, MESH_STAGE, PARTS, PLAIN_PARTS, TOP, TOP_SETS, Key, LeftOut, Part
+from dreamfusion.nemo.compose import STOCK, compose, load, parse_overrides, set_values
+from dreamfusion.nemo.experiment import EXPERIMENT, LOOSE
+from dreamfusion.nemo.key import Key, LeftOut, Part
+from dreamfusion.nemo.keys import GROUPS, MESH_SETS, MESH_STAGE, PARTS, PLAIN_PARTS, TOP, TOP_SETS
 
 _MESH_STAGE = "nvdiffrast_renderer"
-_MAX_STEPS, _MESH_MAX_STEPS = 10000, 5000
-"""${trainer.max_steps} of NeMo's own configuration, for dreamfusion.yaml and dreamfusion-dmtet.yaml."""
+_MESH_MAX_STEPS = 5000
+"""${trainer.max_steps} of NeMo's example for dreamfusion-dmtet.yaml, where the stock config.yaml has another."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,16 @@ class NemoConfig:
     mesh_stage: bool = False
 
 
-def read_stage(path: Path, preset: str, tell: Callable[[str], None], *, mesh: bool) -> dict[str, Any]:
+def read_stage(
+    path: Path, overrides: Sequence[str], preset: str, tell: Callable[[str], None], *, mesh: bool
+) -> dict[str, Any]:
     """Return the values of a configuration, and tell its notes; only one of the second stage is for ``mesh``, `refine`.
 
     Raises DreamFusionError for one of the first stage there, and if a preset is asked for as well.
     """
     if preset != "default":
         raise DreamFusionError(f"Give --nemo-config or --preset {preset}, not both.")
-    nemo = read_nemo(path)
+    nemo = read_nemo(path, overrides)
     if mesh and not nemo.mesh_stage:
         raise DreamFusionError(f"{path} is NeMo's first stage, a NeRF: give it to dreamfusion generate.")
     if nemo.mesh_stage and not mesh:
@@ -57,18 +60,19 @@ def read_stage(path: Path, preset: str, tell: Callable[[str], None], *, mesh: bo
     return nemo.values
 
 
-def read_nemo(path: Path) -> NemoConfig:
-    """Read a model configuration of NeMo's DreamFusion.
+def read_nemo(path: Path, overrides: Sequence[str] = ()) -> NemoConfig:
+    """Read an experiment of NeMo's DreamFusion, or the configuration of its model alone.
 
-    Its parts may be named in a defaults list, with the group files beside it or NeMo's own, or be written out in it.
+    Its parts may be named in defaults lists, with the group files beside it or NeMo's own, or be written out in it.
+    ``overrides`` are KEY=VALUE as behind NeMo's own command, and win.
     Raises DreamFusionError, naming the key, for one that is unknown or has a value that is not possible here.
     """
-    return _mapped(_resolved(_composed(path), path))
+    return _mapped(_experiment(path, overrides))
 
 
 @cache
 def _stock(file: str) -> NemoConfig:
-    return read_nemo(Path(__file__).parent / file)
+    return read_nemo(STOCK / "model" / file)
 
 
 def stock_values(file: str) -> dict[str, Any]:
@@ -76,93 +80,20 @@ def stock_values(file: str) -> dict[str, Any]:
     return {key: value for key, value in _stock(file).values.items() if key != "prompt"}
 
 
-def _load(source: Path | Any) -> DictConfig:
-    """Read a YAML file; OmegaConf's loader also reads 1e-3 as a number, which YAML 1.1 does not."""
+def _experiment(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return plain values of an experiment: a file's, what it leaves out around its model, and then the overrides'."""
+    asked = parse_overrides(overrides)
+    composed = compose(path, asked)
+    around = load(STOCK / "config.yaml")
+    del around["defaults"]
+    if _MESH_STAGE in str(OmegaConf.select(composed.model, "renderer._target_", default="")):
+        around.trainer.max_steps = _MESH_MAX_STEPS
     try:
-        loaded = OmegaConf.create(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise DreamFusionError(f"Cannot read the configuration {source}: {str(error).splitlines()[0]}.") from None
-    if not isinstance(loaded, DictConfig):
-        raise DreamFusionError(f"{source} is no NeMo configuration: it must be a YAML table of keys and values.")
-    return loaded
-
-
-def _composed(path: Path, overrides: Mapping[str, str] | None = None, inside: tuple[Path, ...] = ()) -> DictConfig:
-    """Return the file with what its defaults list names, each list entry overriding those before it.
-
-    An entry is a choice for a group, "override GROUP" with another choice than in the files before, the name of a
-    configuration beside the file, or ``_self_``: the file itself, which comes last if the list leaves it out. All
-    of this is as in Hydra. ``overrides`` are those of the files that name this one, which are ``inside``.
-    """
-    if path in inside:
-        raise DreamFusionError(f"defaults in {inside[-1]}: {path.stem} leads back to itself.")
-    own = _load(path)
-    entries = _entries(own.pop("defaults", OmegaConf.create([])), path)
-    chosen = {group.removeprefix(_OVERRIDE): option for group, option in entries if group.startswith(_OVERRIDE)}
-    overrides = chosen | dict(overrides or {})
-    layers = []
-    for group, option in entries:
-        if group == "_self_":
-            layers.append(own)
-        elif group == "":
-            layers.append(_composed(path.parent / f"{option}.yaml", overrides, (*inside, path)))
-        elif not group.startswith(_OVERRIDE):
-            layers.append(OmegaConf.create({group: _group(path, group, overrides.get(group, option))}))
-    try:
-        merged = OmegaConf.merge(*layers)
+        whole = OmegaConf.merge(around, composed)
+        assert isinstance(whole, DictConfig)
+        set_values(whole, asked, path)
+        values = OmegaConf.to_container(whole, resolve=True)
     except (TypeError, ValueError, OmegaConfBaseException) as error:
-        raise DreamFusionError(f"The parts of {path} do not go together: {str(error).splitlines()[0]}.") from None
-    assert isinstance(merged, DictConfig)
-    for group in chosen:
-        if group not in merged:
-            raise DreamFusionError(
-                f"defaults in {path}: override {group} has nothing to override, {group} is not listed."
-            )
-    return merged
-
-
-_OVERRIDE = "override "
-
-
-def _entries(listed: Any, path: Path) -> list[tuple[str, str]]:
-    """Return a defaults list as groups with their choices; ``_self_`` has none, another configuration no group."""
-    if not isinstance(listed, ListConfig):
-        raise DreamFusionError(f"defaults in {path} must be a list, such as [nerf: torchngp, _self_].")
-    plain = OmegaConf.to_container(listed)
-    assert isinstance(plain, list)
-    entries = []
-    for entry in plain if "_self_" in plain else [*plain, "_self_"]:
-        if isinstance(entry, str):
-            entries.append(("_self_", "") if entry == "_self_" else ("", entry))
-        elif (
-            isinstance(entry, dict) and len(entry) == 1 and {str(g).removeprefix(_OVERRIDE) for g in entry} <= {*GROUPS}
-        ):
-            entries += [(str(group), str(option)) for group, option in entry.items()]
-        else:
-            raise DreamFusionError(f"defaults in {path}: {entry!r} is none of {', '.join(GROUPS)} with a choice.")
-    return entries
-
-
-def _group(path: Path, group: str, option: str) -> DictConfig:
-    """Return the file of one choice: that beside the configuration if it has a folder for the group, else NeMo's."""
-    beside = path.parent / group
-    if beside.is_dir():
-        return _load(beside / f"{option}.yaml")
-    shipped = resources.files("dreamfusion.nemo") / "groups" / group
-    if not (shipped / f"{option}.yaml").is_file():
-        known = sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir())
-        raise DreamFusionError(f"defaults: {group} has no choice {option!r} in NeMo, only {', '.join(known)}.")
-    return _load(shipped / f"{option}.yaml")
-
-
-def _resolved(model: DictConfig, path: Path) -> dict[str, Any]:
-    """Return plain values, with ${model...} and ${trainer...} replaced."""
-    target = str(OmegaConf.select(model, "renderer._target_", default=""))
-    steps = _MESH_MAX_STEPS if _MESH_STAGE in target else _MAX_STEPS
-    whole = OmegaConf.create({"trainer": {"max_steps": steps, "precision": 16}, "model": model})
-    try:
-        values = OmegaConf.to_container(whole.model, resolve=True)
-    except OmegaConfBaseException as error:
         raise DreamFusionError(f"Cannot resolve {path}: {str(error).splitlines()[0]}.") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -174,11 +105,14 @@ def _module(part: Any) -> str:
     return names[-2] if len(names) > 1 else ""
 
 
-def _mapped(model: dict[str, Any]) -> NemoConfig:
+def _mapped(experiment: dict[str, Any]) -> NemoConfig:
     """Map every key; DreamFusionError for one that is unknown, impossible, missing, or at odds with another."""
+    model = experiment.pop("model")
+    around = {name: value for name, value in leaves(experiment) if not _is_loose(name)}
     mesh_stage = _module(model.get("renderer")) == _MESH_STAGE
     later = MESH_STAGE if mesh_stage else {}
-    mapping = _Mapping(dict(TOP_SETS))
+    mapping = _Mapping(dict(TOP_SETS), around | dict(leaves(model)))
+    mapping.take("", EXPERIMENT, around)
     for group in GROUPS:
         if group not in model:
             raise DreamFusionError(f"{group} is missing: name it in the defaults list or write it out.")
@@ -190,20 +124,39 @@ def _mapped(model: dict[str, Any]) -> NemoConfig:
             content.pop("_target_", None)
         mapping.take(f"{group}.", part.keys | later.get(group, {}), content)
     mapping.take("", TOP | later.get("", {}), {name: value for name, value in model.items() if name not in GROUPS})
+    if mesh_stage:
+        mapping.sets |= MESH_SETS
+    else:
+        mapping.notes += _per_ray(model["loss"])
     if mapping.told:
         mapping.notes.append(f"without effect here, docs/nemo.md says why: {', '.join(mapping.told)}")
     return NemoConfig(mapping.values(), mapping.notes, mesh_stage)
+
+
+def _is_loose(name: str) -> bool:
+    """Whether a key around the model belongs to a table of which only a few keys are read."""
+    return name.startswith(LOOSE) and name not in EXPERIMENT
+
+
+def _per_ray(loss: Mapping[str, Any]) -> list[str]:
+    """Return the note that two losses are means over rays here and over samples there, if they count."""
+    names = [f"loss.{name}" for name in ("lambda_orientation", "lambda_entropy") if loss.get(name)]
+    if not names:
+        return []
+    return [f"per ray here and per sample with NeMo, where the same number is weaker: {', '.join(names)}"]
 
 
 class _Mapping:
     """Ours, as they become known: what parts set, what NeMo takes for keys that are left out, and what is given.
 
     Of ``left_out`` and ``given`` each value of ours stands with the name and the value of the key of theirs that says
-    so. Later ones of these three win; ``told`` are names of keys without effect.
+    so. Later ones of these three win; ``told`` are names of keys without effect. ``whole`` has every value of the
+    experiment by its full name (the model's without "model."), for keys that depend on other parts.
     """
 
-    def __init__(self, sets: dict[str, Any]) -> None:
+    def __init__(self, sets: dict[str, Any], whole: Mapping[str, Any]) -> None:
         self.sets = sets
+        self.whole = whole
         self.left_out: dict[str, tuple[Any, str, Any]] = {}
         self.given: dict[str, tuple[Any, str, Any]] = {}
         self.notes: list[str] = []
@@ -221,10 +174,10 @@ class _Mapping:
         if missing:
             raise DreamFusionError(f"{', '.join(missing)}: missing, and NeMo has no default. Give a value.")
         defaults = {name: key.left_out for name, key in absent.items() if not isinstance(key.left_out, LeftOut)}
-        part = defaults | content
+        part = {**self.whole, **defaults, **content}
         for name, value in content.items():
             self._take(self.given, prefix + name, keys[name], value, part)
-            self.told += [prefix + name] if keys[name].told else []
+            self.told += [prefix + name] if keys[name].told and value else []
         for name, value in defaults.items():
             self._take(self.left_out, prefix + name, keys[name], value, part)
 
@@ -312,10 +265,13 @@ def _unknown(name: str, known: list[str]) -> DreamFusionError:
 
 def table() -> str:
     """Return the Markdown tables of docs/nemo.md, one per part, made from the code."""
-    parts = [("", "", Part(TOP, TOP_SETS))]
+    parts = [("the experiment", "", Part(EXPERIMENT)), ("", "", Part(TOP, TOP_SETS))]
     parts += [(group, module, part) for group, choices in PARTS.items() for module, part in choices.items()]
     parts += [(group, "", part) for group, part in PLAIN_PARTS.items()]
-    parts += [(f"{group or 'the model'}, in the mesh stage", "", Part(keys)) for group, keys in MESH_STAGE.items()]
+    parts += [
+        (f"{group or 'the model'}, in the mesh stage", "", Part(keys, {} if group else MESH_SETS))
+        for group, keys in MESH_STAGE.items()
+    ]
     return "\n\n".join(_section(*part) for part in parts) + "\n"
 
 

@@ -40,18 +40,20 @@ def render_surface(
     material: Material | None = None,
     backdrop: Float[Tensor, "B 3"] | None = None,
     rasterizer: Rasterizer = "warp",
+    frame: float | None = None,
 ) -> SurfaceOutput:
     """Render B images of (width, height) pixels of a surface, differentiable in vertices, albedo and background.
 
     ``albedo`` maps points [N, 3] to colours [N, 3]; normals are those of the vertices, interpolated. One light and one
     ``shading`` per image; ``backdrop`` [B, 3] replaces the background. Depth is the distance from the camera.
     Colours move with the vertices through normals, lights and silhouettes, not through ``albedo``, as far as that has
-    no gradient for its points. Raises DreamFusionError if ``rasterizer`` is not there or needs another device.
+    no gradient for its points. ``frame`` is as for `Cameras.rays`.
+    Raises DreamFusionError if ``rasterizer`` is not there or needs another device.
     """
     draw, spread, smoothen = _steps(rasterizer)
     batch, device = len(cameras), surface.vertices.device
     width, height = size
-    clip = cameras.clip(surface.vertices, aspect=width / height)
+    clip = cameras.clip(surface.vertices, aspect=width / height if frame is None else 1 / frame)
     fragments = draw(clip, surface.faces, height, width)
     attributes = torch.cat([surface.vertices, surface.vertex_normals()], dim=1)
     places = spread(attributes[None], surface.faces, fragments)
@@ -64,7 +66,7 @@ def render_surface(
     distance = rays.norm(dim=-1, keepdim=True)
     lit = shade_images(albedo(points), normals, points, rays / distance, image, lights, shading, material or Material())
     if backdrop is None:
-        behind = background(cameras.rays(height, width).directions)
+        behind = background(cameras.rays(height, width, frame).directions)
     else:
         behind = backdrop[:, None, None].expand(batch, height, width, 3)
     front = torch.zeros(batch, height, width, 4, device=device).masked_scatter(

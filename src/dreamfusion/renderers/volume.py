@@ -35,9 +35,9 @@ class RenderSettings:
     """How finely to render.
 
     ``step_length`` is the distance between samples in world units. Samples with a compositing weight below
-    ``min_weight`` or behind a transmittance below ``min_transmittance`` are dropped before the pass with gradient.
+    `least_weight` or behind a transmittance below ``min_transmittance`` are dropped before the pass with gradient.
     With the exp activation a dropped sample's gradient is proportional to its weight, so nothing that could
-    grow is lost: a weight of 1e-3 is a density of 0.04 per unit, and matter grows outwards from what is denser.
+    grow is lost: the weight is that of a density of 0.03 per unit, and matter grows outwards from what is denser.
     Samples are at least ``dt_gamma`` times their distance apart, and at most ``max_steps`` on a ray; the ``marcher``
     "nerfacc" is that library's, without these two.
     """
@@ -50,6 +50,11 @@ class RenderSettings:
     marcher: Literal["warp", "nerfacc"] = "warp"
     material: Material = dataclass_field(default_factory=Material)
 
+    @property
+    def least_weight(self) -> float:
+        """``min_weight``, meant for steps of 0.03, as it is for the steps taken: matter weighs less in shorter ones."""
+        return self.min_weight * min(1.0, self.step_length / 0.03)
+
     def __post_init__(self) -> None:
         if not 1e-4 <= self.step_length <= 0.5:
             raise DreamFusionError("Rendering: give a step_length between 0.0001 and 0.5 world units.")
@@ -61,10 +66,11 @@ class VolumeOutput(RenderOutput):
 
     ``orientation`` [B]: the paper's orientation loss per image, mean over rays of sum sg(w_i) max(0, n_i . v)^2,
     0 for images without normals. With proposal sampling also its two losses, ``interlevel`` and ``distortion``, means
-    over the rays.
+    over the rays. ``depth_variance`` [B, 1, H, W] is how far what a ray meets is spread along it.
     """
 
     orientation: Float[Tensor, " B"]
+    depth_variance: Float[Tensor, "B 1 H W"]
     interlevel: Float[Tensor, ""] | None = None
     distortion: Float[Tensor, ""] | None = None
 
@@ -162,10 +168,12 @@ def _show(
     ]
     if with_normals:
         channels.append(normal)
+    channels.append(samples.t[:, None].square())
     sums = ray_sum(weights, torch.cat(channels, dim=1), samples.ray_index, samples.offsets)
     sums = sums.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     opacity = sums[:, 4:5]
+    depth = sums[:, 3:4] / opacity.clamp(min=1e-6)
     behind = background(rays.directions).permute(0, 3, 1, 2) if backdrop is None else backdrop[:, :, None, None]
     facing = (normal * directions).sum(dim=-1).clamp(min=0).square()
     turned_away = torch.zeros(batch, device=weights.device).index_add(
@@ -174,9 +182,10 @@ def _show(
     return VolumeOutput(
         rgb=sums[:, :3] + (1 - opacity) * behind,
         opacity=opacity,
-        depth=sums[:, 3:4] / opacity.clamp(min=1e-6),
+        depth=depth,
         normal=sums[:, 5:8] if with_normals else None,
         orientation=turned_away / (height * width),
+        depth_variance=sums[:, -1:] / opacity.clamp(min=1e-6) - depth.square(),
         samples=len(samples),
         interlevel=None if surface.proposed is None else surface.proposed.interlevel_loss(weights),
         distortion=None if surface.proposed is None else surface.proposed.distortion_loss(weights),
@@ -202,7 +211,7 @@ def _visible_samples(
         samples = march_rays(*rays, growth=settings.dt_gamma, max_steps=settings.max_steps)
     density = field.density(samples.points(origins, directions))
     weights, transmittance = ray_weights(density, samples.length, samples.offsets)
-    return samples.select((weights >= settings.min_weight) & (transmittance >= settings.min_transmittance))
+    return samples.select((weights >= settings.least_weight) & (transmittance >= settings.min_transmittance))
 
 
 def _shaded(
@@ -263,6 +272,7 @@ def _stacked(strips: Sequence[VolumeOutput]) -> VolumeOutput:
         rgb=torch.cat([strip.rgb for strip in strips], dim=2),
         opacity=torch.cat([strip.opacity for strip in strips], dim=2),
         depth=torch.cat([strip.depth for strip in strips], dim=2),
+        depth_variance=torch.cat([strip.depth_variance for strip in strips], dim=2),
         normal=torch.cat(normals, dim=2) if normals else None,
         orientation=by_rows.sum(0) / sum(strip.rgb.shape[2] for strip in strips),
         samples=sum(strip.samples for strip in strips),

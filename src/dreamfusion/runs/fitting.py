@@ -8,7 +8,11 @@ import torch
 
 from dreamfusion.config import Config
 from dreamfusion.config.schedule import constant
+from dreamfusion.device import free_memory
+from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.names import model_named
+from dreamfusion.guidance.reading.counting import BYTES, known_parameters
 
 
 def fit_device(config: Config, device: torch.device, tell: Callable[[str], None]) -> Config:
@@ -17,6 +21,41 @@ def fit_device(config: Config, device: torch.device, tell: Callable[[str], None]
         return config
     tell("guidance.precision fp16 is for GPUs: the prior runs in fp32 on this CPU")
     return config.model_copy(update={"guidance": config.guidance.model_copy(update={"precision": "fp32"})})
+
+
+def fit_memory(config: Config, device: torch.device, tell: Callable[[str], None]) -> Config:
+    """Return the configuration with the denoiser offloaded if it does not fit on a GPU, and tell sizes before loading.
+
+    Raises DreamFusionError, with the switch that helps, where that does not help. Models whose files do not tell their
+    size, and small ones, pass.
+    """
+    guidance = config.guidance
+    counts = {} if guidance.kind == "toybox" else known_parameters(model_named(guidance.kind, guidance.model))
+    width = BYTES[guidance.precision]
+    encoders = width * sum(count for name, count in counts.items() if name.startswith("text_encoder"))
+    rest = width * sum(counts.values()) - encoders
+    if encoders + rest < _WORTH_A_WORD:
+        return config
+    free = free_memory(device)
+    need = encoders + rest if device.type == "cpu" else max(encoders, rest)
+    tell(
+        f"the prior takes {encoders / 1e9:.1f} GB for reading the prompt and then {rest / 1e9:.1f} GB in "
+        f"{guidance.precision}, and activations; {free / 1e9:.1f} GB are free on {device}"
+    )
+    if need <= free or device.type == "cpu" or guidance.execution.offload != "none":
+        return config
+    if encoders > free or config.loss.kind == "vsd":
+        raise DreamFusionError(
+            f"The prior needs {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free on {device}: set guidance.precision "
+            "to bf16 or fp16 in a --config file, or take a smaller model."
+        )
+    tell("the denoiser does not fit: its layers wait in the CPU's memory (guidance.execution.offload: layers)")
+    execution = guidance.execution.model_copy(update={"offload": "layers", "compile": False})
+    return config.model_copy(update={"guidance": guidance.model_copy(update={"execution": execution})})
+
+
+_WORTH_A_WORD = 2e9
+"""Bytes of weights from which on sizes are told."""
 
 
 def fit_prior(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:

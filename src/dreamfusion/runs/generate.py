@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from typing import Any
 import torch
 
 from dreamfusion.config import Config, build_config, load_config, merged, parse_config, save_config
-from dreamfusion.config.presets import Preset
+from dreamfusion.config.presets import TUNED, Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.additions import lora_and_weight
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.names import model_named
@@ -35,15 +35,18 @@ from dreamfusion.io.checkpoints import (
 from dreamfusion.io.claims import InUseError, NotEmptyError, claim
 from dreamfusion.io.files import explain, read_rows, refuse_foreign_files, slugify, write_text
 from dreamfusion.method.critic import check_adaptable
-from dreamfusion.method.distillation import Loss
+from dreamfusion.method.distillation import Loss, check_decodes
 from dreamfusion.method.normals import check_latent_phase
 from dreamfusion.method.optimize import Step, optimize
 from dreamfusion.method.prompts import validate_prompt
+from dreamfusion.method.ranks import ALONE, LostError, Ranks, check_shared
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage
 from dreamfusion.runs.control import Requests
-from dreamfusion.runs.fitting import fit_device, fit_prior
+from dreamfusion.runs.fitting import fit_device, fit_memory, fit_prior
 from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
+from dreamfusion.runs.sharing import send_state
+from dreamfusion.runs.watching import Watch, require_log, watching
 from dreamfusion.stopping import Stop, stop_at_once, stop_between_steps, stopped
 
 RUNS = Path("runs")
@@ -60,6 +63,7 @@ def generate(
     *,
     preset: Preset = "default",
     nemo_config: Path | str | None = None,
+    nemo_overrides: Sequence[str] = (),
     config_file: Path | str | None = None,
     output: Path | str | None = None,
     resume: Path | str | None = None,
@@ -69,18 +73,20 @@ def generate(
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
     **changes: Any,
 ) -> Result:
     """Make a 3D object from words and return where its files are.
 
-    ``preset`` or ``nemo_config`` (a model configuration of NVIDIA's NeMo, see `dreamfusion.nemo`), then the YAML of
-    ``config_file``, then ``changes`` (keys of `dreamfusion.config.Config`, such as ``steps=300`` or
-    ``guidance={"guidance_scale": 10}``) decide the configuration. ``resume`` continues a stopped
-    run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that is already loaded; otherwise
-    the configured one is. ``loss_function`` takes the place of the configured loss. Without ``assets``, contact sheet,
-    turntable and mesh are left out.
-    ``on_start(folder, config, first_step)`` and ``on_step(step)`` are called to show progress, ``on_note(line)`` with
-    what is done differently from NeMo's configuration, and with advice on presets.
+    ``preset`` or ``nemo_config`` (an experiment or model of NVIDIA's NeMo, see `dreamfusion.nemo`; ``nemo_overrides``
+    are KEY=VALUE as behind its command), then the YAML of ``config_file``, then ``changes`` (keys of
+    `dreamfusion.config.Config`, such as ``steps=300`` or ``guidance={"guidance_scale": 10}``) decide the configuration.
+    ``resume`` continues a stopped run in its folder, bit-equal on the same machine. ``guidance_model`` is a prior that
+    is already loaded; otherwise the configured one is. ``loss_function`` takes the place of the configured loss.
+    Without ``assets``, contact sheet, turntable and mesh are left out. ``on_start(folder, config, first_step)`` and
+    ``on_step(step)`` are called to show progress, ``on_note(line)`` with what is done differently from NeMo's
+    configuration, and with advice on presets. ``ranks`` are the processes that share the views; this is the first of
+    them, and the others `dreamfusion.runs.ranks.follow`.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right, and `Stopped` if a
     signal ends the run.
     """
@@ -98,31 +104,33 @@ def generate(
                 raise DreamFusionError(f"{folder} is {state.step} steps old already: --steps must be at least that.")
             guidance = guidance_model or load_guidance(config, device)
             _truncate_metrics(folder / "metrics.jsonl", state.step)
-            own = guidance_model is None
             with same_threads(latest_checkpoint(folder / "checkpoints")):
                 return carry_out(
                     config,
                     guidance,
                     state,
                     folder,
-                    own_prior=own,
+                    own_prior=guidance_model is None,
                     loss_function=loss_function,
                     assets=assets,
                     on_start=on_start,
                     on_step=on_step,
+                    ranks=ranks,
                 )
     given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
     tell = on_note or (lambda line: None)
-    nemo = None if nemo_config is None else read_stage(Path(nemo_config), preset, tell, mesh=False)
+    nemo = None if nemo_config is None else read_stage(Path(nemo_config), nemo_overrides, preset, tell, mesh=False)
     config = build_config(preset, given | changes, config_file, base=nemo)
     device = pick_device(config.device)
     of_nemo = nemo is not None or preset == "nemo"
-    if of_nemo:
+    if of_nemo or preset not in TUNED:
         config = fit_device(config, device, tell)
+    if guidance_model is None:
+        config = fit_memory(config, device, tell)
     guidance = guidance_model or load_guidance(config, device)
     if of_nemo:
         config = fit_prior(config, guidance, tell)
-    elif config.guidance.kind != "toybox" and preset in ("quick", "default", "high"):
+    elif config.guidance.kind != "toybox" and preset in TUNED:
         _advise(config, guidance, preset, tell)
     config = rooted(config)
     check_suits(guidance, config)
@@ -140,6 +148,7 @@ def generate(
             assets=assets,
             on_start=on_start,
             on_step=on_step,
+            ranks=ranks,
         )
 
 
@@ -154,6 +163,7 @@ def carry_out(
     assets: bool = True,
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Optimise ``state`` to the end in a folder of its own, and write what a run leaves; see `generate`.
 
@@ -161,13 +171,21 @@ def carry_out(
     prior that the caller brought along may be asked about other prompts later, so it stays whole.
     Raises `Stopped` if a signal or a request ends it, after a checkpoint.
     """
+    check_shared(ranks, config.views, config.loss.kind)
     result = Result(folder, config, state.scene)
     refuse_foreign_files(folder / "preview.png", *result.files)
     save_config(config, folder / "config.yaml")
     beginning = None if list_checkpoints(folder / "checkpoints") else _snapshot(state)
     if on_start is not None:
         on_start(folder, config, state.step)
-    with Requests(folder) as requests, stop_between_steps() as stop:
+
+    def go_back() -> None:
+        _go_back(state, folder, beginning)
+        send_state(ranks, state)
+
+    ranks.from_first(config.model_dump(mode="json"))
+    send_state(ranks, state)
+    with Requests(folder) as requests, stop_between_steps() as stop, watching(config, folder, state.step) as watch:
         while True:
             steps = optimize(
                 config,
@@ -175,9 +193,10 @@ def carry_out(
                 state,
                 loss_function=loss_function,
                 release_text_encoders=own_prior,
-                go_back=partial(_go_back, state, folder, beginning),
+                go_back=go_back,
+                ranks=ranks,
             )
-            prompt = _save_on_the_way(config, steps, state, folder, beginning, requests, stop, on_step)
+            prompt = _save_on_the_way(config, steps, state, folder, beginning, requests, stop, on_step, ranks, watch)
             if prompt is None:
                 break
             kept = None if own_prior else guidance
@@ -202,6 +221,8 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
         image_size=config.guidance.image_size,
         execution=config.guidance.execution,
         prompt_weighting=config.guidance.prompt_weighting,
+        loras=config.guidance.loras,
+        embeddings=config.guidance.embeddings,
     )
     _check_words(guidance, config)
     return guidance
@@ -217,19 +238,31 @@ def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[
 
 
 def rooted(config: Config) -> Config:
-    """Return the configuration with a model in a folder or file by its whole path: it may be resumed from elsewhere."""
-    model = config.guidance.model
-    if model is None or not Path(model).exists():
-        return config
-    guidance = config.guidance.model_copy(update={"model": str(Path(model).absolute())})
-    return config.model_copy(update={"guidance": guidance})
+    """Return the configuration with all files of the prior by their whole paths: it may be resumed from elsewhere."""
+
+    def whole(file: str) -> str:
+        return str(Path(file).absolute()) if Path(file).exists() else file
+
+    guidance = config.guidance
+    changes: dict[str, Any] = {}
+    if guidance.model is not None:
+        changes["model"] = whole(guidance.model)
+    loras = [lora_and_weight(text) for text in guidance.loras]
+    files = {
+        "loras": tuple(f"{whole(str(file))}:{weight:g}" for file, weight in loras),
+        "embeddings": tuple(map(whole, guidance.embeddings)),
+    }
+    return config.model_copy(update={"guidance": guidance.model_copy(update={**changes, **files})})
 
 
 def check_suits(guidance: Guidance, config: Config) -> None:
     """Raise DreamFusionError, before there is a folder, if the prior cannot do what the configuration asks of it."""
     check_latent_phase(config, guidance)
+    require_log(config.log)
     if config.loss.kind == "vsd":
         check_adaptable(guidance)
+    if config.loss.image > 0:
+        check_decodes(config, guidance)
 
 
 def as_read(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:
@@ -291,26 +324,30 @@ def _save_on_the_way(
     requests: Requests,
     stop: Stop,
     on_step: Callable[[Step], None] | None,
+    ranks: Ranks,
+    watch: Watch,
 ) -> str | None:
     """Optimise to the end, writing metrics, previews and checkpoints; a stop leaves a checkpoint, of a whole step.
 
     Return a new prompt as soon as one is asked for, after a checkpoint, or None at the end. Raises `Stopped`, and
     DreamFusionError if the disk or the memory is full.
     """
-    saved = state.step
+    saved, went_back = state.step, False
 
     def save() -> None:
-        nonlocal saved
+        nonlocal saved, went_back
         tensors, values = state.to_checkpoint()
         try:
             save_checkpoint(folder / "checkpoints", state.step, tensors, values)
         except NotFiniteError:
             _go_back(state, folder, beginning)
+            went_back = True
         saved = state.step
 
     try:
         for step in steps:
             _append(folder / "metrics.jsonl", step.metrics)
+            watch(step, state)
             if step.number % config.checkpoint_every == 0 or step.number == config.steps:
                 save()
             if step.number % config.preview_every == 0:
@@ -324,11 +361,22 @@ def _save_on_the_way(
                 stop.ask()
             if (asked or stop.number) and state.step > saved:
                 save()
-            if stop.number:
-                raise stopped(stop.number, f"continue with --resume {folder}")
+            number, _ = ranks.largest(stop.number or 0, int(went_back))
+            if number:
+                if state.step > saved:  # another process was told to end
+                    save()
+                raise stopped(number, f"continue with --resume {folder}")
+            if went_back:
+                send_state(ranks, state)
+                went_back = False
             if "prompt" in asked and step.number < config.steps:
-                return asked["prompt"]
+                if ranks.count == 1:
+                    return asked["prompt"]
+                requests.answer("The prompt stays as it was: a run of several processes keeps it.")
         return None
+    except LostError as error:
+        newest = max(list_checkpoints(folder / "checkpoints"), default=0)
+        raise LostError(f"{error}: start again with --resume {folder}, which goes on from step {newest}.") from None
     except OSError as error:
         raise explain(error, folder) from None
     except Exception as error:

@@ -6,7 +6,7 @@ tetrahedra (`fields/tetrahedra.py`), rendered by rasterisation, and optimised by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -26,9 +26,10 @@ from dreamfusion.io.claims import refuse_busy
 from dreamfusion.io.files import slugify
 from dreamfusion.method.optimize import Step
 from dreamfusion.method.prompts import validate_prompt
+from dreamfusion.method.ranks import ALONE, Ranks
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage, stock_values
-from dreamfusion.runs.fitting import fit_device
+from dreamfusion.runs.fitting import fit_device, fit_memory
 from dreamfusion.runs.generate import (
     RUNS,
     as_read,
@@ -120,6 +121,7 @@ def refine(
     mesh: Path | str | None = None,
     preset: RefinePreset = "default",
     nemo_config: Path | str | None = None,
+    nemo_overrides: Sequence[str] = (),
     config_file: Path | str | None = None,
     output: Path | str | None = None,
     guidance_model: Guidance | None = None,
@@ -127,12 +129,14 @@ def refine(
     on_start: Callable[[Path, Config, int], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
     **changes: Any,
 ) -> Result:
     """Turn a finished run into a mesh and optimise that; return where its files are, a folder <run>-refined.
 
     Shape, colours, prompt and all settings are those of ``run``, changed by the preset or by ``nemo_config`` (one of
-    NVIDIA's NeMo for its second stage, DMTet), then the YAML of ``config_file``, then ``changes``. ``mesh``, a file,
+    NVIDIA's NeMo for its second stage, DMTet, with ``nemo_overrides``, KEY=VALUE as behind its command), then the YAML
+    of ``config_file``, then ``changes``. ``mesh``, a file,
     takes the place of the run's shape; without a run it needs a ``prompt`` among the changes, and its colours begin at
     random. The other arguments are those of `run.generate`, by which a stopped refinement is resumed too.
     Raises DreamFusionError, with one line that says what to do, for anything the user can put right.
@@ -145,18 +149,23 @@ def refine(
     if nemo_config is None:
         config = _configuration(source, preset, config_file, changes)
     else:
-        config = _nemo_configuration(source, Path(nemo_config), preset, config_file, changes, tell)
+        read = read_stage(Path(nemo_config), nemo_overrides, preset, tell, mesh=True)
+        config = _nemo_configuration(source, read, config_file, changes, tell)
     device = pick_device(config.device)
     if nemo_config is not None or preset == "nemo-dmtet":
         config = fit_device(config, device, tell)
+    if guidance_model is None:
+        config = fit_memory(config, device, tell)
     if config.scene.kind != "mesh":
         raise DreamFusionError("A refinement is of a mesh: leave scene.kind to it.")
     guidance = guidance_model or load_guidance(config, device)
     config = rooted(config)
     check_suits(guidance, config)
     config = as_read(_without_scale_of(source, config), guidance, tell)
+    shape = shape if mesh is None else _at_full_size(shape, config.scene.scale or 1.0)
+    config = _with_fitted_grid(config, shape)
     scene = MeshScene(config.scene, config.seed).to(device)
-    scene.start_from(shape if mesh is None else _at_full_size(shape, config.scene.scale or 1.0), colors)
+    scene.start_from(shape, colors)
     state = State.fresh(config, device, scene)
     default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
     own = guidance_model is None
@@ -165,7 +174,15 @@ def refine(
         # What it began from, so that it can be resumed whatever becomes of the first run.
         save_checkpoint(folder / "checkpoints", 0, *state.to_checkpoint())
         return carry_out(
-            config, guidance, state, folder, own_prior=own, assets=assets, on_start=on_start, on_step=on_step
+            config,
+            guidance,
+            state,
+            folder,
+            own_prior=own,
+            assets=assets,
+            on_start=on_start,
+            on_step=on_step,
+            ranks=ranks,
         )
 
 
@@ -203,22 +220,19 @@ def _without_settings(values: dict[str, Any]) -> dict[str, Any]:
 
 def _nemo_configuration(
     source: Result | None,
-    path: Path,
-    preset: RefinePreset,
+    read: dict[str, Any],
     config_file: Path | str | None,
     changes: dict[str, Any],
     tell: Callable[[str], None],
 ) -> Config:
-    """Return what a configuration of NeMo's second stage asks for; all of it, but for the networks of a run.
-
-    Its prompt, too, is that of the run if the file has none.
-    """
+    """Return what ``read`` of NeMo's second stage asks for; all of it, but for prompt and networks of a run."""
+    asked = _asked(config_file, changes)
     run = _without_settings(_settings_of(source))
-    read = merged(read_stage(path, preset, tell, mesh=True), _OF_A_MESH)
-    values = _with_networks_of(source, merged(run, read))
+    values = _with_networks_of(source, merged(merged(read, _OF_A_MESH), run))
     if source is not None:
         tell("the colours go on in the networks of the run, not in those of the nerf group")
-    asked = _asked(config_file, changes)
+        if "prompt" not in asked and read.get("prompt") not in (None, run["prompt"]):
+            tell(f"the prompt is the run's, not the file's: {run['prompt']}; --prompt gives another")
     return changed_config(values, asked)
 
 
@@ -241,6 +255,17 @@ def _without_scale_of(source: Result | None, config: Config) -> Config:
     if source is None or config.prompt == source.config.prompt_at(source.config.steps):
         return config
     return with_scale(config, None) if config.scene.scale == source.config.scene.scale else config
+
+
+def _with_fitted_grid(config: Config, shape: Mesh) -> Config:
+    """Return the configuration with a grid of tetrahedra as large as the object, if it is to be."""
+    grid = config.scene.tetrahedra
+    if grid is None or not grid.fitted or grid.extent < 1:
+        return config
+    # NeMo, too, leaves 0.1 around what it finds.
+    extent = min(1.0, float(np.linalg.norm(shape.vertices, axis=1).max()) + 0.1)
+    grid = grid.model_copy(update={"extent": extent})
+    return config.model_copy(update={"scene": config.scene.model_copy(update={"tetrahedra": grid})})
 
 
 def _at_full_size(shape: Mesh, scale: float) -> Mesh:

@@ -153,17 +153,34 @@ def open_run(folder: Path | str, device: str = "auto") -> Result:
 def write_assets(result: Result) -> None:
     """Write mesh, viewer, pictures and films; DreamFusionError if there is nothing to make a mesh of.
 
+    Without ``pictures.mesh_needed`` that is a warning, and all else is written: what NeMo's configurations ask for.
     The mesh comes first: what fails after it, for want of memory, disk or ffmpeg, costs neither the mesh nor its page.
     The contact sheet is written even without a mesh, for it shows why there is none.
     """
     result.scene.refresh()
     try:
-        mesh = _save_object(result)
+        mesh = _find_surface(result)
+        if mesh is not None:
+            _save_object(result, mesh)
     finally:
         _or_warn(partial(_save_sheet, result), result.contact_sheet)
-    _or_warn(partial(_save_thumbnail, result, mesh), result.thumbnail)
+    if mesh is not None:
+        _or_warn(partial(_save_thumbnail, result, mesh), result.thumbnail)
     if result.config.pictures.video:
         _or_warn(partial(_save_films, result, mesh), result.turntable)
+
+
+def _find_surface(result: Result) -> Mesh | None:
+    """Return the surface of the scene; without one None and a warning, or DreamFusionError if it is needed."""
+    pictures = result.config.pictures
+    try:
+        return result.finished.mesh(pictures.mesh_resolution or MESH_RESOLUTION, MESH_FACES)
+    except DreamFusionError as error:
+        if pictures.mesh_needed:
+            raise
+        left_out = [result.mesh, result.viewer, result.thumbnail, *([result.turntable] if pictures.video else [])]
+        _logger.warning("Left out: %s. %s", ", ".join(path.name for path in left_out), error)
+        return None
 
 
 def _or_warn(save: Callable[[], None], path: Path) -> None:
@@ -174,13 +191,11 @@ def _or_warn(save: Callable[[], None], path: Path) -> None:
         _logger.warning("%s could not be written (%s); write the results again with --resume.", path, reason[0])
 
 
-def _save_object(result: Result) -> Mesh:
-    """Write the mesh and its page, and return it."""
-    mesh = result.finished.mesh(MESH_RESOLUTION, MESH_FACES)
+def _save_object(result: Result, mesh: Mesh) -> None:
+    """Write the mesh and its page."""
     # A run of hours must not end without its mesh for want of a library.
     save_glb(_textured(result.finished, mesh, TEXTURE_SIZE), result.mesh, _about(result))
     save_viewer(result.mesh, result.viewer, result.config.prompt_at(result.config.steps))
-    return mesh
 
 
 def _save_thumbnail(result: Result, mesh: Mesh) -> None:
@@ -200,17 +215,18 @@ def _save_sheet(result: Result) -> None:
     save_png(contact_sheet(sheet, [f"{a:.0f}°" for a in AZIMUTHS_DEG]), result.contact_sheet)
 
 
-def _save_films(result: Result, mesh: Mesh) -> None:
-    """Write the turntable of the mesh and, from the previews, how the object grew."""
+def _save_films(result: Result, mesh: Mesh | None) -> None:
+    """Write the turntable of the mesh, if there is one, and, from the previews, how the object grew."""
     scene, pictures = result.finished, result.config.pictures
-    cameras = orbit_cameras(
-        pictures.video_frames or TURNTABLE_FRAMES,
-        elevation_deg=pictures.elevation_deg,
-        radius=pictures.radius,
-        focal=pictures.focal,
-    )
-    frames = mesh_pictures(scene, mesh, cameras, pictures.shading, pictures.video_resolution or TURNTABLE_SIZE)
-    save_video(frames, result.turntable, fps=pictures.video_fps)
+    if mesh is not None:
+        cameras = orbit_cameras(
+            pictures.video_frames or TURNTABLE_FRAMES,
+            elevation_deg=pictures.elevation_deg,
+            radius=pictures.radius,
+            focal=pictures.focal,
+        )
+        frames = mesh_pictures(scene, mesh, cameras, pictures.shading, pictures.video_resolution or TURNTABLE_SIZE)
+        save_video(frames, result.turntable, fps=pictures.video_fps)
     previews = sorted((result.folder / "previews").glob("step_*.png"))
     if previews:
         save_video(growth_frames(previews), result.growth, fps=FPS)
@@ -218,7 +234,9 @@ def _save_films(result: Result, mesh: Mesh) -> None:
 
 def _around(scene: Finished, pictures: PicturesConfig, count: int, size: int | None) -> Iterator[RenderOutput]:
     """Render pictures of the scene once around, one at a time: large ones together take gigabytes."""
-    cameras = orbit_cameras(count, elevation_deg=pictures.elevation_deg, radius=pictures.radius, focal=pictures.focal)
+    elevation = pictures.elevation_deg if pictures.val_elevation_deg is None else pictures.val_elevation_deg
+    radius, focal = pictures.val_radius or pictures.radius, pictures.val_focal or pictures.focal
+    cameras = orbit_cameras(count, elevation_deg=elevation, radius=radius, focal=focal)
     for index in range(count):
         side = (size or VALIDATION_SIZE,) * 2
         yield scene.layers(cameras[index : index + 1], [pictures.shading], side, backdrop=PICTURE_BACKDROP)[0]
@@ -234,7 +252,7 @@ def save_validation(scene: Finished, pictures: PicturesConfig, step: int, folder
     views = list(_around(scene, pictures, pictures.val_views, pictures.val_resolution))
     save_png(torch.cat([view.rgb[0] for view in views], dim=2), place.with_suffix(".png"))
     if pictures.val_depth:
-        near = torch.cat([_nearness(view, pictures.radius)[0] for view in views], dim=2)
+        near = torch.cat([_nearness(view, pictures.val_radius or pictures.radius)[0] for view in views], dim=2)
         save_png(near.expand(3, -1, -1), place.with_name(f"{place.name}_depth.png"))
     if pictures.val_video:
         save_video((view.rgb[0] for view in views), place.with_suffix(".mp4"), fps=pictures.video_fps)

@@ -92,7 +92,11 @@ class MeshScene(FixedSize, nn.Module):
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Return optimiser groups: surface, field of the colours, and the background if it learns."""
         shape = self.tetrahedra
-        groups = [{"params": [shape.distance, shape.offset], "lr": optim.surface_lr}]
+        if optim.offset_lr is None:
+            groups = [{"params": [shape.distance, shape.offset], "lr": optim.surface_lr}]
+        else:
+            groups = [{"params": [shape.distance], "lr": optim.surface_lr}]
+            groups.append({"params": [shape.offset], "lr": optim.offset_lr})
         if shape.bulge is not None:
             groups.append({"params": [shape.bulge], "lr": optim.bulge_lr})
         for group in self.colors.parameter_groups(optim.grid_lr, optim.network_lr):
@@ -128,20 +132,20 @@ class MeshScene(FixedSize, nn.Module):
             views.cameras.to(self.device),
             views.lights.to(self.device),
             views.shading,
-            (views.size, views.size),
+            (views.size, views.height),
             material=self.config.material,
             backdrop=views.backdrop.to(self.device) if self.config.background == "random" else None,
             rasterizer=self.config.rasterizer,
+            frame=1.0,
         )
 
     def regularize(
         self, out: SurfaceOutput, views: Views, loss: LossConfig, progress: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Return the weighted terms that keep a mesh compact and its surface smooth."""
-        cubes = self.tetrahedra.config.resolution / 2  # per world unit
         return picture_terms(out, loss, progress) | {
             "normal_consistency_loss": loss.normal_consistency * out.surface.normal_consistency(),
-            "laplacian_loss": loss.laplacian * cubes**2 * out.surface.laplacian(),
+            "laplacian_loss": loss.laplacian / self.tetrahedra.side**2 * out.surface.laplacian(),
         }
 
     @torch.no_grad()

@@ -61,6 +61,15 @@ def entropy_loss(opacity: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     return -(o * o.log2() + (1 - o) * (1 - o).log2()).mean()
 
 
+def depth_spread(opacity: Float[Tensor, "*shape"], variance: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Return the mean variance of the depth over the rays that hit (opacity above 1/2), 0 if none does.
+
+    HiFA (arXiv 2305.18766): a surface in one place, and no fog before or behind it. In squared world units.
+    """
+    hit = opacity.detach() > 0.5
+    return variance[hit].mean() if hit.any() else opacity.sum() * 0
+
+
 def surface_change(field: Field, rays: Rays, out: RenderOutput, generator: torch.Generator) -> Tensor:
     """Return how much normals differ from those of points moved by N(0, 0.01), the mean absolute difference.
 

@@ -29,8 +29,9 @@ PICTURE_BACKDROP = (0.80, 0.81, 0.84)
 
 @dataclass(frozen=True)
 class Views:
-    """What a step wants to see: B square views of ``size`` pixels, with a light and a shading each.
+    """What a step wants to see: B square views, ``size`` pixels wide, with a light and a shading each.
 
+    They have as many rows as columns unless ``rows`` says another number, of oblong pixels then.
     ``backdrop`` [B, 3] is a random colour per view, for scenes that are configured to have one behind them.
     """
 
@@ -40,6 +41,17 @@ class Views:
     size: int
     backdrop: Tensor
     with_normals: bool = False
+    rows: int | None = None
+
+    @property
+    def height(self) -> int:
+        """The number of rows."""
+        return self.rows or self.size
+
+    @property
+    def textureless(self) -> Tensor:
+        """Which views [B] show shapes alone."""
+        return torch.tensor([shading == "textureless" for shading in self.shading])
 
     def __getitem__(self, part: slice) -> Views:
         return replace(

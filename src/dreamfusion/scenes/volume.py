@@ -18,7 +18,7 @@ from dreamfusion.renderers.nerfacc import require_nerfacc
 from dreamfusion.renderers.occupancy import OccupancyConfig, OccupancyGrid
 from dreamfusion.renderers.proposal import ProposalNetwork
 from dreamfusion.renderers.volume import RenderSettings, VolumeOutput, render, render_pictures
-from dreamfusion.scenes.regularizers import picture_terms, surface_change
+from dreamfusion.scenes.regularizers import depth_spread, picture_terms, surface_change
 from dreamfusion.scenes.scene import FixedSize, Views
 
 
@@ -87,7 +87,7 @@ class VolumeScene(FixedSize, nn.Module):
             self.field,
             self.background,
             self.occupancy,
-            views.cameras.to(self.device).rays(views.size, views.size),
+            views.cameras.to(self.device).rays(views.height, views.size, 1.0),
             views.lights.to(self.device),
             views.shading,
             self.settings,
@@ -106,8 +106,10 @@ class VolumeScene(FixedSize, nn.Module):
         if out.interlevel is not None and out.distortion is not None:
             terms["interlevel_loss"] = loss.interlevel * out.interlevel
             terms["distortion_loss"] = loss.distortion * out.distortion
+        if loss.z_variance > 0:
+            terms["z_variance_loss"] = loss.z_variance * depth_spread(out.opacity, out.depth_variance)
         if loss.normal_smooth_3d > 0:
-            rays = views.cameras.to(self.device).rays(views.size, views.size)
+            rays = views.cameras.to(self.device).rays(views.height, views.size, 1.0)
             terms["normal_smooth_3d_loss"] = loss.normal_smooth_3d * surface_change(self.field, rays, out, generator)
         return terms
 

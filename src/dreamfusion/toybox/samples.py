@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.config import Shading
-from dreamfusion.guidance.pixel import PixelGuidance
+from dreamfusion.guidance.pipeline import PipelineGuidance
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.method.prompts import VIEWS, validate_prompt, view_prompts
 from dreamfusion.method.shading import headlights
@@ -31,7 +31,7 @@ _ELEVATIONS_DEG = (10.0, 10.0, 10.0, 10.0, 10.0, 75.0)
 
 
 def sample_grid(
-    guidance: PixelGuidance,
+    guidance: PipelineGuidance,
     prompts: Sequence[str],
     *,
     steps: int = 50,
@@ -85,6 +85,6 @@ def toybox_sheet(names: Sequence[str], *, size: int = 96, shading: Shading = "la
     return contact_sheet(rows, [f"{a:.0f}°/{e:.0f}°" for a, e in zip(_AZIMUTHS_DEG, _ELEVATIONS_DEG, strict=True)])
 
 
-def save_samples(guidance: PixelGuidance, path: Path, *, steps: int = 25) -> None:
+def save_samples(guidance: PipelineGuidance, path: Path, *, steps: int = 25) -> None:
     """Write the sample grid that shows how far a training has come: the `catalogue`."""
     save_png(sample_grid(guidance, [caption(toy) for toy in catalogue()], steps=steps), path)

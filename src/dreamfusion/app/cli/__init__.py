@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "Put two results side by side into one page, to turn together: before and after refine, or two seeds.",
     "compose": "Place several results on a ground and write a picture with shadows, a GLB scene and a viewer page.",
     "view": "Look at a run in the browser while it goes on: newest mesh, light, new prompt, stop.",
+    "studio": "Open a page to make objects on: prompts, a queue, live previews, all runs to turn, refine and download.",
     "config": "Say what the keys of the configuration mean, which values they take, and their defaults.",
     "prior train": (
         "Train the small prior on the toybox; run it again to continue exactly, with more --steps to go further."
@@ -37,8 +38,15 @@ COMMANDS = {
         "Compile a prior for ONNX Runtime, with TensorRT where it is; generate --model OUTPUT then runs it."
     ),
     "toybox render": "Show toys of the procedural world that the embedded prior is trained on.",
+    "sweep": "Run many prompts with many seeds and settings on Ray or Slurm, and show what comes out, best first.",
     "evaluate": "Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.",
     "ablate": "Measure what each part of the method contributes, or what the guidance scale does.",
+    "experiment figure2": "Compare ancestral sampling with score distillation of pictures (paper Figure 2).",
+    "experiment jacobian": "Compare score distillation with the loss that sends its gradient through the denoiser.",
+    "experiment grid": (
+        "Compare guidance scales and seeds in 3D, and measure how different the objects are (paper Figure 9)."
+    ),
+    "amortize train": "Train a network that makes an object at once; run it again to continue exactly.",
     "judge train": (
         "Train the toybox judge, which reads off pictures what they show; run it again to continue exactly."
     ),
@@ -110,7 +118,7 @@ def _help(group: str) -> str:
     lines = [f"usage: dreamfusion {f'{group} ' if group else ''}COMMAND ...", ""]
     lines += [] if group else ["Text to 3D: words in, a 3D object out.", ""]
     for name in names:
-        text = fill(COMMANDS[name], 100, initial_indent=f"  {name:18}", subsequent_indent=" " * 20)
+        text = fill(COMMANDS[name], 100, initial_indent=f"  {name:20}", subsequent_indent=" " * 22)
         lines.append(text)
     lines += ["", "dreamfusion COMMAND --help explains a command and its options."]
     lines += [] if group else ["dreamfusion --version says which version this is."]

@@ -18,6 +18,7 @@ def evaluate(
     config: Path | None = None,
     judge: str | None = None,
     jobs: int | None = None,
+    amortized: Path | None = None,
 ) -> None:
     """Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.
 
@@ -33,14 +34,21 @@ def evaluate(
         config: YAML file with any of the settings of a run's config.yaml, for every run
         judge: folder of a trained judge, or folder or hub name of a CLIP model, in place of the toybox judge
         jobs: runs side by side (one per CPU core, or one on a GPU, if not given)
+        amortized: folder of a network of amortize train, whose objects are scored in place of runs
 
     """
     from dreamfusion.app.progress import EvaluationProgress
     from dreamfusion.config import merged, read_yaml
+    from dreamfusion.evaluation.amortized import score_network
     from dreamfusion.evaluation.evaluate import evaluate as run
     from dreamfusion.evaluation.judge import open_judge
     from dreamfusion.evaluation.report import markdown, write_reports
 
+    if amortized is not None:
+        with EvaluationProgress(console, "objects") as progress:
+            scores = score_network(amortized, output, prompt_list(prompts) if prompts else None, judge, progress.update)
+        print(scores)
+        return
     chosen = prompt_list(prompts)
     with EvaluationProgress(console) as progress:
         changes = merged(read_yaml(config) if config else {}, given(steps=steps))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
-from dreamfusion.app.cli.output import console, given, note, print_assets, prior_settings
+from dreamfusion.app.cli.output import console, given, nemo_arguments, note, print_assets, prior_settings
 from dreamfusion.config import GuidanceKind, LossKind
 from dreamfusion.config.presets import Preset
 
@@ -22,12 +23,15 @@ def generate(
     device: str | None = None,
     guidance: GuidanceKind | None = None,
     model: str | None = None,
+    lora: tuple[str, ...] | None = None,
+    embedding: tuple[str, ...] | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
     perp_neg: bool = False,
     loss: LossKind | None = None,
     config: Path | None = None,
-    nemo_config: Path | None = None,
+    nemo_config: tuple[str, ...] | None = None,
+    instant: Path | None = None,
 ) -> None:
     """Make a 3D object from words.
 
@@ -45,36 +49,64 @@ def generate(
         device: auto, cpu, cuda, cuda:N or mps
         guidance: toybox (the embedded prior), sd (Stable Diffusion 2.1 if no --model) or diffusers (needs --model)
         model: diffusers pipeline as a folder, a .safetensors or .ckpt file, or a hub name; its family is read from it
+        lora: LoRA files to add to the model, FILE or FILE:WEIGHT, several if need be
+        embedding: files of textual inversions, each one more word for the prompt
         guidance_scale: how strongly the words count, eps_uncond + SCALE * (eps_text - eps_uncond)
         negative_prompt: what the result must not look like
         perp_neg: push away from the views that a camera does not show, against several faces; twice the prior's time
         loss: sds (score distillation), vsd (variational; trains a critic alongside) or ism (interval score matching)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
-        nemo_config: model configuration of NVIDIA's NeMo DreamFusion, in place of a preset; docs/nemo.md has its keys
+        nemo_config: NVIDIA NeMo's DreamFusion: FILE of an experiment or model, in place of a preset, and behind it
+            KEY=VALUE as behind NeMo's own command, such as model.iters=300; docs/nemo.md has its keys
+        instant: folder of a network of amortize train, which makes the object at once; --resume then goes on with it
 
     """
+    asked = locals()
     from dreamfusion.app.progress import RunProgress
     from dreamfusion.runs.generate import generate as run
+    from dreamfusion.runs.ranks import follow, joined, to_go_on_with
 
+    file, overrides, prompt = nemo_arguments(nemo_config, prompt)
     prior = prior_settings(
         guidance,
         model,
+        loras=lora,
+        embeddings=embedding,
         guidance_scale=guidance_scale,
         negative_prompt=negative_prompt,
         perp_neg=perp_neg or None,
     )
     changes = given(steps=steps, seed=seed, device=device, guidance=prior, loss=given(kind=loss) or None)
-    with RunProgress(console) as progress:
-        result = run(
-            prompt,
-            preset=preset,
-            output=output,
-            resume=resume,
-            nemo_config=nemo_config,
-            config_file=config,
-            on_note=note,
-            on_start=progress.start,
-            on_step=progress.step,
-            **changes,
-        )
+    if instant is not None:
+        from dreamfusion.amortized.instant import at_once
+
+        other = {"resume": resume, "config": config, "nemo-config": file}
+        print_assets(at_once(prompt, instant, preset, output, changes, other, note))
+        return None
+    with joined(asked) as ranks:
+        if ranks.index:
+            return follow(ranks, device)
+        started = to_go_on_with(output) if resume is None else None
+        with RunProgress(console) as progress:
+            shown: dict[str, Any] = {
+                "on_note": note,
+                "on_start": progress.start,
+                "on_step": progress.step,
+                "ranks": ranks,
+            }
+            if started is not None:
+                result = run(prompt, resume=started, **given(steps=steps, device=device), **shown)
+            else:
+                result = run(
+                    prompt,
+                    preset=preset,
+                    output=output,
+                    resume=resume,
+                    nemo_config=file,
+                    nemo_overrides=overrides,
+                    config_file=config,
+                    **shown,
+                    **changes,
+                )
     print_assets(result)
+    return None

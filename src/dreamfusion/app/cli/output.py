@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from dreamfusion.app.terminal import say
+from dreamfusion.errors import DreamFusionError
 
 if TYPE_CHECKING:
     from dreamfusion.evaluation.prompts import PromptList
@@ -23,6 +25,22 @@ def given(**options: Any) -> dict[str, Any]:
 def prior_settings(guidance: str | None, model: str | None, **options: Any) -> dict[str, Any] | None:
     """Return what is asked of the prior, None if nothing is; a model alone is one of diffusers."""
     return given(kind=guidance or ("diffusers" if model else None), model=model, **options) or None
+
+
+def nemo_arguments(
+    words: tuple[str, ...] | None, prompt: str | None
+) -> tuple[Path | None, tuple[str, ...], str | None]:
+    """Return the file of --nemo-config, the overrides behind it, and the prompt, which may stand there, too."""
+    from dreamfusion.nemo.compose import is_override
+
+    if words is None:
+        return None, (), prompt
+    if not words:
+        raise DreamFusionError("--nemo-config needs a FILE, and may have KEY=VALUE behind it.")
+    file, *behind = words
+    if prompt is None and behind and not is_override(behind[-1]):
+        prompt = behind.pop()
+    return Path(file), tuple(behind), prompt
 
 
 def note(line: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
-from dreamfusion.app.cli.output import console, given, note, print_assets, prior_settings
+from dreamfusion.app.cli.output import console, given, nemo_arguments, note, print_assets, prior_settings
 from dreamfusion.config import GuidanceKind
 from dreamfusion.config.presets import RefinePreset
 from dreamfusion.errors import DreamFusionError
@@ -26,8 +27,10 @@ def refine(
     device: str | None = None,
     guidance: GuidanceKind | None = None,
     model: str | None = None,
+    lora: tuple[str, ...] | None = None,
+    embedding: tuple[str, ...] | None = None,
     config: Path | None = None,
-    nemo_config: Path | None = None,
+    nemo_config: tuple[str, ...] | None = None,
 ) -> None:
     """Turn a finished run into a mesh and optimise that, at a higher resolution.
 
@@ -48,41 +51,53 @@ def refine(
         device: auto, cpu, cuda, cuda:N or mps
         guidance: toybox (the embedded prior), sd or diffusers, as for generate (the run's if not given)
         model: folder, file or hub name of a diffusers model, as for generate
+        lora: LoRA files to add to the model, FILE or FILE:WEIGHT (the run's if not given)
+        embedding: files of textual inversions (the run's if not given)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
-        nemo_config: configuration of NVIDIA's NeMo DreamFusion-DMTet, in place of a preset; docs/nemo.md has its keys
+        nemo_config: NVIDIA NeMo's DreamFusion-DMTet, in place of a preset: FILE KEY=VALUE ..., as for generate
 
     """
+    asked = locals()
     from dreamfusion.app.progress import RunProgress
     from dreamfusion.runs.generate import generate as resumed
+    from dreamfusion.runs.ranks import follow, joined, to_go_on_with
     from dreamfusion.runs.refine import refine as start
 
-    prior = prior_settings(guidance, model)
+    file, overrides, prompt = nemo_arguments(nemo_config, prompt)
+    prior = prior_settings(guidance, model, loras=lora, embeddings=embedding)
     changes = given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
-    with RunProgress(console) as progress:
-        if resume is not None:
-            if run is not None or mesh is not None:
-                raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
-            result = resumed(
-                resume=resume,
-                preset=preset,  # type: ignore[arg-type]  # refused, as are the next three
-                output=output,
-                nemo_config=nemo_config,
-                config_file=config,
-                on_start=progress.start,
-                on_step=progress.step,
-                **changes,
-            )
-        else:
-            result = start(
-                run,
-                mesh=mesh,
-                preset=preset,
-                output=output,
-                nemo_config=nemo_config,
-                config_file=config,
-                on_note=note,
-                on_start=progress.start,
-                on_step=progress.step,
-                **changes,
-            )
+    if resume is not None and (run is not None or mesh is not None):
+        raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
+    with joined(asked) as ranks:
+        if ranks.index:
+            return follow(ranks, device)
+        started = to_go_on_with(output) if resume is None else None
+        with RunProgress(console) as progress:
+            shown: dict[str, Any] = {"on_start": progress.start, "on_step": progress.step, "ranks": ranks}
+            if started is not None:
+                result = resumed(resume=started, **given(steps=steps, device=device), **shown)
+            elif resume is not None:
+                result = resumed(
+                    resume=resume,
+                    preset=preset,  # type: ignore[arg-type]  # refused, as are the next three
+                    output=output,
+                    nemo_config=file,
+                    config_file=config,
+                    **shown,
+                    **changes,
+                )
+            else:
+                result = start(
+                    run,
+                    mesh=mesh,
+                    preset=preset,
+                    output=output,
+                    nemo_config=file,
+                    nemo_overrides=overrides,
+                    config_file=config,
+                    on_note=note,
+                    **shown,
+                    **changes,
+                )
     print_assets(result)
+    return None

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.compiled.engine import is_engine
+from dreamfusion.guidance.execution import Precision
 from dreamfusion.guidance.reading.hub import cached_file
 from dreamfusion.guidance.reading.loading import WITHOUT
 from dreamfusion.guidance.reading.places import INDEX, read_index
@@ -45,3 +47,15 @@ def count_parameters(model: str | Path) -> dict[str, int]:
         except UNREADABLE as error:
             raise unreadable(model, error) from None
     return counts
+
+
+BYTES: dict[Precision, int] = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
+"""Bytes of a number in each precision."""
+
+
+def known_parameters(model: str | Path) -> dict[str, int]:
+    """Return the number of parameters of each part, nothing if its files do not tell; loading then says why."""
+    try:
+        return count_parameters(model)
+    except DreamFusionError:
+        return {}

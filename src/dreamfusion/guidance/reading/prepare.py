@@ -46,7 +46,9 @@ def set_precision(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def prepare(pipeline: Any, execution: Execution, device: torch.device, model: str | Path) -> None:
-    """Freeze the modules of a loaded diffusers pipeline, apply the switches, and put them where they will run.
+    """Freeze the modules of a loaded diffusers pipeline, apply the switches, and put its text encoders where they run.
+
+    The rest waits for `settle`, so that the two never need memory together.
 
     Raises DreamFusionError if they do not fit in memory, if nothing compiles here, if a prior on pixels is asked for
     what only a VAE has, or a compiled engine for what it cannot do.
@@ -63,8 +65,8 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
             if execution.channels_last and not name.startswith("text_encoder"):
                 module.to(memory_format=torch.channels_last)
             if name == "vae" or execution.offload == "none":
-                # The gradient comes back through the VAE after the denoiser was asked, so its weights have to stay.
-                module.to(device)
+                if name.startswith("text_encoder"):  # the others follow when these may be gone: `settle`
+                    module.to(device)
             elif module is denoiser and execution.offload == "layers":
                 cpu_offload(module, execution_device=device)
             else:
@@ -74,6 +76,18 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
     if execution.compile:
         _try_compiler(device)
         denoiser.compile()
+
+
+def settle(pipeline: Any, execution: Execution, device: torch.device, model: str | Path) -> None:
+    """Bring what is asked at every step to where it runs; before, the text encoders had that memory for themselves.
+
+    Raises DreamFusionError if it does not fit.
+    """
+    with too_little_memory(model):
+        for name, module in modules_of(pipeline).items():
+            # The gradient comes back through the VAE after the denoiser was asked, so its weights have to stay.
+            if name == "vae" or (execution.offload == "none" and not name.startswith("text_encoder")):
+                module.to(device)
 
 
 def _open_engine(engine: Engine, execution: Execution, device: torch.device, model: str | Path) -> None:
