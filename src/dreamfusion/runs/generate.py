@@ -22,6 +22,7 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.names import model_named
 from dreamfusion.guidance.reading.prepare import set_precision
 from dreamfusion.guidance.reading.problems import is_out_of_memory
+from dreamfusion.guidance.word_weights import check_marks
 from dreamfusion.io.checkpoints import (
     Checkpoint,
     NotFiniteError,
@@ -284,8 +285,9 @@ def with_scale(config: Config, scale: float | None) -> Config:
 
 
 def _check_words(guidance: Guidance, config: Config) -> None:
-    """Raise DreamFusionError if the prior does not know a word of any prompt."""
+    """Raise DreamFusionError if the prior does not know a word of any prompt, or would read other marks as words."""
     for prompt in [*config.prompts.values(), config.guidance.negative_prompt]:
+        check_marks(prompt, weighed=config.guidance.prompt_weighting)
         guidance.check_vocabulary(prompt)
 
 

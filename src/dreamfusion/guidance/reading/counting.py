@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 
 from dreamfusion.errors import DreamFusionError
@@ -14,6 +15,7 @@ from dreamfusion.guidance.reading.hub import cached_file
 from dreamfusion.guidance.reading.loading import WITHOUT
 from dreamfusion.guidance.reading.places import INDEX, read_index
 from dreamfusion.guidance.reading.problems import UNREADABLE, unreadable
+from dreamfusion.guidance.reading.weights import part_variant, variant_named
 
 
 def count_parameters(model: str | Path) -> dict[str, int]:
@@ -35,7 +37,8 @@ def count_parameters(model: str | Path) -> dict[str, int]:
         if is_engine(folder / part):
             return {}  # a graph keeps its weights in a file of its own
         # A part may lie there in several formats and variants of which one is loaded: the plain one, if there is one.
-        files = [file for file in sorted((folder / part).glob("*.safetensors")) if not _is_variant(file)]
+        variant = part_variant(folder / part, torch.float32)
+        files = [file for file in sorted((folder / part).glob("*.safetensors")) if variant_named(file.name) == variant]
         try:
             for file in files:
                 with safe_open(file, "pt") as weights:
@@ -44,11 +47,6 @@ def count_parameters(model: str | Path) -> dict[str, int]:
         except UNREADABLE as error:
             raise unreadable(model, error) from None
     return counts
-
-
-def _is_variant(file: Path) -> bool:
-    """Tell whether weights are a variant, such as model.fp16.safetensors; model-00001-of-00002.safetensors is none."""
-    return "." in file.stem
 
 
 BYTES: dict[Precision, int] = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}

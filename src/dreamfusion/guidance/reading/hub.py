@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download, model_info, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -12,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidat
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.names import STABLE_DIFFUSION
 from dreamfusion.guidance.reading.problems import first_line
+from dreamfusion.guidance.reading.weights import variant_for
 
 _INSTEAD = "give a folder with --model FOLDER, or use the embedded prior with --guidance toybox"
 _SUBSTITUTES = (STABLE_DIFFUSION, "stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -46,14 +48,28 @@ def hub_file(name: str, file: str) -> Path:
         raise _no_hub_access(name, error) from None
 
 
-def download_pipeline(name: str, variant: str | None, without: dict[str, Any]) -> Path:
-    """Return the folder of a hub model, downloaded unless cached, but for the parts that are given in ``without``."""
+def download_pipeline(name: str, variant: str | None, dtype: torch.dtype, without: dict[str, Any]) -> Path:
+    """Return the folder of a hub model, downloaded unless cached, but for the parts that are given in ``without``.
+
+    Without a ``variant`` that of a half ``dtype`` is taken where the hub has it, which is half the download.
+    """
     try:
+        variant = variant or _variant_on_hub(name, dtype)
         return Path(DiffusionPipeline.download(name, variant=variant, use_safetensors=True, **without))
     except GatedRepoError:
         raise _gated(name) from None
     except Exception as error:  # see hub_file
         raise _no_hub_access(name, error) from None
+
+
+def _variant_on_hub(name: str, dtype: torch.dtype) -> str | None:
+    """Return the variant of a hub model that serves best, by the files in the cache or else by the hub's list."""
+    index = cached_file(name, "model_index.json")
+    here = [] if index is None else [file.relative_to(index.parent) for file in index.parent.glob("*/*.safetensors")]
+    listed = here or [Path(file.rfilename) for file in model_info(name, timeout=10).siblings or ()]
+    parts = {file.parent for file in listed if len(file.parts) == 2}
+    variants = [variant_for((file.name for file in listed if file.parent == part), dtype) for part in sorted(parts)]
+    return next(filter(None, variants), None)
 
 
 def download_configuration(name: str) -> Path:

@@ -30,6 +30,7 @@ from dreamfusion.guidance.reading.places import (
     single_file,
 )
 from dreamfusion.guidance.reading.problems import UNREADABLE, quiet, unreadable
+from dreamfusion.guidance.reading.weights import limit_tokenizers, part_variant, refuse_pickled
 
 WITHOUT: dict[str, Any] = {
     "safety_checker": None,
@@ -59,8 +60,8 @@ def load_pipeline(
     Of folders and hub names only safetensors are read; of a ``.ckpt`` only its tensors, so that no code in it can run.
     A single file is read with the configuration in its folder (a model_index.json and the parts' own config files), or
     else with the one of the hub model that it was made for; a ``.nemo`` archive with its own, and a file with the
-    original names with the ``.yaml`` of the same name beside it. ``variant`` names alternative weights of a hub model,
-    for example "fp16".
+    original names with the ``.yaml`` of the same name beside it. ``variant`` names alternative weights, for example
+    "fp16"; without it those of a half ``dtype`` are taken where they are, or else the plain ones.
 
     Raises DreamFusionError for an unknown, deleted or gated name, no hub access, a folder that is no pipeline, another
     family, a part of a foreign class, missing or truncated weights, a tokenizer that nothing installed can read, and
@@ -76,7 +77,9 @@ def load_pipeline(
     if missing := [part for part in parts if not has_part(index, part)]:
         raise DreamFusionError(f"{model} is not a text-to-image model: it has no {', '.join(missing)}.")
     _refuse_foreign(index, model)
-    folder = file or local_folder(model) or download_pipeline(str(model), variant, WITHOUT)
+    folder = file or local_folder(model) or download_pipeline(str(model), variant, dtype, WITHOUT)
+    if not file:
+        refuse_pickled(folder, {part: value for part, value in index.items() if part not in WITHOUT}, model)
     _require_sentencepiece(file.parent if file else folder, model)
     try:
         with quiet():
@@ -86,6 +89,7 @@ def load_pipeline(
     except Exception as error:  # the libraries raise what they like, tokenizers the bare class
         raise unreadable(model, error) from None
     _refuse_incomplete(pipeline, parts, model)
+    limit_tokenizers(pipeline)
     return pipeline
 
 
@@ -102,13 +106,16 @@ def _refuse_foreign(index: dict[str, Any], model: str | Path) -> None:
 
 def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> DiffusionPipeline:
     index = read_index(folder / INDEX, folder)
-    options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
+    variants = {part: variant or part_variant(folder / part, dtype) for part in index}
+    options = {"torch_dtype": dtype, "use_safetensors": True, "local_files_only": True}
     # What the index leaves out on purpose, such as the T5 of Stable Diffusion 3, must be said to be left out.
     parts = {part: None for part, value in index.items() if value == [None, None]}
     engines = {part: engine_of(folder / part) for part in index if is_engine(folder / part)}
-    encoders = _text_encoders(folder, {part: index[part] for part in index if part not in engines}, options)
+    encoders = _text_encoders(folder, {part: index[part] for part in index if part not in engines}, variants, options)
     given = WITHOUT | parts | dict.fromkeys(engines) | encoders
-    pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), **options, **given)
+    # Parts without this variant are read from their plain files.
+    chosen = next((name for part, name in variants.items() if name and part not in given), None)
+    pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), variant=chosen, **options, **given)
     for part, engine in engines.items():
         setattr(pipeline, part, engine)
     if "vae" in engines:  # a pipeline without its VAE guesses this
@@ -116,13 +123,15 @@ def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Diffu
     return pipeline
 
 
-def _text_encoders(folder: Path, index: dict[str, Any], options: dict[str, Any]) -> dict[str, torch.nn.Module]:
+def _text_encoders(
+    folder: Path, index: dict[str, Any], variants: dict[str, str | None], options: dict[str, Any]
+) -> dict[str, torch.nn.Module]:
     """Load the text encoders apart: transformers makes up the weights that a file lacks, and says so only if asked."""
     encoders = {}
     for part, value in index.items():
         if part.startswith("text_encoder") and value[0] == "transformers":
             encoders[part], info = _encoder_class(folder / part, value[1]).from_pretrained(
-                str(folder), subfolder=part, output_loading_info=True, **options
+                str(folder), subfolder=part, output_loading_info=True, variant=variants[part], **options
             )
             if info["missing_keys"]:
                 raise ValueError(f"its {part} lacks weights such as {min(info['missing_keys'])}")
