@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from dreamfusion.amortized.network import SceneNetwork, seed_noise
 from dreamfusion.assets.mesh import ColoredDensity, Mesh
-from dreamfusion.config import LossConfig, OptimConfig, SceneConfig
+from dreamfusion.config import LossConfig, OptimConfig, SceneConfig, Shading
 from dreamfusion.fields.field import Field
 from dreamfusion.method.cameras import Cameras
-from dreamfusion.method.shading import Lights, Shading
+from dreamfusion.method.shading import Lights
 from dreamfusion.renderers.volume import VolumeOutput
 from dreamfusion.scenes.scene import FixedSize, Views
 from dreamfusion.scenes.volume import VolumeScene

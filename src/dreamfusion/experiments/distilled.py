@@ -30,7 +30,8 @@ def diffusion_loss(asked: Asked, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     z_t = asked.add_noise(z, noise, t)
     texts = asked.negative.followed_by(asked.positive)
     answers = asked.prior.predict_noise_with_graph(torch.cat([z_t, z_t]), torch.cat([t, t]), texts)
-    difference = classifier_free_guidance(*answers.chunk(2), asked.scale) - noise
+    unconditional, conditional = answers.chunk(2)
+    difference = classifier_free_guidance(unconditional, conditional, asked.scale) - noise
     return 0.5 * (timestep_weight(asked.abar(t, like=z), "sds") * difference.square()).sum() / len(z)
 
 

@@ -41,7 +41,8 @@ def serve(
     try:
         import uvicorn
 
-        from dreamfusion.studio.routes import Studio, create_app, vocabulary
+        from dreamfusion.studio.routes import Studio, create_app
+        from dreamfusion.studio.words import vocabulary
     except ImportError:
         raise DreamFusionError('The studio needs starlette and uvicorn: pip install "dreamfusion[studio]".') from None
     with opened(runs, models) as queue, listening(host, port) as listener:
