@@ -449,7 +449,7 @@ def test_three_steps_of_a_run(saved, name, tmp_path):
     [
         ({}, "--preset threestudio-sd"),
         ({"preset": "quick"}, "--preset threestudio-sd"),
-        ({"preset": "threestudio-sd"}, None),
+        ({"preset": "threestudio-sd"}, "fp16 is for GPUs"),
         ({"guidance": {"guidance_scale": 50.0}}, None),
         ({"guidance": {"kind": "toybox", "model": None, "image_size": None}}, None),
     ],

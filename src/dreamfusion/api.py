@@ -49,6 +49,8 @@ def generate(
     device: str | None = None,
     guidance: PriorName | Guidance | None = None,
     model: PathOrText | None = None,
+    lora: Sequence[str] | None = None,
+    embedding: Sequence[str] | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
     perp_neg: bool | None = None,
@@ -56,6 +58,7 @@ def generate(
     config: Settings | None = None,
     nemo_config: PathOrText | None = None,
     nemo_overrides: Sequence[str] = (),
+    instant: PathOrText | None = None,
     assets: bool = True,
     progress: bool = False,
     on_step: Callable[[Step], None] | None = None,
@@ -72,6 +75,8 @@ def generate(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         guidance: "toybox" (the embedded prior), "sd", "diffusers", or a prior of your own.
         model: a diffusers pipeline as a folder, a file or a hub name.
+        lora: LoRA files to add to the model, each "FILE" or "FILE:WEIGHT".
+        embedding: files of textual inversions, each one more word for the prompt.
         guidance_scale: the s of eps_uncond + s (eps_text - eps_uncond).
         negative_prompt: what the result must not look like.
         perp_neg: push away from the views that a camera does not show.
@@ -80,6 +85,8 @@ def generate(
             arguments above come after them.
         nemo_config: an experiment or model of NVIDIA's NeMo, in place of a preset (docs/nemo.md).
         nemo_overrides: KEY=VALUE for it, as behind NeMo's own command.
+        instant: folder of a network of `dreamfusion amortize train`, which makes the object at once; ``resume`` then
+            goes on with it.
         assets: whether to write contact sheet, turntable and mesh at the end.
         progress: show a progress bar and notes on standard error.
         on_step: is called with every finished step, its metrics and its pictures.
@@ -92,13 +99,20 @@ def generate(
     quiet_libraries()
     from dreamfusion.runs.generate import generate as run
 
-    own_prior, prior = _prior(guidance, model)
+    own_prior, prior = _prior(guidance, model, loras=lora, embeddings=embedding)
     prior |= _given(guidance_scale=guidance_scale, negative_prompt=negative_prompt, perp_neg=perp_neg)
     kind = loss if isinstance(loss, str) else None
     file, changes = _settings(config, steps=steps, seed=seed, device=device, guidance=prior, loss=_given(kind=kind))
     of_settings = changes.pop("prompt", None)
     words = of_settings if prompt is None else prompt
     with _shown(progress, on_step) as shown:
+        if instant is not None:
+            from dreamfusion.amortized.instant import at_once
+
+            own_loss = loss if kind is None else None
+            other = {"resume": resume, "config": file, "nemo-config": nemo_config, "loss": own_loss}
+            changes |= {"guidance_model": own_prior, "assets": assets}
+            return at_once(words, Path(instant), preset, _path(output), changes, other, shown.on_note)
         return run(
             words,
             preset=preset,
@@ -130,6 +144,8 @@ def refine(
     device: str | None = None,
     guidance: PriorName | Guidance | None = None,
     model: PathOrText | None = None,
+    lora: Sequence[str] | None = None,
+    embedding: Sequence[str] | None = None,
     config: Settings | None = None,
     nemo_config: PathOrText | None = None,
     nemo_overrides: Sequence[str] = (),
@@ -153,6 +169,8 @@ def refine(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         guidance: as for `generate`; by default the run's.
         model: as for `generate`.
+        lora: as for `generate`; by default the run's.
+        embedding: as for `generate`; by default the run's.
         config: any other settings, as for `generate`.
         nemo_config: a configuration of NVIDIA's NeMo for its second stage (docs/nemo.md).
         nemo_overrides: KEY=VALUE for it, as behind NeMo's own command.
@@ -167,7 +185,7 @@ def refine(
     quiet_libraries()
     from dreamfusion.runs.refine import refine as start
 
-    own_prior, prior = _prior(guidance, model)
+    own_prior, prior = _prior(guidance, model, loras=lora, embeddings=embedding)
     file, changes = _settings(
         config, prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior
     )
@@ -554,12 +572,14 @@ def _several(value: Any) -> Any:
     return (value,) if isinstance(value, (int, float, str)) else value
 
 
-def _prior(guidance: PriorName | Guidance | None, model: PathOrText | None) -> tuple[Guidance | None, dict[str, Any]]:
+def _prior(
+    guidance: PriorName | Guidance | None, model: PathOrText | None, **added: Sequence[str] | None
+) -> tuple[Guidance | None, dict[str, Any]]:
     """Return a prior that is loaded already, if one was given, and the settings of the one to load."""
     if guidance is not None and not isinstance(guidance, str):
         return guidance, {}
     name = None if model is None else str(model)
-    return None, _given(kind=guidance or ("diffusers" if name else None), model=name)
+    return None, _given(kind=guidance or ("diffusers" if name else None), model=name, **added)
 
 
 def _settings(config: Settings | None, **asked: Any) -> tuple[Path | None, dict[str, Any]]:

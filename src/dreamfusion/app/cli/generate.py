@@ -58,8 +58,7 @@ def generate(
         perp_neg: push away from the views that a camera does not show, against several faces; twice the prior's time
         loss: sds (score distillation), vsd (variational; trains a critic alongside) or ism (interval score matching)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
-        nemo_config: NVIDIA NeMo's DreamFusion: FILE of an experiment or model, in place of a preset, and behind it
-            KEY=VALUE as behind NeMo's own command, such as model.iters=300; docs/nemo.md has its keys
+        nemo_config: NVIDIA NeMo's DreamFusion, in place of a preset: FILE KEY=VALUE ... (docs/nemo.md)
         instant: folder of a network of amortize train, which makes the object at once; --resume then goes on with it
         quiet: say nothing on the way, and name the files that were written
         json: tell the progress, notes and files in lines of JSON on standard output, for other programs

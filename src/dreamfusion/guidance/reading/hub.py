@@ -20,8 +20,11 @@ _SUBSTITUTES = (STABLE_DIFFUSION, "stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 
 def cached_file(name: str, file: str) -> Path | None:
-    """Return one file of a hub model that was downloaded before, or None."""
-    cached = try_to_load_from_cache(name, file)
+    """Return one file of a hub model that was downloaded before, or None, also for what is no name of the hub."""
+    try:
+        cached = try_to_load_from_cache(name, file)
+    except HFValidationError:
+        return None
     return Path(cached) if isinstance(cached, str) else None
 
 
