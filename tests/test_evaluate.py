@@ -421,7 +421,7 @@ def test_a_small_evaluation_resumes_and_counts_failures(tmp_path: Path, tiny_jud
     assert third.records[1].error is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_ablation(tmp_path: Path, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch):
     prompts = PromptList({"a red mushroom": Toy("mushroom", "red")})
     two = {name: ablation.COMPONENTS[name] for name in ("base", "+ textureless")}
