@@ -121,7 +121,7 @@ def _help(group: str) -> str:
     lines = [f"usage: dreamfusion {f'{group} ' if group else ''}COMMAND ...", ""]
     lines += [] if group else ["Text to 3D: words in, a 3D object out.", ""]
     for name in names:
-        text = fill(COMMANDS[name], 100, initial_indent=f"  {name:20}", subsequent_indent=" " * 22)
+        text = fill(COMMANDS[name], 100, initial_indent=f"  {name:22}", subsequent_indent=" " * 24)
         lines.append(text)
     lines += ["", "dreamfusion COMMAND --help explains a command and its options."]
     lines += [] if group else ["dreamfusion --version says which version this is."]
