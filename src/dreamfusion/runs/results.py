@@ -27,11 +27,10 @@ import torch
 from torch import Tensor
 
 from dreamfusion.assets.compressed import require_draco
-from dreamfusion.assets.finish import About, Pivot, faces_at, placed, surface_of, texels_at
+from dreamfusion.assets.finish import About, faces_at, placed, surface_of, texels_at
 from dreamfusion.assets.formats import (
     FORMATS,
     TEXTURED,
-    Format,
     files_of,
     format_of,
     require_usd,
@@ -60,7 +59,15 @@ from dreamfusion.method.state import State
 from dreamfusion.pictures.film import growth_frames, mesh_pictures
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.scenes.scene import PICTURE_BACKDROP, Finished, Scene, finished_views
-from dreamfusion.standard import AZIMUTHS_DEG, MESH_FACES, MESH_RESOLUTION, ORBIT_ELEVATION_DEG, TEXTURE_SIZE
+from dreamfusion.standard import (
+    AZIMUTHS_DEG,
+    MESH_FACES,
+    MESH_RESOLUTION,
+    ORBIT_ELEVATION_DEG,
+    TEXTURE_SIZE,
+    Format,
+    Pivot,
+)
 
 _logger = logging.getLogger(__name__)
 
