@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dreamfusion.config import Config
+
+
+def tell_missing(folder: Path, config: Config, step: int, tell: Callable[[str], None]) -> None:
+    """Call ``tell`` with every line of `not_found`."""
+    for line in not_found(folder, config, step):
+        tell(line)
 
 
 def not_found(folder: Path, config: Config, step: int) -> list[str]:
