@@ -594,6 +594,7 @@ def test_an_object_is_made_looked_at_downloaded_and_refined(
         page.locator("#gallery .facts", has_text="★★★★").wait_for()
         for theme in ("light", "dark"):
             assert page.evaluate("document.documentElement.dataset.theme") == theme
+            page.frame_locator("#viewer").locator(f":root[data-theme={theme}]").wait_for()
             found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]})
             assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found["violations"]] == []
             page.locator("#theme").click()
