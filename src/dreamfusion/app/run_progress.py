@@ -99,9 +99,9 @@ class RunProgress:
         self._task = self.bar.add_task("optimising", total=config.steps, count="", left="", figures="")
         self._show(first_step)
 
-    def _show(self, step: int, **fields: str) -> None:
+    def _show(self, step: int, name: str = "optimising", left: str = "", figures: str = "") -> None:
         count = f"{step:{len(str(self._steps))}}/{self._steps}"
-        self.bar.update(self._task, completed=step, count=count, **fields)
+        self.bar.update(self._task, description=name, completed=step, count=count, left=left, figures=figures)
 
     def note(self, line: str) -> None:
         """Tell of something that the user may want to know."""
@@ -122,7 +122,7 @@ class RunProgress:
         error = m.get("noise_error", math.nan)  # of a step that was left out
         figures = f"opacity {m['opacity']:.2f}  noise error {error:.2f}  t<{m['t_max']:.2f}"
         name = "writing" if last else "optimising"
-        self._show(step.number, description=name, left=told, figures=figures)
+        self._show(step.number, name, told, figures)
         if not (self._drawn or self._quiet) and (last or now - self._said >= EVERY_SECONDS):
             self._said = now
             say(self._console, f"step {step.number} of {self._steps}, {told}{', writing' if last else ''}, {figures}")
