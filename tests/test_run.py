@@ -31,7 +31,7 @@ from dreamfusion.runs.missing import not_found
 from dreamfusion.runs.refine import refine
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from support.worlds import SHORT, toy_prior
 
 # A run in another process, with the analytic prior, that can be killed.
