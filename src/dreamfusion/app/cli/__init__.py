@@ -46,6 +46,9 @@ COMMANDS = {
     "experiment grid": (
         "Compare guidance scales and seeds in 3D, and measure how different the objects are (paper Figure 9)."
     ),
+    "experiment warmstart": (
+        "Measure how much sooner a run is good that begins with an instant object of an amortised network."
+    ),
     "amortize train": "Train a network that makes an object at once; run it again to continue exactly.",
     "judge train": (
         "Train the toybox judge, which reads off pictures what they show; run it again to continue exactly."
@@ -130,7 +133,7 @@ def _help(group: str) -> str:
     lines = [f"usage: dreamfusion {f'{group} ' if group else ''}COMMAND ...", ""]
     lines += [] if group else ["Text to 3D: words in, a 3D object out.", ""]
     for name in names:
-        text = fill(COMMANDS[name], 100, initial_indent=f"  {name:20}", subsequent_indent=" " * 22)
+        text = fill(COMMANDS[name], 100, initial_indent=f"  {name:22}", subsequent_indent=" " * 24)
         lines.append(text)
     lines += ["", "dreamfusion COMMAND --help explains a command and its options."]
     lines += [] if group else ["dreamfusion --version says which version this is."]
