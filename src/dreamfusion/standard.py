@@ -37,3 +37,6 @@ MESH_FACES = 20_000
 
 TEXTURE_SIZE = 1024
 """Side of a finished texture, in texels."""
+
+LOADING = "dreamfusion.loading"
+"""The logger that is told, at the level INFO, what of a model is being fetched or read."""
