@@ -11,6 +11,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
 from dreamfusion.guidance.latent import StableDiffusion, StableDiffusionXL
+from dreamfusion.guidance.mvdream import MVDream
 from dreamfusion.guidance.pipeline import PipelineGuidance
 from dreamfusion.guidance.pixart import PixArtSigma
 from dreamfusion.guidance.pixel import PixelGuidance
@@ -24,6 +25,7 @@ FAMILIES: tuple[type[PipelineGuidance], ...] = (
     StableDiffusion3,
     Flux,
     PixArtSigma,
+    MVDream,
 )
 """All families that can be loaded; each class says which pipeline it asks, what parts that has, and what it can do."""
 

@@ -138,6 +138,7 @@ class StableDiffusion(LatentGuidance):
     parts = (*ONE_ENCODER, "unet", "vae")
     single_file = True
     weighs_words = True
+    original = True
 
     def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _ = self.pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)

@@ -62,6 +62,12 @@ class PipelineGuidance(Guidance):
     """whether reading it from a single file is tested"""
     weighs_words: ClassVar[bool] = False
     """whether prompts may hold weights (`dreamfusion.guidance.word_weights`)"""
+    original: ClassVar[bool] = False
+    """whether it is read from a checkpoint with the original names and the YAML beside it"""
+    compiles: ClassVar[bool] = True
+    """whether `guidance compile` takes it"""
+    pipeline_class: ClassVar[str | None] = None
+    """the class of diffusers' that its parts make up, where ``family`` is none of diffusers'"""
 
     pipeline: Any
 
@@ -171,7 +177,8 @@ class PipelineGuidance(Guidance):
 
         It is DDIM without noise (arXiv 2010.02502), for a flow Euler's method, over ``steps`` timesteps evenly spaced.
         The noise is drawn on the CPU, so that a seed gives the same images on every device. One prompt is drawn after
-        the other, for memory. A prior that knows cameras may be given one for each prompt.
+        the other, for memory, or as many as the prior judges together. A prior that knows cameras may be given one for
+        each prompt.
         """
         texts = self.embed([negative_prompt, *prompts])
         generator, images = torch.Generator().manual_seed(seed), []
@@ -179,16 +186,19 @@ class PipelineGuidance(Guidance):
         alphas = self.coefficients(torch.arange(len(self.alphas_cumprod), device=self.device))[0]
         last = int((alphas > _LEAST_SIGNAL).nonzero()[-1])  # at pure noise no prediction says what the data are
         times = torch.linspace(last, 0, steps + 1, device=self.device).round().long()
-        for row in range(len(prompts)):
-            text = texts[row + 1 : row + 2]
+        for first in range(0, len(prompts), self.together):
+            rows = slice(first, min(first + self.together, len(prompts)))
+            n = rows.stop - first
+            text, empty = texts[rows.start + 1 : rows.stop + 1], texts[:1].expand(n)
             if cameras is not None:
-                text = self.condition(text, torch.ones(1, 1), cameras[row : row + 1])
-            asked = texts[:1].followed_by(text)
-            z = torch.randn(1, *shape, generator=generator).to(self.device)
+                text = self.told_cameras(self.condition(text, torch.eye(n), cameras[rows]), cameras[rows])
+                empty = self.told_cameras(empty, cameras[rows])
+            asked = empty.followed_by(text)
+            z = torch.randn(n, *shape, generator=generator).to(self.device)
             for now, following in itertools.pairwise(times.tolist()):
-                t = torch.tensor([now], device=self.device)
-                eps = self.predict_noise(torch.cat([z, z]), t.expand(2), asked)
-                eps_hat = classifier_free_guidance(eps[:1], eps[1:], guidance_scale)
+                t = torch.full((n,), now, device=self.device)
+                eps_empty, eps_text = self.predict_noise(torch.cat([z, z]), torch.cat([t, t]), asked).chunk(2)
+                eps_hat = classifier_free_guidance(eps_empty, eps_text, guidance_scale)
                 z = self.add_noise(self.predicted_data(z, t, eps_hat), eps_hat, torch.full_like(t, following))
             images.append(self.decode(z))
         return torch.cat(images)

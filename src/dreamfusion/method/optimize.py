@@ -71,18 +71,21 @@ def sample_shading(count: int, progress: float, config: Config, generator: torch
 
 
 def draw_views(config: Config, progress: float, random: dict[str, torch.Generator]) -> Views:
-    """Draw what a step wants to see: a random camera, light, shading and backdrop for each view."""
-    scene = config.scene
+    """Draw what a step wants to see: a random camera, light, shading and backdrop for each view.
+
+    Views that a prior judges together (``cameras.set_size``) share shading and backdrop.
+    """
+    scene, each = config.scene, config.cameras.set_size
     cameras = sample_cameras(config.views, config.cameras, random["camera"])
     lights = sample_lights(cameras, config.lights, random["light"])
-    shading = sample_shading(config.views, progress, config, random["shading"])
+    shading = [kind for kind in sample_shading(config.sets, progress, config, random["shading"]) for _ in range(each)]
     backdrop = sample_backdrops(
-        config.views,
+        config.sets,
         random["background"],
         scene.background_random_colors,
         ratio=scene.background_random_ratio,
         base=scene.background_color,
-    )
+    ).repeat_interleave(each, dim=0)
     size = round(config.resolution.at(progress))
     rows = max(1, round(size * config.rows_per_column))
     if config.shading.latent.at(progress) > 0:
@@ -176,7 +179,7 @@ def optimize(
     Raises DreamFusionError if that does not help, or the scene collapses to empty or full.
     """
     check_latent_phase(config, guidance)
-    check_shared(ranks, config.views, config.loss.kind)
+    check_shared(ranks, config.sets, config.loss.kind)
     questions = {prompt: Question(guidance, config, prompt) for prompt in config.prompts.values()}
     if release_text_encoders:
         guidance.release_text_encoders()
@@ -191,7 +194,7 @@ def optimize(
             go_back()
             continue
         except Exception as error:
-            most = ranks.most_portions(config.views)
+            most = ranks.most_portions(config.sets)
             if not is_out_of_memory(error) or state.portions >= most:
                 raise
             restore_generators(state.generators, draws)
@@ -229,9 +232,9 @@ def take_step(
     # 1. A random camera, light and timestep for each view.
     all_views = draw_views(config, progress, random)
     t_min, t_max = config.guidance.t_min.at(progress), config.guidance.t_max.at(progress)
-    all_t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
-    all_noise = None
-    for part in ranks.portions(config.views, state.portions):  # all in one, unless memory is short
+    each, all_noise = config.cameras.set_size, None
+    all_t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"], each)
+    for part in ranks.portions(config.views, state.portions, each):  # all in one, unless memory is short
         views = all_views[part]
         share = len(views.cameras) / config.views
         jitter = ranks.jitter(random["jitter"], part, views.size)

@@ -43,7 +43,7 @@ from dreamfusion.method.ranks import ALONE, LostError, Ranks, check_shared
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage
 from dreamfusion.runs.control import Requests
-from dreamfusion.runs.fitting import fit_device, fit_memory, fit_prior
+from dreamfusion.runs.fitting import fit_device, fit_memory, fit_prior, fit_views
 from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
 from dreamfusion.runs.sharing import send_state
 from dreamfusion.runs.watching import Watch, require_log, watching
@@ -132,7 +132,7 @@ def generate(
         config = fit_prior(config, guidance, tell)
     elif config.guidance.kind != "toybox" and preset in TUNED:
         _advise(config, guidance, preset, tell)
-    config = rooted(config)
+    config = rooted(fit_views(config, guidance, tell))
     check_suits(guidance, config)
     config = as_read(config, guidance, tell)
     state = State.fresh(config, device)
@@ -171,7 +171,7 @@ def carry_out(
     prior that the caller brought along may be asked about other prompts later, so it stays whole.
     Raises `Stopped` if a signal or a request ends it, after a checkpoint.
     """
-    check_shared(ranks, config.views, config.loss.kind)
+    check_shared(ranks, config.sets, config.loss.kind)
     result = Result(folder, config, state.scene)
     refuse_foreign_files(folder / "preview.png", *result.files)
     save_config(config, folder / "config.yaml")
@@ -231,9 +231,11 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
 def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[str], None]) -> None:
     """Tell of the presets for large models where one that was tuned to the embedded prior is left as it is."""
     tuned = build_config(preset, {"prompt": config.prompt}).guidance.guidance_scale
-    # A prior that knows cameras was trained as the embedded one is.
-    if config.guidance.guidance_scale == tuned and not guidance.knows_cameras:
+    # A prior on pixels that knows cameras was trained as the embedded one is.
+    if config.guidance.guidance_scale == tuned and not (guidance.knows_cameras and guidance.latent_shape is None):
         better = "threestudio-if" if guidance.latent_shape is None else "threestudio-sd"
+        if guidance.together > 1:
+            better = "mvdream"
         tell(f"the preset {preset} is tuned to the embedded prior; --preset {better} has settings for such a model")
 
 

@@ -62,7 +62,7 @@ def prior_sample(
         loras=lora,
         embeddings=embedding,
     )
-    usual = 3.0 if guidance.knows_cameras else 7.5
+    usual = 3.0 if guidance.knows_cameras and guidance.latent_shape is None else 7.5
     grid = sample_grid(
         guidance,
         prompts,
