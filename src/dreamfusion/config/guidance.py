@@ -55,6 +55,16 @@ class GuidanceConfig(Section):
     """LoRAs to add to the model, FILE or FILE:WEIGHT each"""
     embeddings: tuple[str, ...] = ()
     """files of textual inversions, each one more word for prompts"""
+    image: str | None = None
+    """picture of the object from its front, for a prior that is shown one (Zero-1-to-3): with a transparent background,
+    or any if rembg is installed"""
+    image_elevation_deg: Annotated[float, Field(ge=-90, le=90)] = 0.0
+    """height of the picture's camera, in degrees above the horizon"""
+    image_distance: Annotated[float, Field(gt=0)] = 2.5
+    """distance of the picture's camera from the object, in world units, with the views' focal length"""
+    image_fourth: Literal["auto", "distance", "elevation"] = "auto"
+    """the last of Zero-1-to-3's numbers of a view: distance, how much farther away it is; elevation, the picture's, as
+    Stable Zero123 has it; auto: by whether the model's name holds stable"""
     image_size: Count | None = None
     """side of the pictures shown to a latent prior (null: the model's own); smaller ones need less memory"""
     guidance_scale: NonNegative = 3.0

@@ -27,13 +27,15 @@ class Embeddings:
     summary as well (Stable Diffusion XL and 3, Flux), and None for the others. ``mask`` [n, L] is true for the tokens
     that count, for the priors whose denoiser leaves out the padding (PixArt, Sana, Lumina), and None where all count.
     ``camera`` [n, P] holds the numbers of the camera that each picture is taken with, for the priors that are told them
-    beside the words (`Guidance.told_cameras`), and is None before and for the others.
+    beside the words (`Guidance.told_cameras`), and is None before and for the others. ``picture`` [n, ...] is what of a
+    picture is shown beside each prompt, zeros for none, for the priors that are shown one.
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
     camera: Tensor | None = None
+    picture: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -51,6 +53,9 @@ class Embeddings:
             torch.einsum("bn,nld->bld", weights.to(self.tokens), self.tokens),
             None if self.pooled is None else weights.to(self.pooled) @ self.pooled,
             None if self.mask is None else weights.to(self.tokens) @ self.mask.to(self.tokens) > 0,
+            picture=None
+            if self.picture is None
+            else torch.einsum("bn,n...->b...", weights.to(self.picture), self.picture),
         )
 
     def expand(self, count: int) -> Embeddings:
@@ -73,7 +78,7 @@ class Embeddings:
         return Embeddings(change(self.tokens), *(None if x is None else change(x) for x in beside))
 
 
-_BESIDE = ("pooled", "mask", "camera")
+_BESIDE = ("pooled", "mask", "camera", "picture")
 """What embeddings may hold beside the tokens, one row for each of them."""
 
 
@@ -178,6 +183,13 @@ class Guidance(ABC):
         section 3.2) and has no use for ``cameras`` (B of them); a prior that knows poses overrides this.
         """
         return views.mix(weights)
+
+    def told_picture(self, texts: Embeddings) -> Embeddings:
+        """Return texts that also show the picture of the object, for a prior that is shown one.
+
+        It is asked of every text that is about the object; the negative and the empty prompt are shown none.
+        """
+        return texts
 
     def told_cameras(self, texts: Embeddings, cameras: Cameras) -> Embeddings:
         """Return B embeddings that also hold the numbers of B cameras, for a prior that takes them beside the words.

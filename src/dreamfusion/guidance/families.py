@@ -12,11 +12,13 @@ from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
 from dreamfusion.guidance.latent import StableDiffusion, StableDiffusionXL
 from dreamfusion.guidance.mvdream import MVDream
+from dreamfusion.guidance.picture import Picture
 from dreamfusion.guidance.pipeline import PipelineGuidance
 from dreamfusion.guidance.pixart import PixArtSigma
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.guidance.reading.places import pipeline_kind
 from dreamfusion.guidance.reading.problems import ONE_AT_A_TIME
+from dreamfusion.guidance.zero123 import Zero123
 
 FAMILIES: tuple[type[PipelineGuidance], ...] = (
     PixelGuidance,
@@ -26,6 +28,7 @@ FAMILIES: tuple[type[PipelineGuidance], ...] = (
     Flux,
     PixArtSigma,
     MVDream,
+    Zero123,
 )
 """All families that can be loaded; each class says which pipeline it asks, what parts that has, and what it can do."""
 
@@ -37,7 +40,7 @@ def family_of(model: str | Path) -> type[PipelineGuidance]:
     """
     kind = pipeline_kind(model)
     for family in FAMILIES:
-        if family.family == kind:
+        if kind in (family.family, *family.also):
             return family
     known = ", ".join(family.family for family in FAMILIES)
     raise DreamFusionError(f"{model} is of the kind {kind}, which is not supported; {known} are.")
@@ -53,6 +56,7 @@ def open_prior(
     prompt_weighting: bool = False,
     loras: Sequence[str] = (),
     embeddings: Sequence[str] = (),
+    picture: Picture | None = None,
 ) -> PipelineGuidance:
     """Load the diffusion prior of a folder, a single file or a hub name; `PipelineGuidance` says what is given."""
     with ONE_AT_A_TIME:
@@ -65,4 +69,5 @@ def open_prior(
             prompt_weighting=prompt_weighting,
             loras=loras,
             embeddings=embeddings,
+            picture=picture,
         )

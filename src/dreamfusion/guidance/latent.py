@@ -34,6 +34,8 @@ class LatentGuidance(PipelineGuidance):
 
     packing: ClassVar[int] = 1
     """latent pixels that the denoiser takes as channels of one"""
+    behind: ClassVar[int] = 0
+    """pictures whose latents the denoiser takes behind z_t, as further channels"""
     clip_tokens: ClassVar[bool] = True
     """whether the tokens begin with CLIP's"""
 
@@ -46,7 +48,7 @@ class LatentGuidance(PipelineGuidance):
         self.sample_size = image_size or _native_size(self.pipeline, self._denoiser)
         if self.sample_size % (2 * scale):
             raise DreamFusionError(f"guidance.image_size must be a multiple of {2 * scale} for {model}.")
-        if self._denoiser.config.in_channels != channels * self.packing:
+        if self._denoiser.config.in_channels != channels * (self.packing + self.behind):
             raise DreamFusionError(
                 f"{model} is not a base text-to-image model: its denoiser takes {self._denoiser.config.in_channels} "
                 f"channels and its VAE has {channels}."

@@ -18,6 +18,7 @@ from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.classifier_free import classifier_free_guidance
 from dreamfusion.guidance.compiled.engine import Engine
 from dreamfusion.guidance.execution import Execution
+from dreamfusion.guidance.picture import Picture
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.reading.loading import load_pipeline
 from dreamfusion.guidance.reading.prepare import (
@@ -48,8 +49,8 @@ class PipelineGuidance(Guidance):
     the side of the pictures it is shown, by default the model's own. Weights are held and run in ``dtype``, while
     everything returned is float32; ``execution`` holds the switches for memory and speed. With ``prompt_weighting``
     prompts hold weights, for families that ``weighs_words``. ``loras`` (``FILE[:weight]``) and ``embeddings`` (files)
-    are put on top (`dreamfusion.guidance.additions`). Raises DreamFusionError for anything that does not load,
-    is of another family, or has no use for what is given.
+    are put on top (`dreamfusion.guidance.additions`). ``picture`` is for families that are shown one. Raises
+    DreamFusionError for anything that does not load, is of another family, or has no use for what is given.
 
     ``pipeline`` is the pipeline itself, with its parts where they run.
     """
@@ -66,6 +67,10 @@ class PipelineGuidance(Guidance):
     """whether it is read from a checkpoint with the original names and the YAML beside it"""
     compiles: ClassVar[bool] = True
     """whether `guidance compile` takes it"""
+    also: ClassVar[tuple[str, ...]] = ()
+    """other names of the family in an index"""
+    takes_picture: ClassVar[bool] = False
+    """whether it is shown a picture of the object"""
     pipeline_class: ClassVar[str | None] = None
     """the class of diffusers' that its parts make up, where ``family`` is none of diffusers'"""
 
@@ -83,7 +88,10 @@ class PipelineGuidance(Guidance):
         prompt_weighting: bool = False,
         loras: Sequence[str] = (),
         embeddings: Sequence[str] = (),
+        picture: Picture | None = None,
     ) -> None:
+        if picture is not None and not self.takes_picture:
+            raise DreamFusionError(f"The kind of {model}, {self.family}, is shown no picture: leave out --image.")
         if prompt_weighting:
             self._check_words_may_weigh(model)
         self.pipeline = self.load(model, dtype, variant)
@@ -189,7 +197,7 @@ class PipelineGuidance(Guidance):
         for first in range(0, len(prompts), self.together):
             rows = slice(first, min(first + self.together, len(prompts)))
             n = rows.stop - first
-            text, empty = texts[rows.start + 1 : rows.stop + 1], texts[:1].expand(n)
+            text, empty = self.told_picture(texts[rows.start + 1 : rows.stop + 1]), texts[:1].expand(n)
             if cameras is not None:
                 text = self.told_cameras(self.condition(text, torch.eye(n), cameras[rows]), cameras[rows])
                 empty = self.told_cameras(empty, cameras[rows])

@@ -38,20 +38,22 @@ class Question:
         return Asked(
             self.prior,
             self._told(positive, cameras, textureless),
-            self._told(self.negative, cameras, textureless),
+            self._told(self.negative, cameras, textureless, shown=False),
             cameras,
             self._scale,
             self.config.rescale,
             self._other_views(cameras, textureless) if self.config.perp_neg else None,
-            **{name: self._told(text, cameras, textureless) for name, text in self.more.items()},
+            **{name: self._told(text, cameras, textureless, name != "empty") for name, text in self.more.items()},
         )
 
-    def _told(self, texts: Embeddings, cameras: Cameras, textureless: Tensor) -> Embeddings:
+    def _told(self, texts: Embeddings, cameras: Cameras, textureless: Tensor, shown: bool = True) -> Embeddings:
         """Return B of the texts, or the one text B times, with all else that the prior is told of the views.
 
-        All texts are told, so that guidance goes by the words, and not towards white.
+        All texts are told, so that guidance goes by the words, and not towards white; those about the object are
+        ``shown`` the picture, if there is one.
         """
-        texts = self.prior.told_textureless(texts.expand(len(cameras)), textureless)
+        texts = texts.expand(len(cameras))
+        texts = self.prior.told_textureless(self.prior.told_picture(texts) if shown else texts, textureless)
         return self.prior.told_cameras(texts, cameras) if self.config.tell_cameras else texts
 
     @property

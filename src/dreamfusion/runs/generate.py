@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -20,6 +21,7 @@ from dreamfusion.guidance.additions import lora_and_weight
 from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.names import model_named
+from dreamfusion.guidance.picture import Picture
 from dreamfusion.guidance.reading.prepare import set_precision
 from dreamfusion.guidance.reading.problems import is_out_of_memory
 from dreamfusion.guidance.word_weights import check_marks
@@ -117,6 +119,8 @@ def generate(
                     on_step=on_step,
                     ranks=ranks,
                 )
+    if prompt is None and config_file is None and nemo_config is None:
+        prompt = _named_after_picture(changes)
     given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
     tell = on_note or (lambda line: None)
     nemo = None if nemo_config is None else read_stage(Path(nemo_config), nemo_overrides, preset, tell, mesh=False)
@@ -223,14 +227,32 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
         prompt_weighting=config.guidance.prompt_weighting,
         loras=config.guidance.loras,
         embeddings=config.guidance.embeddings,
+        picture=_picture_of(config),
     )
+    if guidance.takes_picture and config.guidance.image is None:
+        raise DreamFusionError("This prior is shown a picture of the object: give --image FILE.")
     _check_words(guidance, config)
     return guidance
+
+
+def _named_after_picture(changes: dict[str, Any]) -> str | None:
+    """Return the words of the picture's file name, for a run that is asked for by a picture alone."""
+    image = (changes.get("guidance") or {}).get("image")
+    return None if image is None or "prompt" in changes else re.sub(r"[\W_]+", " ", Path(image).stem).strip()
+
+
+def _picture_of(config: Config) -> Picture | None:
+    g = config.guidance
+    if g.image is None:
+        return None
+    return Picture(Path(g.image), g.image_elevation_deg, g.image_distance, g.image_fourth)
 
 
 def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[str], None]) -> None:
     """Tell of the presets for large models where one that was tuned to the embedded prior is left as it is."""
     tuned = build_config(preset, {"prompt": config.prompt}).guidance.guidance_scale
+    if guidance.needs_cameras and guidance.together == 1:  # the picture's, whose usual scale is that of these presets
+        return
     # A prior on pixels that knows cameras was trained as the embedded one is.
     if config.guidance.guidance_scale == tuned and not (guidance.knows_cameras and guidance.latent_shape is None):
         better = "threestudio-if" if guidance.latent_shape is None else "threestudio-sd"
@@ -247,8 +269,9 @@ def rooted(config: Config) -> Config:
 
     guidance = config.guidance
     changes: dict[str, Any] = {}
-    if guidance.model is not None:
-        changes["model"] = whole(guidance.model)
+    for name in ("model", "image"):
+        if (file := getattr(guidance, name)) is not None:
+            changes[name] = whole(file)
     loras = [lora_and_weight(text) for text in guidance.loras]
     files = {
         "loras": tuple(f"{whole(str(file))}:{weight:g}" for file, weight in loras),

@@ -23,6 +23,7 @@ def generate(
     device: str | None = None,
     guidance: GuidanceKind | None = None,
     model: str | None = None,
+    image: Path | None = None,
     lora: tuple[str, ...] | None = None,
     embedding: tuple[str, ...] | None = None,
     guidance_scale: float | None = None,
@@ -51,6 +52,7 @@ def generate(
         device: auto, cpu, cuda, cuda:N or mps
         guidance: toybox (the embedded prior), sd (Stable Diffusion 2.1 if no --model) or diffusers (needs --model)
         model: diffusers pipeline as a folder, a .safetensors or .ckpt file, or a hub name; its family is read from it
+        image: picture of the object from its front, for a model that is shown one (Zero-1-to-3)
         lora: LoRA files to add to the model, FILE or FILE:WEIGHT, several if need be
         embedding: files of textual inversions, each one more word for the prompt
         guidance_scale: how strongly the words count, eps_uncond + SCALE * (eps_text - eps_uncond)
@@ -73,6 +75,7 @@ def generate(
     prior = prior_settings(
         guidance,
         model,
+        image=None if image is None else str(image),
         loras=lora,
         embeddings=embedding,
         guidance_scale=guidance_scale,

@@ -27,6 +27,7 @@ def refine(
     device: str | None = None,
     guidance: GuidanceKind | None = None,
     model: str | None = None,
+    image: Path | None = None,
     lora: tuple[str, ...] | None = None,
     embedding: tuple[str, ...] | None = None,
     config: Path | None = None,
@@ -53,6 +54,7 @@ def refine(
         device: auto, cpu, cuda, cuda:N or mps
         guidance: toybox (the embedded prior), sd or diffusers, as for generate (the run's if not given)
         model: folder, file or hub name of a diffusers model, as for generate
+        image: picture of the object from its front, for a model that is shown one (Zero-1-to-3)
         lora: LoRA files to add to the model, FILE or FILE:WEIGHT (the run's if not given)
         embedding: files of textual inversions (the run's if not given)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
@@ -68,7 +70,8 @@ def refine(
     from dreamfusion.runs.refine import refine as start
 
     file, overrides, prompt = nemo_arguments(nemo_config, prompt)
-    prior = prior_settings(guidance, model, loras=lora, embeddings=embedding)
+    shown = None if image is None else str(image)
+    prior = prior_settings(guidance, model, image=shown, loras=lora, embeddings=embedding)
     changes = given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
     if resume is not None and (run is not None or mesh is not None):
         raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
