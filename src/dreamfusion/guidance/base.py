@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.config import ShapeShown
 from dreamfusion.method.cameras import Cameras
 
 
@@ -28,7 +29,8 @@ class Embeddings:
     that count, for the priors whose denoiser leaves out the padding (PixArt, Sana, Lumina), and None where all count.
     ``camera`` [n, P] holds the numbers of the camera that each picture is taken with, for the priors that are told them
     beside the words (`Guidance.told_cameras`), and is None before and for the others. ``picture`` [n, ...] is what of a
-    picture is shown beside each prompt, zeros for none, for the priors that are shown one.
+    picture is shown beside each prompt, for the priors that are shown one, and ``shape`` [n, 3, H, W] in [0, 1] a
+    picture of the shape that is there (`Guidance.told_shape`).
     """
 
     tokens: Tensor
@@ -36,6 +38,7 @@ class Embeddings:
     mask: Tensor | None = None
     camera: Tensor | None = None
     picture: Tensor | None = None
+    shape: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -78,7 +81,7 @@ class Embeddings:
         return Embeddings(change(self.tokens), *(None if x is None else change(x) for x in beside))
 
 
-_BESIDE = ("pooled", "mask", "camera", "picture")
+_BESIDE = ("pooled", "mask", "camera", "picture", "shape")
 """What embeddings may hold beside the tokens, one row for each of them."""
 
 
@@ -104,7 +107,7 @@ class Guidance(ABC):
     that of z for one image, (channels, S, S), and None for a prior whose z is the image itself. ``knows_cameras`` says
     whether it goes by where a view was taken from, and not by words alone, and ``needs_cameras`` whether it cannot do
     without. ``together`` is how many views, one after the other in a batch, it judges as one: the same object from
-    cameras that are spread evenly around it.
+    cameras that are spread evenly around it. ``shape_shown`` says which picture of the shape `told_shape` wants.
     """
 
     alphas_cumprod: Tensor
@@ -115,6 +118,7 @@ class Guidance(ABC):
     knows_cameras: bool = False
     needs_cameras: bool = False
     together: int = 1
+    shape_shown: ShapeShown | None = None
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Embeddings:
@@ -195,6 +199,13 @@ class Guidance(ABC):
         """Return B embeddings that also hold the numbers of B cameras, for a prior that takes them beside the words.
 
         Unlike `condition` it is asked of every text, the negative prompt included. Most return them as they are.
+        """
+        return texts
+
+    def told_shape(self, texts: Embeddings, shape: Tensor) -> Embeddings:
+        """Return B embeddings with pictures [B, 3, H, W] of the shape there is, for a prior with a ``shape_shown``.
+
+        It is told of every text, so that guidance goes by the words.
         """
         return texts
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.guidance.control import Control
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
+from dreamfusion.guidance.ip_adapter import Adapter
 from dreamfusion.guidance.latent import StableDiffusion, StableDiffusionXL
 from dreamfusion.guidance.mvdream import MVDream
 from dreamfusion.guidance.picture import Picture
@@ -57,6 +59,8 @@ def open_prior(
     loras: Sequence[str] = (),
     embeddings: Sequence[str] = (),
     picture: Picture | None = None,
+    adapter: Adapter | None = None,
+    control: Control | None = None,
 ) -> PipelineGuidance:
     """Load the diffusion prior of a folder, a single file or a hub name; `PipelineGuidance` says what is given."""
     with ONE_AT_A_TIME:
@@ -70,4 +74,6 @@ def open_prior(
             loras=loras,
             embeddings=embeddings,
             picture=picture,
+            adapter=adapter,
+            control=control,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,6 +105,37 @@ class LatentGuidance(PipelineGuidance):
         """Return the tokenizer of the T5 encoder and how many tokens it reads, if there is one."""
         return None
 
+    def embed(self, prompts: Sequence[str]) -> Embeddings:
+        """Return what the model's text encoders make of n prompts, with what an IP-Adapter sees in nothing."""
+        texts = super().embed(prompts)
+        return texts if self._shown is None else self._with(texts, self._shown[0])
+
+    def told_picture(self, texts: Embeddings) -> Embeddings:
+        """Return the texts with what an IP-Adapter sees in the picture, if there is one."""
+        return texts if self._shown is None else self._with(texts, self._shown[1])
+
+    @staticmethod
+    def _with(texts: Embeddings, seen: Tensor) -> Embeddings:
+        return replace(texts, picture=seen.to(texts.tokens).expand(len(texts), -1, -1))
+
+    def told_shape(self, texts: Embeddings, shape: Tensor) -> Embeddings:
+        """Return the texts with pictures of the shape, if there is a ControlNet to be shown them."""
+        return texts if self._control is None else replace(texts, shape=shape.to(texts.tokens))
+
+    def _ask_unet(self, z_t: Tensor, t: Tensor, embeddings: Embeddings, **added: Tensor) -> Tensor:
+        """Call a UNet of Stable Diffusion with what a ControlNet and an IP-Adapter say; ``added`` is XL's."""
+        extra: dict[str, Any] = {}
+        conditions: dict[str, Any] = dict(added)
+        if self._control is not None and embeddings.shape is not None:
+            control = {"added_cond_kwargs": added} if added else {}
+            shape = embeddings.shape
+            extra |= self._control(z_t, t, embeddings.tokens, shape, self.sample_size, **control)
+        if self._shown is not None:
+            conditions["image_embeds"] = [embeddings.picture]
+        if conditions:
+            extra["added_cond_kwargs"] = conditions
+        return self._denoiser(z_t, t, encoder_hidden_states=embeddings.tokens, return_dict=False, **extra)[0]
+
     def encode(self, image: Tensor) -> Tensor:
         """Return the latents [B, C, S / 8, S / 8] of images resized to the model's sample size; differentiable.
 
@@ -141,13 +173,14 @@ class StableDiffusion(LatentGuidance):
     single_file = True
     weighs_words = True
     original = True
+    takes_additions = True
 
     def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _ = self.pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)
         return Embeddings(tokens)
 
     def _call(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
-        return self._denoiser(z_t, t, encoder_hidden_states=embeddings.tokens, return_dict=False)[0]
+        return self._ask_unet(z_t, t, embeddings)
 
 
 class StableDiffusionXL(LatentGuidance):
@@ -161,6 +194,7 @@ class StableDiffusionXL(LatentGuidance):
     parts = (*TWO_ENCODERS, "unet", "vae")
     single_file = True
     weighs_words = True
+    takes_additions = True
 
     def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _, pooled, _ = self.pipeline.encode_prompt(texts, device=self.device, do_classifier_free_guidance=False)
@@ -173,7 +207,5 @@ class StableDiffusionXL(LatentGuidance):
         size = self.sample_size
         # Original size, upper left corner of the crop, target size (arXiv 2307.01952, section 2.2).
         time_ids = torch.tensor([[size, size, 0, 0, size, size]], device=z_t.device, dtype=z_t.dtype)
-        added = {"text_embeds": embeddings.pooled, "time_ids": time_ids.expand(len(z_t), -1)}
-        return self._denoiser(
-            z_t, t, encoder_hidden_states=embeddings.tokens, added_cond_kwargs=added, return_dict=False
-        )[0]
+        assert embeddings.pooled is not None, "all that `embed` makes has them"
+        return self._ask_unet(z_t, t, embeddings, text_embeds=embeddings.pooled, time_ids=time_ids.expand(len(z_t), -1))

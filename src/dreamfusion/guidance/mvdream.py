@@ -41,6 +41,7 @@ class MVDream(StableDiffusion):
     single_file = False
     original = True
     weighs_words = False
+    takes_additions = False
     compiles = False
     knows_cameras = True
     needs_cameras = True

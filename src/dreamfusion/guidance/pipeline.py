@@ -17,7 +17,9 @@ from dreamfusion.guidance.additions import add_to
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.classifier_free import classifier_free_guidance
 from dreamfusion.guidance.compiled.engine import Engine
+from dreamfusion.guidance.control import Control, ControlNet
 from dreamfusion.guidance.execution import Execution
+from dreamfusion.guidance.ip_adapter import Adapter, add_adapter
 from dreamfusion.guidance.picture import Picture
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.reading.loading import load_pipeline
@@ -49,8 +51,9 @@ class PipelineGuidance(Guidance):
     the side of the pictures it is shown, by default the model's own. Weights are held and run in ``dtype``, while
     everything returned is float32; ``execution`` holds the switches for memory and speed. With ``prompt_weighting``
     prompts hold weights, for families that ``weighs_words``. ``loras`` (``FILE[:weight]``) and ``embeddings`` (files)
-    are put on top (`dreamfusion.guidance.additions`). ``picture`` is for families that are shown one. Raises
-    DreamFusionError for anything that does not load, is of another family, or has no use for what is given.
+    are put on top (`dreamfusion.guidance.additions`). ``picture`` is for families that are shown one, or for an
+    IP-Adapter (``adapter``); ``control`` is a ControlNet. Raises DreamFusionError for anything that does not load, is
+    of another family, or has no use for what is given.
 
     ``pipeline`` is the pipeline itself, with its parts where they run.
     """
@@ -71,6 +74,8 @@ class PipelineGuidance(Guidance):
     """other names of the family in an index"""
     takes_picture: ClassVar[bool] = False
     """whether it is shown a picture of the object"""
+    takes_additions: ClassVar[bool] = False
+    """whether it takes a ControlNet or an IP-Adapter"""
     pipeline_class: ClassVar[str | None] = None
     """the class of diffusers' that its parts make up, where ``family`` is none of diffusers'"""
 
@@ -89,19 +94,31 @@ class PipelineGuidance(Guidance):
         loras: Sequence[str] = (),
         embeddings: Sequence[str] = (),
         picture: Picture | None = None,
+        adapter: Adapter | None = None,
+        control: Control | None = None,
     ) -> None:
-        if picture is not None and not self.takes_picture:
-            raise DreamFusionError(f"The kind of {model}, {self.family}, is shown no picture: leave out --image.")
+        if (adapter or control) and not self.takes_additions:
+            what = "IP-Adapter" if adapter else "ControlNet"
+            raise DreamFusionError(f"The kind of {model}, {self.family}, takes no {what}: leave it out.")
+        if picture is not None and not (self.takes_picture or adapter):
+            raise DreamFusionError(
+                f"The kind of {model}, {self.family}, is shown no picture: leave out --image, or add --ip-adapter."
+            )
         if prompt_weighting:
             self._check_words_may_weigh(model)
         self.pipeline = self.load(model, dtype, variant)
         add_to(self.pipeline, loras, embeddings, model)
+        self._shown = add_adapter(self.pipeline, adapter, picture.file, model) if adapter and picture else None
         if prompt_weighting and isinstance(self.pipeline.text_encoder, Engine):
             raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.prompt_weighting.")
         self.device = torch.device(device)
         self._prompt_weighting, self._released = prompt_weighting, False
         self._denoiser = denoiser_of(self.pipeline)
         self.denoiser = trainable(self._denoiser)
+        if control and self.denoiser is None:
+            raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.controlnet.")
+        self._control = ControlNet(control, self._denoiser, dtype, model) if control else None
+        self.shape_shown = None if control is None else control.shows
         self._measure(model, image_size)
         self._schedule = read_schedule(self.pipeline.scheduler, model, self.device)
         self.alphas_cumprod = self._schedule.alphas_cumprod
@@ -154,6 +171,8 @@ class PipelineGuidance(Guidance):
         """Bring denoiser and VAE to the device, if they are not there yet; whatever asks them does so by itself."""
         if not self._settled:
             self._settle()
+            if self._control is not None:
+                self._control.network.to(self.device)
             self._settled = True
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

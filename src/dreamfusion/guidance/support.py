@@ -56,6 +56,8 @@ def support_table() -> str:
     for weighting in get_args(Weighting):
         add(f"`guidance.weighting: {weighting}`", everyone)
     add("`guidance.prompt_weighting`", [family.family for family in FAMILIES if family.weighs_words], "no")
+    add("ControlNet, IP-Adapter", [family.family for family in FAMILIES if family.takes_additions], "no")
+    add("shown a picture (`--image`)", [family.family for family in FAMILIES if family.takes_picture], "no")
     add("`guidance compile`", [family.family for family in FAMILIES if family.compiles], "is one")
     add("`shading.latent`", with_vae, yes="with 4 latent channels")
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

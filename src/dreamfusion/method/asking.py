@@ -29,8 +29,15 @@ class Question:
         self.views, self.negative = embeddings[:4], embeddings[4:5]
         self.more = {name: embeddings[5 + index : 6 + index] for index, name in enumerate(more)}
 
-    def about(self, cameras: Cameras, textureless: Tensor) -> Asked:
-        """Return the prior, asked about what B cameras see; ``textureless`` [B] says which views are shapes alone."""
+    def about(self, cameras: Cameras, textureless: Tensor, shape: Tensor | None = None) -> Asked:
+        """Return the prior, asked about what B cameras see; ``textureless`` [B] says which views are shapes alone.
+
+        ``shape`` [B, 3, H, W] are pictures of the shape for a prior that is shown them (`normals.shape_picture`).
+        """
+        asked = self._about(cameras, textureless)
+        return asked if shape is None else asked.with_texts(lambda texts: self.prior.told_shape(texts, shape))
+
+    def _about(self, cameras: Cameras, textureless: Tensor) -> Asked:
         azimuth, elevation, texts = cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts
         weights = view_weights(azimuth, elevation, self.config.view_mode, texts)
         told = self.config.tell_cameras

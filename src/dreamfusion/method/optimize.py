@@ -30,7 +30,7 @@ from dreamfusion.method.distillation import (
     loss_with_gradient,
 )
 from dreamfusion.method.losses import sample_timesteps, timestep_weight
-from dreamfusion.method.normals import check_latent_phase, latent_picture
+from dreamfusion.method.normals import check_latent_phase, latent_picture, shape_picture
 from dreamfusion.method.optimizers import carry_over, learning_rate_factor
 from dreamfusion.method.ranks import ALONE, Ranks, check_shared
 from dreamfusion.method.shading import sample_backdrops, sample_lights
@@ -91,6 +91,7 @@ def draw_views(config: Config, progress: float, random: dict[str, torch.Generato
     if config.shading.latent.at(progress) > 0:
         return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True, rows=rows)
     with_normals = config.loss.normal_smooth_2d > 0 or config.loss.orientation_of_albedo
+    with_normals |= config.guidance.controlnet is not None
     return Views(cameras, lights, shading, size, backdrop, with_normals=with_normals, rows=rows)
 
 
@@ -248,17 +249,17 @@ def take_step(
         if all_noise is None:
             all_noise = torch.randn(config.views, *z.shape[1:], generator=random["noise"])
         noise = all_noise[part].to(z)
-        asked = questions[config.prompt_at(state.step)].about(views.cameras, views.textureless)
+        shape = shape_picture(out, views.cameras, guidance)
+        asked = questions[config.prompt_at(state.step)].about(views.cameras, views.textureless, shape)
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
         w = timestep_weight(asked.abar(t, like=z), config.guidance.weighting or said.weighting)
         limit = None if config.loss.clip is None else config.loss.clip.at(progress)
         gradient = clipped(w * said.difference, limit)
-        distillation = loss_with_gradient(z, gradient)
 
         # 4. Regularise.
         terms = scene.regularize(out, views, config.loss, progress, jitter)
         terms |= image_terms(config, guidance, out.rgb, z, said, asked.abar(t, like=z), w)
-        loss = share * (config.loss.distillation * distillation + sum(terms.values()))
+        loss = share * (config.loss.distillation * loss_with_gradient(z, gradient) + sum(terms.values()))
         loss.backward()
         figures = {"opacity": out.opacity.mean().item(), "t_max": t_max}
         figures |= distillation_figures(said.difference, gradient) | said.figures

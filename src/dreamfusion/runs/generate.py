@@ -19,7 +19,9 @@ from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.additions import lora_and_weight
 from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.control import Control
 from dreamfusion.guidance.families import open_prior
+from dreamfusion.guidance.ip_adapter import Adapter
 from dreamfusion.guidance.names import model_named
 from dreamfusion.guidance.picture import Picture
 from dreamfusion.guidance.reading.prepare import set_precision
@@ -119,9 +121,7 @@ def generate(
                     on_step=on_step,
                     ranks=ranks,
                 )
-    if prompt is None and config_file is None and nemo_config is None:
-        prompt = _named_after_picture(changes)
-    given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
+    given = _given_words(prompt, changes, named=config_file is None and nemo_config is None)
     tell = on_note or (lambda line: None)
     nemo = None if nemo_config is None else read_stage(Path(nemo_config), nemo_overrides, preset, tell, mesh=False)
     config = build_config(preset, given | changes, config_file, base=nemo)
@@ -218,16 +218,19 @@ def carry_out(
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:
     """Load the configured prior; DreamFusionError if it cannot be loaded or does not know the prompt's words."""
+    g = config.guidance
     guidance = open_prior(
-        model_named(config.guidance.kind, config.guidance.model),
+        model_named(g.kind, g.model),
         device=device,
-        dtype=set_precision(config.guidance.precision, device),
-        image_size=config.guidance.image_size,
-        execution=config.guidance.execution,
-        prompt_weighting=config.guidance.prompt_weighting,
-        loras=config.guidance.loras,
-        embeddings=config.guidance.embeddings,
+        dtype=set_precision(g.precision, device),
+        image_size=g.image_size,
+        execution=g.execution,
+        prompt_weighting=g.prompt_weighting,
+        loras=g.loras,
+        embeddings=g.embeddings,
         picture=_picture_of(config),
+        adapter=Adapter(Path(g.ip_adapter), g.ip_adapter_scale) if g.ip_adapter else None,
+        control=Control(g.controlnet, g.controlnet_shows, g.controlnet_scale) if g.controlnet else None,
     )
     if guidance.takes_picture and config.guidance.image is None:
         raise DreamFusionError("This prior is shown a picture of the object: give --image FILE.")
@@ -235,10 +238,12 @@ def load_guidance(config: Config, device: torch.device) -> Guidance:
     return guidance
 
 
-def _named_after_picture(changes: dict[str, Any]) -> str | None:
-    """Return the words of the picture's file name, for a run that is asked for by a picture alone."""
+def _given_words(prompt: str | None, changes: dict[str, Any], *, named: bool) -> dict[str, str]:
+    """Return the prompt to change, or if it is to be ``named``, the words of the file's name for a picture alone."""
     image = (changes.get("guidance") or {}).get("image")
-    return None if image is None or "prompt" in changes else re.sub(r"[\W_]+", " ", Path(image).stem).strip()
+    if prompt is None and named and image is not None and "prompt" not in changes:
+        prompt = re.sub(r"[\W_]+", " ", Path(image).stem)
+    return {} if prompt is None else {"prompt": validate_prompt(prompt)}
 
 
 def _picture_of(config: Config) -> Picture | None:
@@ -269,7 +274,7 @@ def rooted(config: Config) -> Config:
 
     guidance = config.guidance
     changes: dict[str, Any] = {}
-    for name in ("model", "image"):
+    for name in ("model", "image", "ip_adapter", "controlnet"):
         if (file := getattr(guidance, name)) is not None:
             changes[name] = whole(file)
     loras = [lora_and_weight(text) for text in guidance.loras]

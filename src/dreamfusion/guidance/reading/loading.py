@@ -209,21 +209,31 @@ def load_tiny_vae(name: str, dtype: torch.dtype) -> AutoencoderTiny:
 
     Raises DreamFusionError for a folder or name without one, no hub access, and missing or truncated weights.
     """
+    return load_module(name, AutoencoderTiny, "tiny VAE", dtype)
+
+
+def load_module(name: str, module_class: Any, what: str, dtype: torch.dtype) -> Any:
+    """Return a single module of diffusers, ``what`` in words, from a folder or hub name (cached files come first).
+
+    Raises DreamFusionError for a folder or name without one, no hub access, and missing or truncated weights.
+    """
     folder = Path(name).expanduser()
     on_hub = not folder.is_dir()
     if on_hub:
         folder = hub_file(name, "config.json").parent
     kind = read_index(folder / "config.json", name).get("_class_name")
-    if kind != "AutoencoderTiny":
-        raise DreamFusionError(f"{name} is of the kind {kind}, where the tiny VAE must be an AutoencoderTiny.")
+    if kind != module_class.__name__:
+        raise DreamFusionError(
+            f"{name} is of the kind {kind}, where the {what} must be of the kind {module_class.__name__}."
+        )
     if on_hub:
         hub_file(name, SAFETENSORS_WEIGHTS_NAME)  # into the same folder
     try:
         with quiet():
-            vae = AutoencoderTiny.from_pretrained(
+            module = module_class.from_pretrained(
                 str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True
             )
     except UNREADABLE as error:
         raise unreadable(name, error) from None
-    _refuse_absent_weights(vae, "tiny VAE", name)
-    return vae
+    _refuse_absent_weights(module, what, name)
+    return module
