@@ -11,6 +11,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.control import Control
 from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.flow import Flux, StableDiffusion3
+from dreamfusion.guidance.gemma import Lumina2, Sana
 from dreamfusion.guidance.ip_adapter import Adapter
 from dreamfusion.guidance.latent import StableDiffusion, StableDiffusionXL
 from dreamfusion.guidance.mvdream import MVDream
@@ -29,6 +30,8 @@ FAMILIES: tuple[type[PipelineGuidance], ...] = (
     StableDiffusion3,
     Flux,
     PixArtSigma,
+    Sana,
+    Lumina2,
     MVDream,
     Zero123,
 )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
@@ -43,6 +42,10 @@ class LatentGuidance(PipelineGuidance):
     @property
     def _vae(self) -> Any:
         return self.pipeline.vae
+
+    @property
+    def _shift(self) -> float:
+        return self._vae.config.get("shift_factor") or 0.0
 
     def _measure(self, model: str | Path, image_size: int | None) -> None:
         scale, channels = self.pipeline.vae_scale_factor, self._vae.config.latent_channels
@@ -144,9 +147,7 @@ class LatentGuidance(PipelineGuidance):
         self.settle()
         pixels = image_to_z(image, self.sample_size).to(self._vae.dtype)
         output = self._vae.encode(pixels)
-        # A tiny VAE gives latents as they are, scaled already: its own factor is 1.
-        mean = (output.latents if isinstance(self._vae, AutoencoderTiny) else output.latent_dist.mode()).float()
-        return (mean - (self._vae.config.shift_factor or 0.0)) * self._vae.config.scaling_factor
+        return (_mean(output).float() - self._shift) * self._vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -155,8 +156,16 @@ class LatentGuidance(PipelineGuidance):
             raise DreamFusionError("A compiled engine holds no decoder: give the model that it was made of.")
         self.settle()
         config = self._vae.config
-        latents = z / config.scaling_factor + (config.shift_factor or 0.0)
+        latents = z / config.scaling_factor + self._shift
         return z_to_image(self._vae.decode(latents.to(self._vae.dtype)).sample.float())
+
+
+def _mean(output: Any) -> Tensor:
+    """Return the latents that an encoder puts out, of a distribution its mean."""
+    for name in ("latents", "latent"):  # a tiny VAE's, which are scaled already, its own factor being 1, and Sana's
+        if hasattr(output, name):
+            return getattr(output, name)
+    return output.latent_dist.mode()
 
 
 def _native_size(pipeline: Any, denoiser: Any) -> int:

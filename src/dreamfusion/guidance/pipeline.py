@@ -68,6 +68,10 @@ class PipelineGuidance(Guidance):
     """whether prompts may hold weights (`dreamfusion.guidance.word_weights`)"""
     original: ClassVar[bool] = False
     """whether it is read from a checkpoint with the original names and the YAML beside it"""
+    flow: ClassVar[bool] = False
+    """whether it is a rectified flow, where the scheduler that its pipeline asks for does not say so"""
+    checkpoints_vae: ClassVar[bool] = True
+    """whether its VAE, if it has one, can compute activations again for the gradient"""
     compiles: ClassVar[bool] = True
     """whether `guidance compile` takes it"""
     also: ClassVar[tuple[str, ...]] = ()

@@ -49,6 +49,8 @@ def support_table() -> str:
     refused = DENOISER_SWITCHES + COMPILED_VAE_SWITCHES
     for switch in Execution.model_fields:
         families = with_vae if switch in VAE_SWITCHES else everyone
+        if switch == "checkpoint_vae":
+            families = [family.family for family in FAMILIES if family.family in with_vae and family.checkpoints_vae]
         add(f"`execution.{switch}`", families, "no" if switch in refused else _ITS_MODELS)
     for kind in get_args(LossKind):
         families = [family.family for family in FAMILIES if kind != "vsd" or _takes_adapters(family)]
@@ -73,7 +75,7 @@ def _single_file(family: type[PipelineGuidance]) -> str:
 def _is_flow(family: type[PipelineGuidance]) -> bool:
     """Tell whether a pipeline's own signature asks for the scheduler of a rectified flow."""
     scheduler = _asks_for(family)["scheduler"]
-    return "FlowMatch" in getattr(scheduler, "__name__", str(scheduler))
+    return family.flow or "FlowMatch" in getattr(scheduler, "__name__", str(scheduler))
 
 
 def _takes_adapters(family: type[PipelineGuidance]) -> bool:
