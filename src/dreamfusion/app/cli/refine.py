@@ -7,7 +7,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from dreamfusion.app.cli.output import console, given, nemo_arguments, print_assets, prior_settings
+from dreamfusion.app.cli.output import as_text, console, given, nemo_arguments, print_assets, prior_settings
 from dreamfusion.config import GuidanceKind
 from dreamfusion.config.presets import RefinePreset
 from dreamfusion.errors import DreamFusionError
@@ -27,6 +27,9 @@ def refine(
     device: str | None = None,
     guidance: GuidanceKind | None = None,
     model: str | None = None,
+    image: Path | None = None,
+    ip_adapter: Path | None = None,
+    controlnet: str | None = None,
     lora: tuple[str, ...] | None = None,
     embedding: tuple[str, ...] | None = None,
     config: Path | None = None,
@@ -53,6 +56,9 @@ def refine(
         device: auto, cpu, cuda, cuda:N or mps
         guidance: toybox (the embedded prior), sd or diffusers, as for generate (the run's if not given)
         model: folder, file or hub name of a diffusers model, as for generate
+        image: picture of the object, for a model that is shown one (Zero-1-to-3) or an IP-Adapter
+        ip_adapter: file of an IP-Adapter, which shows the picture to Stable Diffusion 1, 2 or XL
+        controlnet: folder or hub name of a ControlNet, which is shown the mesh's normals (docs/guidance.md)
         lora: LoRA files to add to the model, FILE or FILE:WEIGHT (the run's if not given)
         embedding: files of textual inversions (the run's if not given)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
@@ -65,7 +71,15 @@ def refine(
     from dreamfusion.app.run_progress import RunProgress
 
     file, overrides, prompt = nemo_arguments(nemo_config, prompt)
-    prior = prior_settings(guidance, model, loras=lora, embeddings=embedding)
+    prior = prior_settings(
+        guidance,
+        model,
+        image=as_text(image),
+        ip_adapter=as_text(ip_adapter),
+        controlnet=controlnet,
+        loras=lora,
+        embeddings=embedding,
+    )
     changes = given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
     if resume is not None and (run is not None or mesh is not None):
         raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def _variant_on_hub(name: str, dtype: torch.dtype) -> str | None:
     parts = {file.parent for file in listed if len(file.parts) == 2}
     variants = [variant_for((file.name for file in listed if file.parent == part), dtype) for part in sorted(parts)]
     return next(filter(None, variants), None)
+
+
+def download_parts(name: str, parts: Sequence[str]) -> Path:
+    """Return the folder of a hub model with these parts alone, downloaded unless cached; no code is fetched."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=["model_index.json", *(f"{part}/*" for part in parts)]))
+    except GatedRepoError:
+        raise _gated(name) from None
+    except Exception as error:  # see hub_file
+        raise _no_hub_access(name, error) from None
 
 
 def download_configuration(name: str) -> Path:
