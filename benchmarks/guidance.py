@@ -30,7 +30,7 @@ from dreamfusion.guidance.execution import Execution
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.reading.prepare import denoiser_of
 from dreamfusion.method.cameras import CameraRange, sample_cameras
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from tiny.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
 
 VIEWS, SIDE = 2, 64

@@ -25,7 +25,7 @@ from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.checkpoints import latest_checkpoint
 from dreamfusion.io.files import write_text
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from dreamfusion.toybox.card import read_log
 from dreamfusion.toybox.hardness import SORTS
 from dreamfusion.toybox.train import UNLIMITED, HeldOut, Trainer, TrainSettings, train, words_to_learn

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from dreamfusion.evaluation import worker
 from dreamfusion.evaluation.geometry import GeometryScore
 from dreamfusion.evaluation.judge import ToyboxJudge
 from dreamfusion.evaluation.prompts import PromptList
+from dreamfusion.experiments import warmstart
+from dreamfusion.experiments.warmstart import WarmStartSettings, first_equal, run_warmstart
 from dreamfusion.fields.nerf import NerfField
 from dreamfusion.guidance.analytic import AnalyticGuidance
 from dreamfusion.guidance.base import Embeddings
@@ -215,6 +218,46 @@ def test_evaluation_tells_seen_from_held_out(trained: Path, tmp_path: Path, monk
     assert "| held out | 1 |" in (tmp_path / "amortized.md").read_text()
 
 
+def test_a_warm_start_is_watched_and_compared(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(warmstart, "VIEW_SIZE", 8)
+    score = GeometryScore(0.5, 0.4, 1.0, 0.1, 10.0)
+    monkeypatch.setattr(warmstart, "score_geometry", lambda field, toy, smoothing: score)
+    changes = {name: CHANGES[name] for name in ("views", "resolution", "device", "loss")} | {"collapse_check": 0.0}
+    settings = WarmStartSettings((VOCABULARY.pairs(new=True)[0],), trained, steps=3, every=2)
+    looked: dict[bool, torch.Tensor] = {}
+    original = warmstart._look
+
+    def look(state, config, prompt, *rest):
+        found = original(state, config, prompt, *rest)
+        looked[state.scene.config.nerf.hidden_width == 8] = state.scene.field.table.detach().clone()
+        return found
+
+    monkeypatch.setattr(warmstart, "_look", look)
+    found = run_warmstart(tmp_path / "a", settings, Reader(), ToyboxJudge(), changes=changes)
+    for outcome in found.outcomes.values():
+        assert [name for name in outcome.figures if name.startswith("iou")] == ["iou at 0", "iou at 2", "iou at 3"]
+        assert len(outcome.pictures["views"]) == 3
+    report = (tmp_path / "a" / "warmstart.md").read_text()
+    assert "| 3 | 0.500 | 0.500 |" in report
+    assert "Begun with the soft ball: as good as the end of the ordinary run from step 0 on." in report
+    # Looking changes nothing: runs that are looked at less end with the same parameters.
+    before = dict(looked)
+    run_warmstart(tmp_path / "b", replace(settings, every=100), Reader(), ToyboxJudge(), changes=changes)
+    assert set(before) == {True, False}, "one has the small network's field, the other the preset's"
+    assert all(torch.equal(table, looked[warm]) for warm, table in before.items())
+    beginning = open_amortized(trained).scene(
+        text_features(Reader(), list(settings.prompts))[0], 0, torch.device("cpu")
+    )
+    assert not torch.equal(before[True], beginning.field.table)
+
+
+def test_the_first_step_of_equal_quality_by_hand():
+    rows = [(0, 0.2, 1.0), (20, 0.79, 0.99), (40, 0.7, 1.0), (60, 0.785, 0.98), (80, 0.9, 1.0)]
+    curve = {step: {"iou": overlap, "right": right} for step, overlap, right in rows}
+    assert first_equal(curve, {"iou": 0.8, "right": 1.0}) == 60, "at 40 it was worse again"
+    assert first_equal(curve, {"iou": 0.93, "right": 1.0}) is None
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +276,10 @@ def test_what_cannot_be_made_at_once_is_refused(trained: Path, tmp_path: Path):
         at_once("a red mushroom", tmp_path, "default", None, {}, nothing, print)
     with pytest.raises(DreamFusionError, match="leave out --resume"):
         at_once("a red mushroom", trained, "default", None, {}, {"resume": tmp_path}, print)
+    with pytest.raises(DreamFusionError, match="--prompts: 'a blue car' is none of the pairs"):
+        run_warmstart(tmp_path / "w", WarmStartSettings(("a blue car",), trained), Reader(), ToyboxJudge())
+    with pytest.raises(DreamFusionError, match="--every must be at least 1"):
+        WarmStartSettings(("a blue mushroom",), trained, every=0).check()
     with pytest.raises(DreamFusionError, match="--instant needs a prompt"):
         at_once(None, trained, "default", None, {}, nothing, print)
     copy = tmp_path / "copy"

@@ -23,7 +23,7 @@ from dreamfusion.method.optimize import optimize
 from dreamfusion.method.state import State
 from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import refine
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
 from support.linear import LinearGuidance, ask, problem
 from support.worlds import SHORT, toy_prior

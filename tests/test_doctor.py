@@ -12,7 +12,7 @@ from dreamfusion.app.cli import main
 from dreamfusion.app.doctor import Check, print_report, report
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.reading.counting import count_parameters
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from dreamfusion.toybox.model import build_text_encoder, build_tokenizer
 from support.families import save_if_of, save_sd
 

@@ -6,7 +6,7 @@ import torch
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Embeddings
 from dreamfusion.guidance.names import STABLE_DIFFUSION, model_named
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 
 TOLD = Embeddings(
     torch.tensor([[[1.0], [2.0], [3.0]], [[5.0], [6.0], [7.0]]]),

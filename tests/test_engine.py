@@ -53,7 +53,7 @@ def same_answers(model: Path, folder: Path, size: int | None) -> None:
         assert (expected[0] - expected[1]).abs().max() > 1e-3, "the answers must depend on the input"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["if", "sd", "sdxl", "flux"])  # sd3 below
 def test_an_engine_answers_as_its_model_does(name, tmp_path):
     model, folder = compiled(name, tmp_path)
@@ -112,7 +112,7 @@ def test_the_numbers_of_an_engine_are_those_it_was_compiled_in(sd3):
     answers(half)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_in_float16(tmp_path):
     model = save_pipeline(tmp_path / "model")
     folder = compile_prior(model, tmp_path / "engine", dtype=torch.float16)
@@ -122,7 +122,7 @@ def test_weights_in_float16(tmp_path):
         assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nemos_padding_of_the_text_is_kept(tmp_path):
     weights = compvis_weights(tiny_models())
     file = write_nemo(tmp_path / "sd.nemo", nemo_config(), nemo_weights(weights))

@@ -20,6 +20,7 @@ from dreamfusion.evaluation.evaluate import (
     from_json,
     judge_views,
     summarize,
+    threads_each,
     to_json,
     without_unclear_backs,
 )
@@ -375,6 +376,14 @@ def test_reports_come_from_the_json_alone(tmp_path: Path):
 
 # Whole evaluations, with real processes
 
+
+def test_runs_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dreamfusion.evaluation.evaluate.usable_cores", lambda: 8)
+    assert [threads_each(jobs, {}) for jobs in (1, 3, 16)] == [8, 2, 1]
+    assert threads_each(2, {"OMP_NUM_THREADS": "1"}) == 1, "what the user asks for holds"
+    assert threads_each(2, {"OMP_NUM_THREADS": "2,1"}) == 4, "a list, one number per level of nesting"
+
+
 TINY = {"steps": 2, "views": 1, "resolution": 16, "device": "cpu"}
 
 
@@ -421,7 +430,7 @@ def test_a_small_evaluation_resumes_and_counts_failures(tmp_path: Path, tiny_jud
     assert third.records[1].error is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_ablation(tmp_path: Path, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch):
     prompts = PromptList({"a red mushroom": Toy("mushroom", "red")})
     two = {name: ablation.COMPONENTS[name] for name in ("base", "+ textureless")}

@@ -18,7 +18,7 @@ from dreamfusion.guidance.reading import hub
 from dreamfusion.guidance.reading.prepare import set_precision
 from dreamfusion.runs import generate as run
 from dreamfusion.runs.generate import generate
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from support.answers import answers, assert_same, save_tiny
 from support.families import SIZE, save_flux, save_sd, save_sd3, save_sdxl
 from support.hub import ReadTimeoutError

@@ -129,7 +129,7 @@ def test_every_family(gradients, family):
     assert min(gradients(family)) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_engine_takes_the_steps_of_its_model(gradients):
     assert gradients("engine") == pytest.approx(gradients("sd1"), rel=1e-2)
 

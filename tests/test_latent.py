@@ -31,7 +31,7 @@ from dreamfusion.method.prompts import view_prompts
 from dreamfusion.method.state import State
 from dreamfusion.runs import generate as run
 from dreamfusion.runs.generate import generate
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from support.families import original_layout, save_single_file
 from support.linear import ask
 from support.pixel import save_pipeline

@@ -144,7 +144,7 @@ def test_no_other_class_is_loaded(foreign: list[str], folder: Path, tmp_path: Pa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_network_gives_the_same(folder: Path, tmp_path: Path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -24,7 +24,7 @@ from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.io.files import TABLE_BEGIN, TABLE_END
 from dreamfusion.method.cameras import fixed_cameras
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from dreamfusion.toybox.scores import score_tables
 from dreamfusion.toybox.world import Toy, is_held_out
 

@@ -30,7 +30,7 @@ from dreamfusion.runs.generate import generate
 from dreamfusion.runs.refine import refine
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from support.worlds import SHORT, toy_prior
 
 # A run in another process, with the analytic prior, that can be killed.

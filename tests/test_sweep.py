@@ -346,7 +346,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ray.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_started_again_and_ends_with_the_same_bits(
     small: None, cluster: Path, tmp_path: Path
 ):
@@ -378,7 +378,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
         subprocess.run([script, "stop", str(folder)], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jobs_that_are_signalled_or_killed_end_with_the_same_bits(small: None, slurm: None, tmp_path: Path):
     """On two nodes: the first is warned before its limit and requeued, the second dies and is submitted anew."""
     plan = small_plan(MUSHROOM, CAR)

@@ -344,7 +344,7 @@ def test_codes_by_hand():
     assert full.gt(0).nonzero().flatten().tolist() == [19, 29, 32, 35, 36, 49]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_text_encoder_learns_to_tell_attributes_apart():
     torch.manual_seed(0)
     pipe = build_pipeline(16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import psutil
 import torch
 
@@ -30,3 +32,9 @@ def pick_device(name: str = "auto") -> torch.device:
 def free_memory(device: torch.device) -> int:
     """Return the bytes that are free: of a GPU, or of this machine."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use, which a container or a cluster's job may have fewer of."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

@@ -1,9 +1,14 @@
-"""Numbers that several places share: how finished objects are looked at, and how fine their meshes are.
+"""What several places share: how finished objects are looked at, how fine their meshes are, where the prior lies.
 
 They stand here once, below everything else, because the configuration must not import torch to know them.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+
+EMBEDDED_PRIOR = Path(__file__).parent / "toybox" / "prior"
+"""Folder of the prior that ships with the package."""
 
 ORBIT_RADIUS = 2.7
 """Distance of the cameras of finished pictures from the centre, in world units."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dreamfusion.app.cli import main
 from dreamfusion.io.checkpoints import list_checkpoints
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from faults.forked import Outcome, run
 
 GOOD = {0, 1, 2, 128 + signal.SIGTERM}

@@ -25,7 +25,7 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.execution import Precision
 from dreamfusion.guidance.reading.counting import known_parameters
 from dreamfusion.io.files import free_disk_bytes
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 
 Status = Literal["ok", "warn", "fail"]
 

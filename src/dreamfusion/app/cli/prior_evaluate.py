@@ -35,7 +35,7 @@ def prior_evaluate(
     from dreamfusion.evaluation.judge import TOYBOX_JUDGE, ToyboxJudge
     from dreamfusion.evaluation.prior import QUICK, PriorTrial, evaluate_prior, write_scores
     from dreamfusion.guidance.pixel import PixelGuidance
-    from dreamfusion.toybox import EMBEDDED_PRIOR
+    from dreamfusion.standard import EMBEDDED_PRIOR
     from dreamfusion.toybox.scores import score_tables
 
     folder, chosen = Path(model or EMBEDDED_PRIOR), pick_device(device)
