@@ -13,7 +13,7 @@ from dreamfusion.evaluation.reading import shown, words_of
 from dreamfusion.evaluation.training import targets
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.method.shading import Lights
-from dreamfusion.toybox import EMBEDDED_PRIOR
+from dreamfusion.standard import EMBEDDED_PRIOR
 from dreamfusion.toybox.captions import PHRASINGS, caption, parse_toy, vocabulary
 from dreamfusion.toybox.data import ToyboxData
 from dreamfusion.toybox.kinds import ALL_KINDS, KINDS, SURFACES
@@ -31,6 +31,7 @@ from dreamfusion.toybox.world import (
     finish_held_out,
     is_held_out,
     placed,
+    prior_world,
     together_held_out,
     trim_held_out,
     world_known,
@@ -68,6 +69,7 @@ def test_a_prior_knows_what_its_words_say() -> None:
     assert world_known(vocabulary(SMALL)) == SMALL
     assert world_known(vocabulary(WIDE)) == WIDE
     assert world_known(["a", "red", "mushroom"]) is None
+    assert prior_world(str(EMBEDDED_PRIOR)) == prior_world(None) == prior_world("nowhere") == SMALL
     few = world_known({*vocabulary(SMALL), "cat", "tail", "shiny"})
     assert few is not None
     assert few.kinds == (*SMALL.kinds, "cat")

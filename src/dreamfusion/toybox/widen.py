@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from dreamfusion.guidance.camera_token import with_camera
-from dreamfusion.toybox.captions import attributes, attributes_of
+from dreamfusion.toybox.captions import attributes, attributes_of, parts_of
 from dreamfusion.toybox.text import hidden_states, random_words
 from dreamfusion.toybox.world import World
 
 _BATCH = 64
+_LR = 5e-2
 _MEASURED = 768  # captions by which the directions of known words are found
 
 
@@ -74,9 +75,10 @@ def learn_new_words(
         length = lift[: len(pairs)].norm(dim=1)[[i for i, pair in enumerate(pairs) if pair in before]].mean()
         for place, index in enumerate(fresh):
             lift[index] = length * directions[place % len(directions)]
+    _begin_alike(tokenizer, rows, (old, new), fresh_rows)
     rows.requires_grad_(True)
-    optimizer = torch.optim.Adam([rows], lr=2e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-2, total_steps=steps)
+    optimizer = torch.optim.Adam([rows], lr=_LR, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_LR, total_steps=steps)
     errors: list[float] = []
     for _ in range(steps):
         batch = [random_words(choose, new) for _ in range(_BATCH)]
@@ -93,6 +95,21 @@ def learn_new_words(
     rows.requires_grad_(False)
     rows.grad = None
     return sum(errors) / max(1, len(errors))
+
+
+@torch.no_grad()
+def _begin_alike(tokenizer: Any, rows: Tensor, worlds: tuple[World, World], fresh_rows: range) -> None:
+    """Put new kinds in the middle of known ones, and new parts in that of known parts: frozen heads look at those."""
+    sorts = []
+    for world in worlds:
+        parts = {part for kind in world.kinds for part in parts_of(kind, world)}
+        sorts.append(({*world.kinds}, parts - {*world.kinds}))
+    numbers = tokenizer.get_vocab()
+    for known, all_of_it in zip(*sorts, strict=True):
+        middle = rows[[numbers[word] for word in known if numbers[word] < fresh_rows.start]].mean(dim=0)
+        for word in all_of_it:
+            if numbers[word] in fresh_rows:
+                rows[numbers[word]] += middle - rows[: fresh_rows.start].mean(dim=0)
 
 
 def _parts(captions: list[Any]) -> list[list[Any]]:

@@ -7,8 +7,10 @@ one is that of the first priors, and a prior's own words tell which one it knows
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from dreamfusion.toybox.kinds import ALL_KINDS, BODY, KINDS, MATERIALS
@@ -95,6 +97,15 @@ def world_known(words: Collection[str]) -> World | None:
     relations = tuple(name for name in RELATIONS if {*name.split()} <= known)
     finishes = tuple(name for name in FINISHES if name in known)
     return World(kinds, finishes, relations, trims) if kinds else None
+
+
+def prior_world(folder: str | None) -> World:
+    """Return the world that the tokenizer in a prior's folder knows; the small one if there is none such."""
+    try:
+        saved = json.loads((Path(folder or "") / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+        return world_known(saved["model"]["vocab"]) or SMALL
+    except (OSError, ValueError, KeyError, TypeError):
+        return SMALL
 
 
 @dataclass(frozen=True)
