@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -14,12 +14,13 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.additions import lora_and_weight
 from dreamfusion.guidance.families import open_prior
 from dreamfusion.runs.generate import rooted
-from support.families import save_if, save_sd, save_sd3, save_sdxl
+from support.families import save_flux, save_if, save_sd, save_sd3, save_sdxl
 
 LATENT = {
     "sd": (save_sd, StableDiffusionPipeline),
     "sdxl": (save_sdxl, StableDiffusionXLPipeline),
     "sd3": (save_sd3, StableDiffusion3Pipeline),
+    "flux": (save_flux, FluxPipeline),
 }
 
 

@@ -22,6 +22,7 @@ from dreamfusion.guidance.families import open_prior
 from dreamfusion.guidance.latent import StableDiffusion
 from dreamfusion.guidance.reading import ldm_text, nemo_archive, nemo_checkpoint
 from dreamfusion.guidance.reading.ldm_text import PaddedCLIPTextModel
+from dreamfusion.guidance.reading.ldm_unet import build_unet
 from dreamfusion.guidance.reading.nemo_checkpoint import load_ldm_checkpoint, load_nemo
 from support.nemo import (
     ENCODERS,
@@ -224,7 +225,7 @@ def test_sizes_of_the_published_models(tmp_path, unet, parameters):
     config["first_stage_config"]["ddconfig"] |= {"ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
     parsed = nemo_checkpoint.parse_sections(config, tmp_path)
     with init_empty_weights():
-        modules = nemo_checkpoint._build_unet(parsed), nemo_checkpoint._build_vae(parsed, None)
+        modules = build_unet(parsed.unet_config, parsed.image_size), nemo_checkpoint._build_vae(parsed, None)
     assert [sum(p.numel() for p in module.parameters()) for module in modules] == [parameters, 83_653_863]
     assert modules[1].config.sample_size == 64
 

@@ -170,7 +170,7 @@ def test_every_preset_takes_steps(name: str):
     """Small pictures and tables, and a prior without latents; all else is the preset's."""
     small = {
         "steps": 2,
-        "views": 1,
+        "views": build_config(name, {"prompt": "a"}).cameras.set_size,
         "resolution": 8,
         "scene": {"nerf": {"grid": {"log2_size": 10}}, "occupancy_resolution": 16, "step_length": 0.05},
         "shading": {"latent": 0, "albedo_probability": {"from": 0.0}},

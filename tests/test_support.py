@@ -37,7 +37,10 @@ def test_a_few_cells_by_hand():
     assert table["`guidance.prompt_weighting`"]["`StableDiffusion3Pipeline`"] == "no"
     assert table["`shading.latent`"]["`StableDiffusionPipeline`"] == "with 4 latent channels"
     assert table["`shading.latent`"]["`IFPipeline`"] == "no"
-    assert table["`.nemo`, or original names with their YAML"]["`StableDiffusionXLPipeline`"] == "no"
+    assert table["`.nemo`"]["`StableDiffusionXLPipeline`"] == "no"
+    assert table["original names with their YAML"]["`MVDreamPipeline`"] == "yes"
+    assert table["`guidance compile`"]["`MVDreamPipeline`"] == "no"
+    assert table["`loss.kind: vsd`"]["`MVDreamPipeline`"] == "yes"
 
 
 def test_a_document_without_a_place_for_it(tmp_path):

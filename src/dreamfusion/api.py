@@ -49,6 +49,8 @@ def generate(
     device: str | None = None,
     guidance: PriorName | Guidance | None = None,
     model: PathOrText | None = None,
+    image: PathOrText | None = None,
+    ip_adapter: PathOrText | None = None,
     lora: Sequence[str] | None = None,
     embedding: Sequence[str] | None = None,
     guidance_scale: float | None = None,
@@ -75,6 +77,8 @@ def generate(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         guidance: "toybox" (the embedded prior), "sd", "diffusers", or a prior of your own.
         model: a diffusers pipeline as a folder, a file or a hub name.
+        image: picture of the object, for a model that is shown one (Zero-1-to-3) or an IP-Adapter.
+        ip_adapter: file of an IP-Adapter, which shows the picture to Stable Diffusion 1, 2 or XL.
         lora: LoRA files to add to the model, each "FILE" or "FILE:WEIGHT".
         embedding: files of textual inversions, each one more word for the prompt.
         guidance_scale: the s of eps_uncond + s (eps_text - eps_uncond).
@@ -99,7 +103,8 @@ def generate(
     quiet_libraries()
     from dreamfusion.runs.generate import generate as run
 
-    own_prior, prior = _prior(guidance, model, loras=lora, embeddings=embedding)
+    shown = {"image": _text(image), "ip_adapter": _text(ip_adapter)}
+    own_prior, prior = _prior(guidance, model, **shown, loras=lora, embeddings=embedding)
     prior |= _given(guidance_scale=guidance_scale, negative_prompt=negative_prompt, perp_neg=perp_neg)
     kind = loss if isinstance(loss, str) else None
     file, changes = _settings(config, steps=steps, seed=seed, device=device, guidance=prior, loss=_given(kind=kind))
@@ -144,6 +149,9 @@ def refine(
     device: str | None = None,
     guidance: PriorName | Guidance | None = None,
     model: PathOrText | None = None,
+    image: PathOrText | None = None,
+    ip_adapter: PathOrText | None = None,
+    controlnet: PathOrText | None = None,
     lora: Sequence[str] | None = None,
     embedding: Sequence[str] | None = None,
     config: Settings | None = None,
@@ -169,6 +177,9 @@ def refine(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         guidance: as for `generate`; by default the run's.
         model: as for `generate`.
+        image: as for `generate`; by default the run's.
+        ip_adapter: as for `generate`; by default the run's.
+        controlnet: folder or hub name of a ControlNet, which is shown the mesh's normals.
         lora: as for `generate`; by default the run's.
         embedding: as for `generate`; by default the run's.
         config: any other settings, as for `generate`.
@@ -185,7 +196,8 @@ def refine(
     quiet_libraries()
     from dreamfusion.runs.refine import refine as start
 
-    own_prior, prior = _prior(guidance, model, loras=lora, embeddings=embedding)
+    shown = {"image": _text(image), "ip_adapter": _text(ip_adapter), "controlnet": _text(controlnet)}
+    own_prior, prior = _prior(guidance, model, **shown, loras=lora, embeddings=embedding)
     file, changes = _settings(
         config, prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior
     )
@@ -567,13 +579,17 @@ def _path(path: PathOrText | None) -> Path | None:
     return None if path is None else Path(path)
 
 
+def _text(path: PathOrText | None) -> str | None:
+    return None if path is None else str(path)
+
+
 def _several(value: Any) -> Any:
     """Return a single number or word as a sequence of one."""
     return (value,) if isinstance(value, (int, float, str)) else value
 
 
 def _prior(
-    guidance: PriorName | Guidance | None, model: PathOrText | None, **added: Sequence[str] | None
+    guidance: PriorName | Guidance | None, model: PathOrText | None, **added: str | Sequence[str] | None
 ) -> tuple[Guidance | None, dict[str, Any]]:
     """Return a prior that is loaded already, if one was given, and the settings of the one to load."""
     if guidance is not None and not isinstance(guidance, str):

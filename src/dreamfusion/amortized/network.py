@@ -79,7 +79,7 @@ def text_features(prior: Guidance, prompts: list[str]) -> Tensor:
     That is the mean of its tokens, less that of the empty prompt: only what the words say. A camera's token, if the
     prior has one, comes last and is left out.
     """
-    last = -1 if prior.knows_cameras else None
+    last = -1 if prior.knows_cameras and not prior.needs_cameras else None
     means = prior.embed([*prompts, ""]).tokens[:, :last].mean(dim=1)
     said = means[:-1] - means[-1]
     return nn.functional.normalize(said, dim=-1) * said.shape[-1] ** 0.5

@@ -16,7 +16,7 @@ from dreamfusion.config.fields import (
     TetrahedraConfig,
 )
 from dreamfusion.config.files import load_config, read_yaml, save_config
-from dreamfusion.config.guidance import GuidanceConfig, GuidanceKind, ViewMode, ViewTexts, Weighting
+from dreamfusion.config.guidance import GuidanceConfig, GuidanceKind, ShapeShown, ViewMode, ViewTexts, Weighting
 from dreamfusion.config.loss import LossConfig, LossKind
 from dreamfusion.config.optim import DecayForm, OptimConfig, OptimizerName
 from dreamfusion.config.parse import parse_config
@@ -62,6 +62,7 @@ __all__ = [
     "Section",
     "Shading",
     "ShadingConfig",
+    "ShapeShown",
     "TetrahedraConfig",
     "ViewMode",
     "ViewTexts",

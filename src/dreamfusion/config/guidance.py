@@ -13,6 +13,7 @@ from dreamfusion.config.section import Count, Fraction, NonNegative, Section, wr
 GuidanceKind = Literal["toybox", "sd", "diffusers"]
 ViewMode = Literal["nearest", "interpolated"]
 Weighting = Literal["sds", "uniform", "fantasia3d", "ism"]
+ShapeShown = Literal["normals", "depth"]
 Angle = Annotated[float, Field(ge=0, le=180)]
 
 
@@ -55,6 +56,26 @@ class GuidanceConfig(Section):
     """LoRAs to add to the model, FILE or FILE:WEIGHT each"""
     embeddings: tuple[str, ...] = ()
     """files of textual inversions, each one more word for prompts"""
+    image: str | None = None
+    """picture of the object from its front, for a prior that is shown one (Zero-1-to-3): with a transparent background,
+    or any if rembg is installed"""
+    image_elevation_deg: Annotated[float, Field(ge=-90, le=90)] = 0.0
+    """height of the picture's camera, in degrees above the horizon"""
+    image_distance: Annotated[float, Field(gt=0)] = 2.5
+    """distance of the picture's camera from the object, in world units, with the views' focal length"""
+    image_fourth: Literal["auto", "distance", "elevation"] = "auto"
+    """the last of Zero-1-to-3's numbers of a view: distance, how much farther away it is; elevation, the picture's, as
+    Stable Zero123 has it; auto: by whether the model's name holds stable"""
+    ip_adapter: str | None = None
+    """file of an IP-Adapter, its folder image_encoder beside it, which shows image to Stable Diffusion 1, 2 or XL"""
+    ip_adapter_scale: NonNegative = 0.6
+    """how strongly the IP-Adapter's picture counts beside the words"""
+    controlnet: str | None = None
+    """folder or hub name of a ControlNet for Stable Diffusion 1, 2 or XL, which is shown the object's shape"""
+    controlnet_shows: ShapeShown = "normals"
+    """what it is shown: normals (red is left, green is up, blue is towards the camera) or depth (near is white)"""
+    controlnet_scale: NonNegative = 1.0
+    """what its answer is multiplied by"""
     image_size: Count | None = None
     """side of the pictures shown to a latent prior (null: the model's own); smaller ones need less memory"""
     guidance_scale: NonNegative = 3.0
@@ -92,6 +113,8 @@ class GuidanceConfig(Section):
     def _check(self) -> GuidanceConfig:
         if self.kind == "diffusers" and not self.model:
             raise wrong("model", "guidance 'diffusers' needs a model: give --model FOLDER_OR_HUB_NAME")
+        if self.ip_adapter is not None and self.image is None:
+            raise wrong("ip_adapter", "an IP-Adapter shows a picture: give --image FILE")
         if any(self.t_min.at(share / 100) > self.t_max.at(share / 100) for share in range(101)):
             raise wrong("t_min", "t_min must never be above t_max")
         return self

@@ -39,6 +39,7 @@ Preset = Literal[
     "prolificdreamer",
     "luciddreamer",
     "hifa",
+    "mvdream",
 ]
 TUNED: tuple[Preset, ...] = ("quick", "default", "high")
 """Presets for the embedded prior; the others want a large model, and a GPU."""
@@ -265,6 +266,55 @@ _CHANGES: dict[Preset, dict[str, Any]] = {
             "shading": {"albedo_probability": 1, "textureless_probability": 0},
             "loss": {"kind": "ism"},
             "cameras": {"elevation_max_deg": 45.0},
+        },
+    ),
+    # MVDream's own (arXiv 2308.16512, MVDream-threestudio), whose scene has radius 1, as ours.
+    "mvdream": merged(
+        _THREESTUDIO,
+        {
+            "views": 8,
+            "resolution": {"start": 64, "end": 256, "from": 0.5, "until": 0.5, "curve": "step"},
+            "guidance": {
+                "kind": "diffusers",
+                "model": "ashawkey/mvdream-sd2.1-diffusers",
+                "guidance_scale": 50.0,
+                "precision": "fp16",
+                "rescale": 0.5,
+                "weighting": "ism",  # z - z_hat, of its loss on the reconstruction
+                "t_min": {"start": 0.98, "end": 0.02, "from": 0.0, "until": 0.8, "curve": "linear"},
+                "t_max": {"start": 0.98, "end": 0.5, "from": 0.0, "until": 0.8, "curve": "linear"},
+                "view_texts": {"front": "", "side": "", "back": "", "overhead": ""},
+                "negative_prompt": (
+                    "ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, "
+                    "cropped, lowres, low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, "
+                    "deformed, dehydrated, bad proportions"
+                ),
+            },
+            "scene": {
+                "nerf": {
+                    "grid": {"levels_used": None},
+                    "blob_density": 10.0,
+                    "blob_std": 0.5,
+                    "normal_method": "forward",  # only pictures for people have normals
+                },
+                "step_length": 0.00677,
+            },
+            "shading": {"albedo_probability": 1, "textureless_probability": 0},
+            "loss": {"opacity": 0.0, "orientation": 0.0, "orientation_of_albedo": False},
+            "optim": {"network_lr": 0.001},
+            "cameras": {
+                "set_size": 4,
+                "radius_min": 0.8,  # of the distance at which a unit fills the picture
+                "radius_max": 1.0,
+                "radius_by_focal": True,
+                "fov_min_deg": 15.0,
+                "fov_max_deg": 60.0,
+                "elevation_min_deg": 0.0,
+                "elevation_max_deg": 30.0,
+                "position_noise": 0.0,
+                "look_at_noise": 0.0,
+                "up_noise": 0.0,
+            },
         },
     ),
     "threestudio-if": merged(

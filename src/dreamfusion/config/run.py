@@ -67,7 +67,14 @@ class Config(Section):
     def _check(self) -> Config:
         if self.scene.renderer != "proposal" and self.loss.distortion > 0:
             raise wrong("loss.distortion", "loss.distortion is for scene.renderer 'proposal'")
+        if self.views % self.cameras.set_size:
+            raise wrong("views", f"views must be a multiple of cameras.set_size, which is {self.cameras.set_size}")
         return self
+
+    @property
+    def sets(self) -> int:
+        """How many sets of cameras a step draws; as many as views unless the prior judges several at once."""
+        return self.views // self.cameras.set_size
 
     @property
     def prompts(self) -> dict[int, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from dreamfusion.config.section import Fraction, NonNegative, Positive, Section, wrong
+from dreamfusion.config.section import Count, Fraction, NonNegative, Positive, Section, wrong
 
 Elevation = Annotated[float, Field(ge=-90, le=90)]
 FieldOfView = Annotated[float, Field(gt=0, lt=180)]
@@ -47,6 +47,11 @@ class CameraRange(Section):
     """standard deviation of the point looked at, along each axis (paper: A.2)"""
     up_noise: NonNegative = 0.02
     """standard deviation of the up vector, along each axis (paper: A.2)"""
+    set_size: Count = 1
+    """cameras drawn as a set: spread evenly over the azimuths, and alike in all else, shading and diffusion time
+    included; views is a multiple of it (MVDream: 4)"""
+    radius_by_focal: bool = False
+    """whether the distance is multiplied by twice the focal length, so that the object appears at one size (MVDream)"""
     fov_min_deg: FieldOfView | None = None
     """least field of view in degrees; with fov_max_deg it takes the focal length's place, uniform in angle"""
     fov_max_deg: FieldOfView | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -62,6 +63,21 @@ class Asked:
     def plain(self, z_t: Float[Tensor, " B *z"], t: Int[Tensor, " B"]) -> Float[Tensor, " B *z"]:
         """Return eps_hat(z_t, t, empty) [B, ...]: what the prior says without any words and without guidance."""
         return self.prior.predict_noise(z_t, t, self.negative if self.empty is None else self.empty)
+
+    def with_texts(self, change: Callable[[Embeddings], Embeddings]) -> Asked:
+        """Return the same with every text changed."""
+        negatives = self.negatives
+        if negatives is not None:
+            negatives = replace(negatives, texts=tuple(map(change, negatives.texts)))
+        bare, empty = (None if text is None else change(text) for text in (self.bare, self.empty))
+        return replace(
+            self,
+            positive=change(self.positive),
+            negative=change(self.negative),
+            negatives=negatives,
+            bare=bare,
+            empty=empty,
+        )
 
     @property
     def told(self) -> Embeddings:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dreamfusion.config import ShapeShown
 from dreamfusion.method.cameras import Cameras
 
 
@@ -26,11 +27,18 @@ class Embeddings:
     ``tokens`` [n, L, D] is one vector per token; ``pooled`` [n, P] is one per prompt, for the priors that take such a
     summary as well (Stable Diffusion XL and 3, Flux), and None for the others. ``mask`` [n, L] is true for the tokens
     that count, for the priors whose denoiser leaves out the padding (PixArt, Sana, Lumina), and None where all count.
+    ``camera`` [n, P] holds the numbers of the camera that each picture is taken with, for the priors that are told them
+    beside the words (`Guidance.told_cameras`), and is None before and for the others. ``picture`` [n, ...] is what of a
+    picture is shown beside each prompt, for the priors that are shown one, and ``shape`` [n, 3, H, W] in [0, 1] a
+    picture of the shape that is there (`Guidance.told_shape`).
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
+    camera: Tensor | None = None
+    picture: Tensor | None = None
+    shape: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -48,6 +56,9 @@ class Embeddings:
             torch.einsum("bn,nld->bld", weights.to(self.tokens), self.tokens),
             None if self.pooled is None else weights.to(self.pooled) @ self.pooled,
             None if self.mask is None else weights.to(self.tokens) @ self.mask.to(self.tokens) > 0,
+            picture=None
+            if self.picture is None
+            else torch.einsum("bn,n...->b...", weights.to(self.picture), self.picture),
         )
 
     def expand(self, count: int) -> Embeddings:
@@ -57,16 +68,21 @@ class Embeddings:
     def followed_by(self, other: Embeddings) -> Embeddings:
         """Return these embeddings and then the others of the same prior, as one batch."""
         return Embeddings(
-            torch.cat([self.tokens, other.tokens]), _both(self.pooled, other.pooled), _both(self.mask, other.mask)
+            torch.cat([self.tokens, other.tokens]),
+            *(_both(getattr(self, name), getattr(other, name)) for name in _BESIDE),
         )
 
     def to(self, dtype: torch.dtype) -> Embeddings:
-        """Return tokens and pooled texts in another number format; the mask has none."""
-        return Embeddings(self.tokens.to(dtype), None if self.pooled is None else self.pooled.to(dtype), self.mask)
+        """Return everything in another number format but the mask, which has none."""
+        return self._each(lambda x: x if x.dtype == torch.bool else x.to(dtype))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Embeddings:
-        pooled, mask = (None if x is None else change(x) for x in (self.pooled, self.mask))
-        return Embeddings(change(self.tokens), pooled, mask)
+        beside = (getattr(self, name) for name in _BESIDE)
+        return Embeddings(change(self.tokens), *(None if x is None else change(x) for x in beside))
+
+
+_BESIDE = ("pooled", "mask", "camera", "picture", "shape")
+"""What embeddings may hold beside the tokens, one row for each of them."""
 
 
 def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
@@ -89,7 +105,9 @@ class Guidance(ABC):
     ``denoiser`` is the network behind `predict_noise`, to which variational score distillation adds adapters
     (`dreamfusion.method.critic`); it is None for a prior in closed form or a compiled engine. ``latent_shape`` is
     that of z for one image, (channels, S, S), and None for a prior whose z is the image itself. ``knows_cameras`` says
-    whether `condition` goes by where a view was taken from, and not by words alone.
+    whether it goes by where a view was taken from, and not by words alone, and ``needs_cameras`` whether it cannot do
+    without. ``together`` is how many views, one after the other in a batch, it judges as one: the same object from
+    cameras that are spread evenly around it. ``shape_shown`` says which picture of the shape `told_shape` wants.
     """
 
     alphas_cumprod: Tensor
@@ -98,6 +116,9 @@ class Guidance(ABC):
     denoiser: nn.Module | None = None
     latent_shape: tuple[int, int, int] | None = None
     knows_cameras: bool = False
+    needs_cameras: bool = False
+    together: int = 1
+    shape_shown: ShapeShown | None = None
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Embeddings:
@@ -166,6 +187,27 @@ class Guidance(ABC):
         section 3.2) and has no use for ``cameras`` (B of them); a prior that knows poses overrides this.
         """
         return views.mix(weights)
+
+    def told_picture(self, texts: Embeddings) -> Embeddings:
+        """Return texts that also show the picture of the object, for a prior that is shown one.
+
+        It is asked of every text that is about the object; the negative and the empty prompt are shown none.
+        """
+        return texts
+
+    def told_cameras(self, texts: Embeddings, cameras: Cameras) -> Embeddings:
+        """Return B embeddings that also hold the numbers of B cameras, for a prior that takes them beside the words.
+
+        Unlike `condition` it is asked of every text, the negative prompt included. Most return them as they are.
+        """
+        return texts
+
+    def told_shape(self, texts: Embeddings, shape: Tensor) -> Embeddings:
+        """Return B embeddings with pictures [B, 3, H, W] of the shape there is, for a prior with a ``shape_shown``.
+
+        It is told of every text, so that guidance goes by the words.
+        """
+        return texts
 
     def told_textureless(self, texts: Embeddings, textureless: Tensor) -> Embeddings:
         """Return B embeddings that also say which of the views [B] are textureless: white shapes under a light.

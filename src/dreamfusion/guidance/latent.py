@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from dreamfusion.errors import DreamFusionError
@@ -34,6 +34,8 @@ class LatentGuidance(PipelineGuidance):
 
     packing: ClassVar[int] = 1
     """latent pixels that the denoiser takes as channels of one"""
+    behind: ClassVar[int] = 0
+    """pictures whose latents the denoiser takes behind z_t, as further channels"""
     clip_tokens: ClassVar[bool] = True
     """whether the tokens begin with CLIP's"""
 
@@ -41,12 +43,16 @@ class LatentGuidance(PipelineGuidance):
     def _vae(self) -> Any:
         return self.pipeline.vae
 
+    @property
+    def _shift(self) -> float:
+        return self._vae.config.get("shift_factor") or 0.0
+
     def _measure(self, model: str | Path, image_size: int | None) -> None:
         scale, channels = self.pipeline.vae_scale_factor, self._vae.config.latent_channels
         self.sample_size = image_size or _native_size(self.pipeline, self._denoiser)
         if self.sample_size % (2 * scale):
             raise DreamFusionError(f"guidance.image_size must be a multiple of {2 * scale} for {model}.")
-        if self._denoiser.config.in_channels != channels * self.packing:
+        if self._denoiser.config.in_channels != channels * (self.packing + self.behind):
             raise DreamFusionError(
                 f"{model} is not a base text-to-image model: its denoiser takes {self._denoiser.config.in_channels} "
                 f"channels and its VAE has {channels}."
@@ -102,6 +108,37 @@ class LatentGuidance(PipelineGuidance):
         """Return the tokenizer of the T5 encoder and how many tokens it reads, if there is one."""
         return None
 
+    def embed(self, prompts: Sequence[str]) -> Embeddings:
+        """Return what the model's text encoders make of n prompts, with what an IP-Adapter sees in nothing."""
+        texts = super().embed(prompts)
+        return texts if self._shown is None else self._with(texts, self._shown[0])
+
+    def told_picture(self, texts: Embeddings) -> Embeddings:
+        """Return the texts with what an IP-Adapter sees in the picture, if there is one."""
+        return texts if self._shown is None else self._with(texts, self._shown[1])
+
+    @staticmethod
+    def _with(texts: Embeddings, seen: Tensor) -> Embeddings:
+        return replace(texts, picture=seen.to(texts.tokens).expand(len(texts), -1, -1))
+
+    def told_shape(self, texts: Embeddings, shape: Tensor) -> Embeddings:
+        """Return the texts with pictures of the shape, if there is a ControlNet to be shown them."""
+        return texts if self._control is None else replace(texts, shape=shape.to(texts.tokens))
+
+    def _ask_unet(self, z_t: Tensor, t: Tensor, embeddings: Embeddings, **added: Tensor) -> Tensor:
+        """Call a UNet of Stable Diffusion with what a ControlNet and an IP-Adapter say; ``added`` is XL's."""
+        extra: dict[str, Any] = {}
+        conditions: dict[str, Any] = dict(added)
+        if self._control is not None and embeddings.shape is not None:
+            control = {"added_cond_kwargs": added} if added else {}
+            shape = embeddings.shape
+            extra |= self._control(z_t, t, embeddings.tokens, shape, self.sample_size, **control)
+        if self._shown is not None:
+            conditions["image_embeds"] = [embeddings.picture]
+        if conditions:
+            extra["added_cond_kwargs"] = conditions
+        return self._denoiser(z_t, t, encoder_hidden_states=embeddings.tokens, return_dict=False, **extra)[0]
+
     def encode(self, image: Tensor) -> Tensor:
         """Return the latents [B, C, S / 8, S / 8] of images resized to the model's sample size; differentiable.
 
@@ -110,9 +147,7 @@ class LatentGuidance(PipelineGuidance):
         self.settle()
         pixels = image_to_z(image, self.sample_size).to(self._vae.dtype)
         output = self._vae.encode(pixels)
-        # A tiny VAE gives latents as they are, scaled already: its own factor is 1.
-        mean = (output.latents if isinstance(self._vae, AutoencoderTiny) else output.latent_dist.mode()).float()
-        return (mean - (self._vae.config.shift_factor or 0.0)) * self._vae.config.scaling_factor
+        return (_mean(output).float() - self._shift) * self._vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -121,8 +156,16 @@ class LatentGuidance(PipelineGuidance):
             raise DreamFusionError("A compiled engine holds no decoder: give the model that it was made of.")
         self.settle()
         config = self._vae.config
-        latents = z / config.scaling_factor + (config.shift_factor or 0.0)
+        latents = z / config.scaling_factor + self._shift
         return z_to_image(self._vae.decode(latents.to(self._vae.dtype)).sample.float())
+
+
+def _mean(output: Any) -> Tensor:
+    """Return the latents that an encoder puts out, of a distribution its mean."""
+    for name in ("latents", "latent"):  # a tiny VAE's, which are scaled already, its own factor being 1, and Sana's
+        if hasattr(output, name):
+            return getattr(output, name)
+    return output.latent_dist.mode()
 
 
 def _native_size(pipeline: Any, denoiser: Any) -> int:
@@ -138,13 +181,15 @@ class StableDiffusion(LatentGuidance):
     parts = (*ONE_ENCODER, "unet", "vae")
     single_file = True
     weighs_words = True
+    original = True
+    takes_additions = True
 
     def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _ = self.pipeline.encode_prompt(texts, self.device, 1, do_classifier_free_guidance=False)
         return Embeddings(tokens)
 
     def _call(self, z_t: Tensor, t: Tensor, embeddings: Embeddings) -> Tensor:
-        return self._denoiser(z_t, t, encoder_hidden_states=embeddings.tokens, return_dict=False)[0]
+        return self._ask_unet(z_t, t, embeddings)
 
 
 class StableDiffusionXL(LatentGuidance):
@@ -158,6 +203,7 @@ class StableDiffusionXL(LatentGuidance):
     parts = (*TWO_ENCODERS, "unet", "vae")
     single_file = True
     weighs_words = True
+    takes_additions = True
 
     def _embed(self, texts: list[str], prompts: list[str]) -> Embeddings:
         tokens, _, pooled, _ = self.pipeline.encode_prompt(texts, device=self.device, do_classifier_free_guidance=False)
@@ -170,7 +216,5 @@ class StableDiffusionXL(LatentGuidance):
         size = self.sample_size
         # Original size, upper left corner of the crop, target size (arXiv 2307.01952, section 2.2).
         time_ids = torch.tensor([[size, size, 0, 0, size, size]], device=z_t.device, dtype=z_t.dtype)
-        added = {"text_embeds": embeddings.pooled, "time_ids": time_ids.expand(len(z_t), -1)}
-        return self._denoiser(
-            z_t, t, encoder_hidden_states=embeddings.tokens, added_cond_kwargs=added, return_dict=False
-        )[0]
+        assert embeddings.pooled is not None, "all that `embed` makes has them"
+        return self._ask_unet(z_t, t, embeddings, text_embeds=embeddings.pooled, time_ids=time_ids.expand(len(z_t), -1))

@@ -17,7 +17,10 @@ from dreamfusion.guidance.additions import add_to
 from dreamfusion.guidance.base import Embeddings, Guidance, per_image
 from dreamfusion.guidance.classifier_free import classifier_free_guidance
 from dreamfusion.guidance.compiled.engine import Engine
+from dreamfusion.guidance.control import Control, ControlNet
 from dreamfusion.guidance.execution import Execution
+from dreamfusion.guidance.ip_adapter import Adapter, add_adapter
+from dreamfusion.guidance.picture import Picture
 from dreamfusion.guidance.predictions import noise_from
 from dreamfusion.guidance.reading.loading import load_pipeline
 from dreamfusion.guidance.reading.prepare import (
@@ -48,8 +51,9 @@ class PipelineGuidance(Guidance):
     the side of the pictures it is shown, by default the model's own. Weights are held and run in ``dtype``, while
     everything returned is float32; ``execution`` holds the switches for memory and speed. With ``prompt_weighting``
     prompts hold weights, for families that ``weighs_words``. ``loras`` (``FILE[:weight]``) and ``embeddings`` (files)
-    are put on top (`dreamfusion.guidance.additions`). Raises DreamFusionError for anything that does not load,
-    is of another family, or has no use for what is given.
+    are put on top (`dreamfusion.guidance.additions`). ``picture`` is for families that are shown one, or for an
+    IP-Adapter (``adapter``); ``control`` is a ControlNet. Raises DreamFusionError for anything that does not load, is
+    of another family, or has no use for what is given.
 
     ``pipeline`` is the pipeline itself, with its parts where they run.
     """
@@ -62,6 +66,22 @@ class PipelineGuidance(Guidance):
     """whether reading it from a single file is tested"""
     weighs_words: ClassVar[bool] = False
     """whether prompts may hold weights (`dreamfusion.guidance.word_weights`)"""
+    original: ClassVar[bool] = False
+    """whether it is read from a checkpoint with the original names and the YAML beside it"""
+    flow: ClassVar[bool] = False
+    """whether it is a rectified flow, where the scheduler that its pipeline asks for does not say so"""
+    checkpoints_vae: ClassVar[bool] = True
+    """whether its VAE, if it has one, can compute activations again for the gradient"""
+    compiles: ClassVar[bool] = True
+    """whether `guidance compile` takes it"""
+    also: ClassVar[tuple[str, ...]] = ()
+    """other names of the family in an index"""
+    takes_picture: ClassVar[bool] = False
+    """whether it is shown a picture of the object"""
+    takes_additions: ClassVar[bool] = False
+    """whether it takes a ControlNet or an IP-Adapter"""
+    pipeline_class: ClassVar[str | None] = None
+    """the class of diffusers' that its parts make up, where ``family`` is none of diffusers'"""
 
     pipeline: Any
 
@@ -77,17 +97,32 @@ class PipelineGuidance(Guidance):
         prompt_weighting: bool = False,
         loras: Sequence[str] = (),
         embeddings: Sequence[str] = (),
+        picture: Picture | None = None,
+        adapter: Adapter | None = None,
+        control: Control | None = None,
     ) -> None:
+        if (adapter or control) and not self.takes_additions:
+            what = "IP-Adapter" if adapter else "ControlNet"
+            raise DreamFusionError(f"The kind of {model}, {self.family}, takes no {what}: leave it out.")
+        if picture is not None and not (self.takes_picture or adapter):
+            raise DreamFusionError(
+                f"The kind of {model}, {self.family}, is shown no picture: leave out --image, or add --ip-adapter."
+            )
         if prompt_weighting:
             self._check_words_may_weigh(model)
         self.pipeline = self.load(model, dtype, variant)
         add_to(self.pipeline, loras, embeddings, model)
+        self._shown = add_adapter(self.pipeline, adapter, picture.file, model) if adapter and picture else None
         if prompt_weighting and isinstance(self.pipeline.text_encoder, Engine):
             raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.prompt_weighting.")
         self.device = torch.device(device)
         self._prompt_weighting, self._released = prompt_weighting, False
         self._denoiser = denoiser_of(self.pipeline)
         self.denoiser = trainable(self._denoiser)
+        if control and self.denoiser is None:
+            raise DreamFusionError(f"{model} is a compiled engine: leave out guidance.controlnet.")
+        self._control = ControlNet(control, self._denoiser, dtype, model) if control else None
+        self.shape_shown = None if control is None else control.shows
         self._measure(model, image_size)
         self._schedule = read_schedule(self.pipeline.scheduler, model, self.device)
         self.alphas_cumprod = self._schedule.alphas_cumprod
@@ -140,6 +175,8 @@ class PipelineGuidance(Guidance):
         """Bring denoiser and VAE to the device, if they are not there yet; whatever asks them does so by itself."""
         if not self._settled:
             self._settle()
+            if self._control is not None:
+                self._control.network.to(self.device)
             self._settled = True
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +208,8 @@ class PipelineGuidance(Guidance):
 
         It is DDIM without noise (arXiv 2010.02502), for a flow Euler's method, over ``steps`` timesteps evenly spaced.
         The noise is drawn on the CPU, so that a seed gives the same images on every device. One prompt is drawn after
-        the other, for memory. A prior that knows cameras may be given one for each prompt.
+        the other, for memory, or as many as the prior judges together. A prior that knows cameras may be given one for
+        each prompt.
         """
         texts = self.embed([negative_prompt, *prompts])
         generator, images = torch.Generator().manual_seed(seed), []
@@ -179,16 +217,19 @@ class PipelineGuidance(Guidance):
         alphas = self.coefficients(torch.arange(len(self.alphas_cumprod), device=self.device))[0]
         last = int((alphas > _LEAST_SIGNAL).nonzero()[-1])  # at pure noise no prediction says what the data are
         times = torch.linspace(last, 0, steps + 1, device=self.device).round().long()
-        for row in range(len(prompts)):
-            text = texts[row + 1 : row + 2]
+        for first in range(0, len(prompts), self.together):
+            rows = slice(first, min(first + self.together, len(prompts)))
+            n = rows.stop - first
+            text, empty = self.told_picture(texts[rows.start + 1 : rows.stop + 1]), texts[:1].expand(n)
             if cameras is not None:
-                text = self.condition(text, torch.ones(1, 1), cameras[row : row + 1])
-            asked = texts[:1].followed_by(text)
-            z = torch.randn(1, *shape, generator=generator).to(self.device)
+                text = self.told_cameras(self.condition(text, torch.eye(n), cameras[rows]), cameras[rows])
+                empty = self.told_cameras(empty, cameras[rows])
+            asked = empty.followed_by(text)
+            z = torch.randn(n, *shape, generator=generator).to(self.device)
             for now, following in itertools.pairwise(times.tolist()):
-                t = torch.tensor([now], device=self.device)
-                eps = self.predict_noise(torch.cat([z, z]), t.expand(2), asked)
-                eps_hat = classifier_free_guidance(eps[:1], eps[1:], guidance_scale)
+                t = torch.full((n,), now, device=self.device)
+                eps_empty, eps_text = self.predict_noise(torch.cat([z, z]), torch.cat([t, t]), asked).chunk(2)
+                eps_hat = classifier_free_guidance(eps_empty, eps_text, guidance_scale)
                 z = self.add_noise(self.predicted_data(z, t, eps_hat), eps_hat, torch.full_like(t, following))
             images.append(self.decode(z))
         return torch.cat(images)

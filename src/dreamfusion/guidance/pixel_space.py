@@ -12,12 +12,16 @@ def image_to_z(image: Float[Tensor, "B 3 H W"], size: int) -> Float[Tensor, "B 3
 
     Larger images are averaged over areas, so that every pixel gets a gradient; smaller ones are interpolated.
     """
-    if image.shape[-2:] != (size, size):
-        if min(image.shape[-2:]) >= size:
-            image = interpolate(image, size=(size, size), mode="area")
-        else:
-            image = interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
-    return 2 * image - 1
+    return 2 * resized(image, size) - 1
+
+
+def resized(image: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C {size} {size}"]:
+    """Return images [B, C, H, W] with side ``size``: larger ones averaged over areas, smaller ones interpolated."""
+    if image.shape[-2:] == (size, size):
+        return image
+    if min(image.shape[-2:]) >= size:
+        return interpolate(image, size=(size, size), mode="area")
+    return interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def z_to_image(z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

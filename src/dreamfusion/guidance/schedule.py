@@ -34,6 +34,8 @@ def read_schedule(scheduler: Any, model: str | Path, device: torch.device) -> Sc
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         return _flow(scheduler, device)
     prediction = scheduler.config.get("prediction_type", "epsilon")
+    if prediction == "flow_prediction" and scheduler.config.get("use_flow_sigmas"):
+        return _shifted_flow(scheduler.config, device)
     if prediction not in PREDICTIONS or not hasattr(scheduler, "alphas_cumprod"):
         raise DreamFusionError(
             f"{model} has a {type(scheduler).__name__} and predicts {prediction}, which is not supported."
@@ -43,5 +45,15 @@ def read_schedule(scheduler: Any, model: str | Path, device: torch.device) -> Sc
 
 
 def _flow(scheduler: Any, device: torch.device) -> Schedule:
-    s = scheduler.sigmas.flip(0).to(device, torch.float32)
+    return _of_levels(scheduler.sigmas.flip(0).to(device, torch.float32))
+
+
+def _shifted_flow(config: Any, device: torch.device) -> Schedule:
+    """Return the flow of a solver made for diffusion, as Sana's: evenly spaced levels, moved by its ``flow_shift``."""
+    steps, shift = config["num_train_timesteps"], config["flow_shift"]
+    s = torch.arange(1, steps + 1, device=device) / steps
+    return _of_levels(shift * s / (1 + (shift - 1) * s))
+
+
+def _of_levels(s: torch.Tensor) -> Schedule:
     return Schedule("flow", (1 - s) ** 2 / ((1 - s) ** 2 + s**2), 1 - s, s)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dreamfusion.config import Config, LossKind
 from dreamfusion.guidance.asked import Asked, Negatives
-from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.prompts import perp_neg_weights, view_prompts, view_weights
 
@@ -29,26 +29,39 @@ class Question:
         self.views, self.negative = embeddings[:4], embeddings[4:5]
         self.more = {name: embeddings[5 + index : 6 + index] for index, name in enumerate(more)}
 
-    def about(self, cameras: Cameras, textureless: Tensor) -> Asked:
-        """Return the prior, asked about what B cameras see; ``textureless`` [B] says which views are shapes alone."""
+    def about(self, cameras: Cameras, textureless: Tensor, shape: Tensor | None = None) -> Asked:
+        """Return the prior, asked about what B cameras see; ``textureless`` [B] says which views are shapes alone.
+
+        ``shape`` [B, 3, H, W] are pictures of the shape for a prior that is shown them (`normals.shape_picture`).
+        """
+        asked = self._about(cameras, textureless)
+        return asked if shape is None else asked.with_texts(lambda texts: self.prior.told_shape(texts, shape))
+
+    def _about(self, cameras: Cameras, textureless: Tensor) -> Asked:
         azimuth, elevation, texts = cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts
         weights = view_weights(azimuth, elevation, self.config.view_mode, texts)
         told = self.config.tell_cameras
         positive = self.prior.condition(self.views, weights, cameras) if told else self.views.mix(weights)
-        # All texts are told, so that guidance goes by the words, and not towards white.
         return Asked(
             self.prior,
-            self.prior.told_textureless(positive, textureless),
-            self.prior.told_textureless(self.negative.expand(len(cameras)), textureless),
+            self._told(positive, cameras, textureless),
+            self._told(self.negative, cameras, textureless, shown=False),
             cameras,
             self._scale,
             self.config.rescale,
             self._other_views(cameras, textureless) if self.config.perp_neg else None,
-            **{
-                name: self.prior.told_textureless(text.expand(len(cameras)), textureless)
-                for name, text in self.more.items()
-            },
+            **{name: self._told(text, cameras, textureless, name != "empty") for name, text in self.more.items()},
         )
+
+    def _told(self, texts: Embeddings, cameras: Cameras, textureless: Tensor, shown: bool = True) -> Embeddings:
+        """Return B of the texts, or the one text B times, with all else that the prior is told of the views.
+
+        All texts are told, so that guidance goes by the words, and not towards white; those about the object are
+        ``shown`` the picture, if there is one.
+        """
+        texts = texts.expand(len(cameras))
+        texts = self.prior.told_textureless(self.prior.told_picture(texts) if shown else texts, textureless)
+        return self.prior.told_cameras(texts, cameras) if self.config.tell_cameras else texts
 
     @property
     def _scale(self) -> float:
@@ -57,7 +70,7 @@ class Question:
 
     def _other_views(self, cameras: Cameras, textureless: Tensor) -> Negatives:
         # By words alone, even for a prior that knows poses: the front and the side are what other cameras see.
-        front, side = (self.views.mix(row[None]).expand(len(cameras)) for row in torch.eye(4)[:2])
+        front, side = (self.views.mix(row[None]) for row in torch.eye(4)[:2])
         weights = perp_neg_weights(cameras.azimuth_deg, cameras.elevation_deg, self.config.view_texts)
-        texts = tuple(self.prior.told_textureless(text, textureless) for text in (front, side))
+        texts = tuple(self._told(text, cameras, textureless) for text in (front, side))
         return Negatives(texts, weights.to(self.prior.device))

@@ -120,9 +120,12 @@ def sample_cameras(count: int, camera_range: CameraRange, generator: torch.Gener
     """Draw ``count`` random cameras as the paper does (section 3.2 step 1 and appendix A.2).
 
     The elevation is uniform in angle with ``uniform_angle_probability``, else uniform in area on the sphere;
-    position, look-at point and up vector are jittered. Azimuth and elevation are those before the jitter.
+    position, look-at point and up vector are jittered. Azimuth and elevation are those before the jitter. With a
+    ``set_size`` above 1 the cameras come in sets of so many, one after the other, whose azimuths are spread evenly and
+    which share everything else; ``count`` is a multiple of it.
     """
-    r = camera_range
+    r, each = camera_range, camera_range.set_size
+    count //= each
     radius = _uniform(r.radius_min, r.radius_max, count, generator)
     azimuth_deg = _uniform(r.azimuth_min_deg, r.azimuth_max_deg, count, generator)
     by_angle = _uniform(r.elevation_min_deg, r.elevation_max_deg, count, generator)
@@ -132,15 +135,28 @@ def sample_cameras(count: int, camera_range: CameraRange, generator: torch.Gener
     pick = torch.rand(count, generator=generator) < r.uniform_angle_probability
     elevation_deg = torch.where(pick, by_angle, by_area)
 
-    position = spherical_position(radius, azimuth_deg, elevation_deg)
-    position = position + r.position_noise * (2 * torch.rand(count, 3, generator=generator) - 1)
+    moved = r.position_noise * (2 * torch.rand(count, 3, generator=generator) - 1)
     target = r.look_at_noise * torch.randn(count, 3, generator=generator)
     up = torch.tensor([0.0, 0.0, 1.0]) + r.up_noise * torch.randn(count, 3, generator=generator)
     if r.fov_min_deg is None or r.fov_max_deg is None:
         focal = _uniform(r.focal_min, r.focal_max, count, generator)
     else:
         focal = focal_of_fov(_uniform(r.fov_min_deg, r.fov_max_deg, count, generator))
+    if r.radius_by_focal:
+        radius = radius * 2 * focal
+    if each > 1:
+        shared = (radius, elevation_deg, moved, target, up, focal)
+        radius, elevation_deg, moved, target, up, focal = (x.repeat_interleave(each, dim=0) for x in shared)
+        azimuth_deg = _spread(azimuth_deg, each, r)
+    position = spherical_position(radius, azimuth_deg, elevation_deg) + moved
     return Cameras(look_at(position, target, up), focal, azimuth_deg, elevation_deg, radius)
+
+
+def _spread(azimuth_deg: Float[Tensor, " B"], each: int, r: CameraRange) -> Float[Tensor, " N"]:
+    """Return B sets of ``each`` azimuths, a share of the range apart; what was drawn says where one begins."""
+    share = (r.azimuth_max_deg - r.azimuth_min_deg) / each
+    first = r.azimuth_min_deg + (azimuth_deg - r.azimuth_min_deg) / each
+    return (first[:, None] + share * torch.arange(each)).flatten()
 
 
 def focal_of_fov(fov_deg: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

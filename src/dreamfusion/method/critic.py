@@ -80,7 +80,9 @@ class Critic:
         That is how diffusion models are trained, with timesteps drawn evenly from all of them.
         """
         z = z.detach()
-        t = torch.randint(len(self.guidance.alphas_cumprod), (len(z),), generator=self.generator).to(z.device)
+        together = self.guidance.together
+        t = torch.randint(len(self.guidance.alphas_cumprod), (len(z) // together,), generator=self.generator)
+        t = t.repeat_interleave(together).to(z.device)
         noise = torch.randn(z.shape, generator=self.generator).to(z)
         with torch.enable_grad(), self._awake():
             loss = mse_loss(self._predict(self.guidance.add_noise(z, noise, t), t, embeddings, cameras), noise)

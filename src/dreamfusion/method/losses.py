@@ -29,11 +29,12 @@ def timestep_weight(alphas_cumprod: Float[Tensor, "*shape"], weighting: Weightin
 
 
 def sample_timesteps(
-    count: int, t_min: float, t_max: float, num_train_timesteps: int, generator: torch.Generator
+    count: int, t_min: float, t_max: float, num_train_timesteps: int, generator: torch.Generator, each: int = 1
 ) -> Int[Tensor, " {count}"]:
     """Draw timesteps [count], uniform between two fractions of all timesteps, both ends included.
 
-    The paper takes 0.02 and 0.98, to avoid very high and very low noise levels (section 3.2, step 3).
+    The paper takes 0.02 and 0.98, to avoid very high and very low noise levels (section 3.2, step 3). Every ``each``
+    of them, one after the other, are the same one.
     """
     low, high = (min(round(end * num_train_timesteps), num_train_timesteps - 1) for end in (t_min, t_max))
-    return torch.randint(low, high + 1, (count,), generator=generator)
+    return torch.randint(low, high + 1, (count // each,), generator=generator).repeat_interleave(each)

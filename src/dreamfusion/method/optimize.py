@@ -30,7 +30,7 @@ from dreamfusion.method.distillation import (
     loss_with_gradient,
 )
 from dreamfusion.method.losses import sample_timesteps, timestep_weight
-from dreamfusion.method.normals import check_latent_phase, latent_picture
+from dreamfusion.method.normals import check_latent_phase, latent_picture, shape_picture
 from dreamfusion.method.optimizers import carry_over, learning_rate_factor
 from dreamfusion.method.ranks import ALONE, Ranks, check_shared
 from dreamfusion.method.shading import sample_backdrops, sample_lights
@@ -71,23 +71,27 @@ def sample_shading(count: int, progress: float, config: Config, generator: torch
 
 
 def draw_views(config: Config, progress: float, random: dict[str, torch.Generator]) -> Views:
-    """Draw what a step wants to see: a random camera, light, shading and backdrop for each view."""
-    scene = config.scene
+    """Draw what a step wants to see: a random camera, light, shading and backdrop for each view.
+
+    Views that a prior judges together (``cameras.set_size``) share shading and backdrop.
+    """
+    scene, each = config.scene, config.cameras.set_size
     cameras = sample_cameras(config.views, config.cameras, random["camera"])
     lights = sample_lights(cameras, config.lights, random["light"])
-    shading = sample_shading(config.views, progress, config, random["shading"])
+    shading = [kind for kind in sample_shading(config.sets, progress, config, random["shading"]) for _ in range(each)]
     backdrop = sample_backdrops(
-        config.views,
+        config.sets,
         random["background"],
         scene.background_random_colors,
         ratio=scene.background_random_ratio,
         base=scene.background_color,
-    )
+    ).repeat_interleave(each, dim=0)
     size = round(config.resolution.at(progress))
     rows = max(1, round(size * config.rows_per_column))
     if config.shading.latent.at(progress) > 0:
         return Views(cameras, lights, ["albedo"] * config.views, size, backdrop, with_normals=True, rows=rows)
     with_normals = config.loss.normal_smooth_2d > 0 or config.loss.orientation_of_albedo
+    with_normals |= config.guidance.controlnet is not None
     return Views(cameras, lights, shading, size, backdrop, with_normals=with_normals, rows=rows)
 
 
@@ -176,7 +180,7 @@ def optimize(
     Raises DreamFusionError if that does not help, or the scene collapses to empty or full.
     """
     check_latent_phase(config, guidance)
-    check_shared(ranks, config.views, config.loss.kind)
+    check_shared(ranks, config.sets, config.loss.kind)
     questions = {prompt: Question(guidance, config, prompt) for prompt in config.prompts.values()}
     if release_text_encoders:
         guidance.release_text_encoders()
@@ -191,7 +195,7 @@ def optimize(
             go_back()
             continue
         except Exception as error:
-            most = ranks.most_portions(config.views)
+            most = ranks.most_portions(config.sets)
             if not is_out_of_memory(error) or state.portions >= most:
                 raise
             restore_generators(state.generators, draws)
@@ -229,9 +233,9 @@ def take_step(
     # 1. A random camera, light and timestep for each view.
     all_views = draw_views(config, progress, random)
     t_min, t_max = config.guidance.t_min.at(progress), config.guidance.t_max.at(progress)
-    all_t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"])
-    all_noise = None
-    for part in ranks.portions(config.views, state.portions):  # all in one, unless memory is short
+    each, all_noise = config.cameras.set_size, None
+    all_t = sample_timesteps(config.views, t_min, t_max, len(guidance.alphas_cumprod), random["timestep"], each)
+    for part in ranks.portions(config.views, state.portions, each):  # all in one, unless memory is short
         views = all_views[part]
         share = len(views.cameras) / config.views
         jitter = ranks.jitter(random["jitter"], part, views.size)
@@ -245,17 +249,17 @@ def take_step(
         if all_noise is None:
             all_noise = torch.randn(config.views, *z.shape[1:], generator=random["noise"])
         noise = all_noise[part].to(z)
-        asked = questions[config.prompt_at(state.step)].about(views.cameras, views.textureless)
+        shape = shape_picture(out, views.cameras, guidance)
+        asked = questions[config.prompt_at(state.step)].about(views.cameras, views.textureless, shape)
         said = distill(config, state, asked, z, t, noise) if own is None else Distilled(own(asked, z, t, noise))
         w = timestep_weight(asked.abar(t, like=z), config.guidance.weighting or said.weighting)
         limit = None if config.loss.clip is None else config.loss.clip.at(progress)
         gradient = clipped(w * said.difference, limit)
-        distillation = loss_with_gradient(z, gradient)
 
         # 4. Regularise.
         terms = scene.regularize(out, views, config.loss, progress, jitter)
         terms |= image_terms(config, guidance, out.rgb, z, said, asked.abar(t, like=z), w)
-        loss = share * (config.loss.distillation * distillation + sum(terms.values()))
+        loss = share * (config.loss.distillation * loss_with_gradient(z, gradient) + sum(terms.values()))
         loss.backward()
         figures = {"opacity": out.opacity.mean().item(), "t_max": t_max}
         figures |= distillation_figures(said.difference, gradient) | said.figures

@@ -34,13 +34,16 @@ class Ranks:
     count: int = 1
     local: int = 0
 
-    def portions(self, views: int, parts: int) -> Iterator[slice]:
-        """Yield this process's share of ``views`` in ``parts`` portions, as equal as can be, without empty ones."""
-        first, last = (views * index // self.count for index in (self.index, self.index + 1))
+    def portions(self, views: int, parts: int, together: int = 1) -> Iterator[slice]:
+        """Yield this process's share of ``views`` in ``parts`` portions, as equal as can be, without empty ones.
+
+        Every ``together`` views, one after the other, stay in one portion.
+        """
+        first, last = (views // together * index // self.count for index in (self.index, self.index + 1))
         ends = [first + (last - first) * part // parts for part in range(parts + 1)]
         for start, stop in pairwise(ends):
             if start < stop:
-                yield slice(start, stop)
+                yield slice(start * together, stop * together)
 
     def most_portions(self, views: int) -> int:
         """Return in how many portions this process can take its share of ``views``."""

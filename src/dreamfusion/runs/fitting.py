@@ -1,12 +1,13 @@
-"""What of NeMo's settings this machine and this prior cannot do, and what is done in its place."""
+"""What of the settings this machine and this prior cannot do, and what is done in its place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from dreamfusion.config import Config
+from dreamfusion.config import Config, ViewTexts, merged, parse_config
 from dreamfusion.config.schedule import constant
 from dreamfusion.device import free_memory
 from dreamfusion.errors import DreamFusionError
@@ -56,6 +57,31 @@ def fit_memory(config: Config, device: torch.device, tell: Callable[[str], None]
 
 _WORTH_A_WORD = 2e9
 """Bytes of weights from which on sizes are told."""
+
+
+def fit_views(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:
+    """Return the configuration with cameras in sets for a prior that judges several views together, and tell.
+
+    Words for views are left out unless they were chosen: such a prior is told the camera itself. Raises
+    DreamFusionError if the views of a step do not make whole sets, or if a prior that needs cameras is not told them.
+    """
+    each = guidance.together
+    if guidance.needs_cameras and not config.guidance.tell_cameras:
+        raise DreamFusionError("This prior must be told the cameras: leave guidance.tell_cameras at true.")
+    if config.cameras.set_size == each or each == 1:
+        return config
+    if config.views % each:
+        raise DreamFusionError(
+            f"This prior judges {each} views together: set views, which is {config.views}, to a multiple of {each} in "
+            "a --config file."
+        )
+    changes: dict[str, Any] = {"cameras": {"set_size": each}}
+    if config.guidance.view_texts == ViewTexts():
+        changes["guidance"] = {"view_texts": {"front": "", "side": "", "back": "", "overhead": ""}}
+    tell(
+        f"this prior judges {each} views together and knows their cameras: cameras are drawn in sets (cameras.set_size)"
+    )
+    return parse_config(merged(config.model_dump(mode="json"), changes))
 
 
 def fit_prior(config: Config, guidance: Guidance, tell: Callable[[str], None]) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -18,8 +19,11 @@ from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.additions import lora_and_weight
 from dreamfusion.guidance.base import Guidance
+from dreamfusion.guidance.control import Control
 from dreamfusion.guidance.families import open_prior
+from dreamfusion.guidance.ip_adapter import Adapter
 from dreamfusion.guidance.names import model_named
+from dreamfusion.guidance.picture import Picture
 from dreamfusion.guidance.reading.prepare import set_precision
 from dreamfusion.guidance.reading.problems import is_out_of_memory
 from dreamfusion.guidance.word_weights import check_marks
@@ -43,7 +47,8 @@ from dreamfusion.method.ranks import ALONE, LostError, Ranks, check_shared
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage
 from dreamfusion.runs.control import Requests
-from dreamfusion.runs.fitting import fit_device, fit_memory, fit_prior
+from dreamfusion.runs.fitting import fit_device, fit_memory, fit_prior, fit_views
+from dreamfusion.runs.missing import tell_missing
 from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
 from dreamfusion.runs.sharing import send_state
 from dreamfusion.runs.watching import Watch, require_log, watching
@@ -102,6 +107,7 @@ def generate(
             state = open_state(folder, config, device)
             if config.steps < state.step:
                 raise DreamFusionError(f"{folder} is {state.step} steps old already: --steps must be at least that.")
+            tell_missing(folder, config, state.step, on_note or _logger.warning)
             guidance = guidance_model or load_guidance(config, device)
             _truncate_metrics(folder / "metrics.jsonl", state.step)
             with same_threads(latest_checkpoint(folder / "checkpoints")):
@@ -117,7 +123,7 @@ def generate(
                     on_step=on_step,
                     ranks=ranks,
                 )
-    given = {} if prompt is None else {"prompt": validate_prompt(prompt)}
+    given = _given_words(prompt, changes, named=config_file is None and nemo_config is None)
     tell = on_note or (lambda line: None)
     nemo = None if nemo_config is None else read_stage(Path(nemo_config), nemo_overrides, preset, tell, mesh=False)
     config = build_config(preset, given | changes, config_file, base=nemo)
@@ -132,18 +138,17 @@ def generate(
         config = fit_prior(config, guidance, tell)
     elif config.guidance.kind != "toybox" and preset in TUNED:
         _advise(config, guidance, preset, tell)
-    config = rooted(config)
+    config = rooted(fit_views(config, guidance, tell))
     check_suits(guidance, config)
     config = as_read(config, guidance, tell)
     state = State.fresh(config, device)
-    own = guidance_model is None
     with new_folder(RUNS / slugify(config.prompt), output) as folder:
         return carry_out(
             config,
             guidance,
             state,
             folder,
-            own_prior=own,
+            own_prior=guidance_model is None,
             loss_function=loss_function,
             assets=assets,
             on_start=on_start,
@@ -171,7 +176,7 @@ def carry_out(
     prior that the caller brought along may be asked about other prompts later, so it stays whole.
     Raises `Stopped` if a signal or a request ends it, after a checkpoint.
     """
-    check_shared(ranks, config.views, config.loss.kind)
+    check_shared(ranks, config.sets, config.loss.kind)
     result = Result(folder, config, state.scene)
     refuse_foreign_files(folder / "preview.png", *result.files)
     save_config(config, folder / "config.yaml")
@@ -214,26 +219,51 @@ def carry_out(
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:
     """Load the configured prior; DreamFusionError if it cannot be loaded or does not know the prompt's words."""
+    g = config.guidance
     guidance = open_prior(
-        model_named(config.guidance.kind, config.guidance.model),
+        model_named(g.kind, g.model),
         device=device,
-        dtype=set_precision(config.guidance.precision, device),
-        image_size=config.guidance.image_size,
-        execution=config.guidance.execution,
-        prompt_weighting=config.guidance.prompt_weighting,
-        loras=config.guidance.loras,
-        embeddings=config.guidance.embeddings,
+        dtype=set_precision(g.precision, device),
+        image_size=g.image_size,
+        execution=g.execution,
+        prompt_weighting=g.prompt_weighting,
+        loras=g.loras,
+        embeddings=g.embeddings,
+        picture=_picture_of(config),
+        adapter=Adapter(Path(g.ip_adapter), g.ip_adapter_scale) if g.ip_adapter else None,
+        control=Control(g.controlnet, g.controlnet_shows, g.controlnet_scale) if g.controlnet else None,
     )
+    if guidance.takes_picture and config.guidance.image is None:
+        raise DreamFusionError("This prior is shown a picture of the object: give --image FILE.")
     _check_words(guidance, config)
     return guidance
+
+
+def _given_words(prompt: str | None, changes: dict[str, Any], *, named: bool) -> dict[str, str]:
+    """Return the prompt to change, or if it is to be ``named``, the words of the file's name for a picture alone."""
+    image = (changes.get("guidance") or {}).get("image")
+    if prompt is None and named and image is not None and "prompt" not in changes:
+        prompt = re.sub(r"[\W_]+", " ", Path(image).stem)
+    return {} if prompt is None else {"prompt": validate_prompt(prompt)}
+
+
+def _picture_of(config: Config) -> Picture | None:
+    g = config.guidance
+    if g.image is None:
+        return None
+    return Picture(Path(g.image), g.image_elevation_deg, g.image_distance, g.image_fourth)
 
 
 def _advise(config: Config, guidance: Guidance, preset: Preset, tell: Callable[[str], None]) -> None:
     """Tell of the presets for large models where one that was tuned to the embedded prior is left as it is."""
     tuned = build_config(preset, {"prompt": config.prompt}).guidance.guidance_scale
-    # A prior that knows cameras was trained as the embedded one is.
-    if config.guidance.guidance_scale == tuned and not guidance.knows_cameras:
+    if guidance.needs_cameras and guidance.together == 1:  # the picture's, whose usual scale is that of these presets
+        return
+    # A prior on pixels that knows cameras was trained as the embedded one is.
+    if config.guidance.guidance_scale == tuned and not (guidance.knows_cameras and guidance.latent_shape is None):
         better = "threestudio-if" if guidance.latent_shape is None else "threestudio-sd"
+        if guidance.together > 1:
+            better = "mvdream"
         tell(f"the preset {preset} is tuned to the embedded prior; --preset {better} has settings for such a model")
 
 
@@ -245,8 +275,9 @@ def rooted(config: Config) -> Config:
 
     guidance = config.guidance
     changes: dict[str, Any] = {}
-    if guidance.model is not None:
-        changes["model"] = whole(guidance.model)
+    for name in ("model", "image", "ip_adapter", "controlnet"):
+        if (file := getattr(guidance, name)) is not None:
+            changes[name] = whole(file)
     loras = [lora_and_weight(text) for text in guidance.loras]
     files = {
         "loras": tuple(f"{whole(str(file))}:{weight:g}" for file, weight in loras),
@@ -477,6 +508,8 @@ def new_folder(default: Path, output: Path | str | None) -> Iterator[Path]:
 def earlier_folder(folder: Path) -> Iterator[Path]:
     """Claim the folder of an earlier run while the block lasts; DreamFusionError if it holds none or it is going on."""
     if not (folder / "config.yaml").is_file():
-        raise DreamFusionError(f"{folder} holds no run to resume: it has no config.yaml.")
+        lost = bool(list_checkpoints(folder / "checkpoints"))
+        advice = "it has checkpoints, but lost the config.yaml that goes with them: put that back" if lost else ""
+        raise DreamFusionError(f"{folder} holds no run to resume: {advice or 'it has no config.yaml'}.")
     with claim(folder, evidence=("config.yaml",)):
         yield folder

@@ -29,7 +29,7 @@ from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.ranks import ALONE, Ranks
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage, stock_values
-from dreamfusion.runs.fitting import fit_device, fit_memory
+from dreamfusion.runs.fitting import fit_device, fit_memory, fit_views
 from dreamfusion.runs.generate import (
     RUNS,
     as_read,
@@ -159,7 +159,7 @@ def refine(
     if config.scene.kind != "mesh":
         raise DreamFusionError("A refinement is of a mesh: leave scene.kind to it.")
     guidance = guidance_model or load_guidance(config, device)
-    config = rooted(config)
+    config = rooted(fit_views(config, guidance, tell))
     check_suits(guidance, config)
     config = as_read(_without_scale_of(source, config), guidance, tell)
     shape = shape if mesh is None else _at_full_size(shape, config.scene.scale or 1.0)

@@ -14,7 +14,7 @@ from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.config import Shading
 from dreamfusion.guidance.pipeline import PipelineGuidance
 from dreamfusion.guidance.pixel import PixelGuidance
-from dreamfusion.method.cameras import fixed_cameras
+from dreamfusion.method.cameras import Cameras, fixed_cameras, orbit_cameras
 from dreamfusion.method.prompts import VIEWS, validate_prompt, view_prompts
 from dreamfusion.method.shading import headlights
 from dreamfusion.toybox.captions import caption, parse_toy
@@ -43,15 +43,16 @@ def sample_grid(
     """Return a labelled picture [3, H, W] of samples, one row per prompt: its four views, or four of the bare prompt.
 
     A prior that knows cameras is told those of the views as well: from the front, from its left, from behind at 10
-    degrees above the horizon, and at 75.
+    degrees above the horizon, and at 75; a prior that judges four views together, of the four sides.
     Raises DreamFusionError for an empty prompt or one with words that the prior does not know.
     """
-    cameras = fixed_cameras(torch.tensor(_VIEW_AZIMUTHS_DEG), torch.tensor(_VIEW_ELEVATIONS_DEG)) if views else None
+    around = guidance.together > 1  # its four views are of one height, whatever is asked for
+    cameras = _four_cameras(around) if views or around else None
     rows = {}
     for prompt in prompts:
         guidance.check_vocabulary(validate_prompt(prompt))
         words = guidance.understood(prompt).prompt
-        texts = view_prompts(words) if views else [words] * 4
+        texts = view_prompts(words) if views and not around else [words] * 4
         images = guidance.sample(
             texts,
             steps=steps,
@@ -62,7 +63,16 @@ def sample_grid(
         )
         # Small pictures are enlarged, pixel by pixel, until they can be seen and a label fits above them.
         rows[prompt] = interpolate(images, scale_factor=math.ceil(_SHOWN_SIZE / images.shape[-1]), mode="nearest")
-    return contact_sheet(rows, VIEWS if views else ())
+    return contact_sheet(rows, _AROUND if around else VIEWS if views else ())
+
+
+_AROUND = ("front", "left", "back", "right")
+
+
+def _four_cameras(around: bool) -> Cameras:
+    if around:
+        return orbit_cameras(4, elevation_deg=_VIEW_ELEVATIONS_DEG[0])
+    return fixed_cameras(torch.tensor(_VIEW_AZIMUTHS_DEG), torch.tensor(_VIEW_ELEVATIONS_DEG))
 
 
 def catalogue(world: World = SMALL) -> list[Toy]:

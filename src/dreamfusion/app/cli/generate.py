@@ -7,7 +7,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from dreamfusion.app.cli.output import console, given, nemo_arguments, note, print_assets, prior_settings
+from dreamfusion.app.cli.output import as_text, console, given, nemo_arguments, note, print_assets, prior_settings
 from dreamfusion.config import GuidanceKind, LossKind
 from dreamfusion.config.presets import Preset
 
@@ -23,6 +23,8 @@ def generate(
     device: str | None = None,
     guidance: GuidanceKind | None = None,
     model: str | None = None,
+    image: Path | None = None,
+    ip_adapter: Path | None = None,
     lora: tuple[str, ...] | None = None,
     embedding: tuple[str, ...] | None = None,
     guidance_scale: float | None = None,
@@ -51,6 +53,8 @@ def generate(
         device: auto, cpu, cuda, cuda:N or mps
         guidance: toybox (the embedded prior), sd (Stable Diffusion 2.1 if no --model) or diffusers (needs --model)
         model: diffusers pipeline as a folder, a .safetensors or .ckpt file, or a hub name; its family is read from it
+        image: picture of the object, for a model that is shown one (Zero-1-to-3) or an IP-Adapter
+        ip_adapter: file of an IP-Adapter, which shows the picture to Stable Diffusion 1, 2 or XL
         lora: LoRA files to add to the model, FILE or FILE:WEIGHT, several if need be
         embedding: files of textual inversions, each one more word for the prompt
         guidance_scale: how strongly the words count, eps_uncond + SCALE * (eps_text - eps_uncond)
@@ -66,13 +70,13 @@ def generate(
     """
     asked = locals()
     from dreamfusion.app.run_progress import RunProgress
-    from dreamfusion.runs.generate import generate as run
-    from dreamfusion.runs.ranks import follow, joined, to_go_on_with
 
     file, overrides, prompt = nemo_arguments(nemo_config, prompt)
     prior = prior_settings(
         guidance,
         model,
+        image=as_text(image),
+        ip_adapter=as_text(ip_adapter),
         loras=lora,
         embeddings=embedding,
         guidance_scale=guidance_scale,
@@ -86,11 +90,14 @@ def generate(
         other = {"resume": resume, "config": config, "nemo-config": file}
         print_assets(at_once(prompt, instant, preset, output, changes, other, note))
         return None
-    with joined(asked) as ranks:
-        if ranks.index:
-            return follow(ranks, device)
-        started = to_go_on_with(output) if resume is None else None
-        with RunProgress(console, quiet=quiet, as_json=json) as progress:
+    with RunProgress(console, quiet=quiet, as_json=json) as progress:
+        from dreamfusion.runs.generate import generate as run
+        from dreamfusion.runs.ranks import follow, joined, to_go_on_with
+
+        with joined(asked) as ranks:
+            if ranks.index:
+                return follow(ranks, device)
+            started = to_go_on_with(output) if resume is None else None
             shown: dict[str, Any] = {
                 "on_note": progress.note,
                 "on_start": progress.start,

@@ -23,6 +23,11 @@ def given(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
+def as_text(path: Path | None) -> str | None:
+    """Return a path as the configuration holds it."""
+    return None if path is None else str(path)
+
+
 def prior_settings(guidance: str | None, model: str | None, **options: Any) -> dict[str, Any] | None:
     """Return what is asked of the prior, None if nothing is; a model alone is one of diffusers."""
     return given(kind=guidance or ("diffusers" if model else None), model=model, **options) or None

@@ -14,6 +14,7 @@ def prior_sample(
     *,
     output: Path = Path("samples.png"),
     model: str | None = None,
+    image: Path | None = None,
     steps: int = 50,
     lora: tuple[str, ...] = (),
     embedding: tuple[str, ...] = (),
@@ -34,6 +35,7 @@ def prior_sample(
         prompts: one or more prompts, a row of pictures each
         output: picture to write
         model: toybox, sd, or a diffusers pipeline: folder, file or hub name; the embedded prior if not given
+        image: picture of the object from its front, for a model that is shown one
         steps: denoising steps
         lora: LoRA files to add to the model, FILE or FILE:WEIGHT
         embedding: files of textual inversions
@@ -50,6 +52,7 @@ def prior_sample(
     from dreamfusion.device import pick_device
     from dreamfusion.guidance.families import open_prior
     from dreamfusion.guidance.names import model_named
+    from dreamfusion.guidance.picture import Picture
     from dreamfusion.guidance.reading.prepare import set_precision
     from dreamfusion.toybox.samples import sample_grid
 
@@ -61,8 +64,9 @@ def prior_sample(
         image_size=image_size,
         loras=lora,
         embeddings=embedding,
+        picture=None if image is None else Picture(image),
     )
-    usual = 3.0 if guidance.knows_cameras else 7.5
+    usual = 3.0 if guidance.knows_cameras and guidance.latent_shape is None else 7.5
     grid = sample_grid(
         guidance,
         prompts,

@@ -7,7 +7,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from dreamfusion.app.cli.output import console, given, nemo_arguments, print_assets, prior_settings
+from dreamfusion.app.cli.output import as_text, console, given, nemo_arguments, print_assets, prior_settings
 from dreamfusion.config import GuidanceKind
 from dreamfusion.config.presets import RefinePreset
 from dreamfusion.errors import DreamFusionError
@@ -27,6 +27,9 @@ def refine(
     device: str | None = None,
     guidance: GuidanceKind | None = None,
     model: str | None = None,
+    image: Path | None = None,
+    ip_adapter: Path | None = None,
+    controlnet: str | None = None,
     lora: tuple[str, ...] | None = None,
     embedding: tuple[str, ...] | None = None,
     config: Path | None = None,
@@ -53,6 +56,9 @@ def refine(
         device: auto, cpu, cuda, cuda:N or mps
         guidance: toybox (the embedded prior), sd or diffusers, as for generate (the run's if not given)
         model: folder, file or hub name of a diffusers model, as for generate
+        image: picture of the object, for a model that is shown one (Zero-1-to-3) or an IP-Adapter
+        ip_adapter: file of an IP-Adapter, which shows the picture to Stable Diffusion 1, 2 or XL
+        controlnet: folder or hub name of a ControlNet, which is shown the mesh's normals (docs/guidance.md)
         lora: LoRA files to add to the model, FILE or FILE:WEIGHT (the run's if not given)
         embedding: files of textual inversions (the run's if not given)
         config: YAML file with any of the settings of a run's config.yaml; other options override it
@@ -63,21 +69,35 @@ def refine(
     """
     asked = locals()
     from dreamfusion.app.run_progress import RunProgress
-    from dreamfusion.runs.generate import generate as resumed
-    from dreamfusion.runs.ranks import follow, joined, to_go_on_with
-    from dreamfusion.runs.refine import refine as start
 
     file, overrides, prompt = nemo_arguments(nemo_config, prompt)
-    prior = prior_settings(guidance, model, loras=lora, embeddings=embedding)
+    prior = prior_settings(
+        guidance,
+        model,
+        image=as_text(image),
+        ip_adapter=as_text(ip_adapter),
+        controlnet=controlnet,
+        loras=lora,
+        embeddings=embedding,
+    )
     changes = given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
     if resume is not None and (run is not None or mesh is not None):
         raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
-    with joined(asked) as ranks:
-        if ranks.index:
-            return follow(ranks, device)
-        started = to_go_on_with(output) if resume is None else None
-        with RunProgress(console, quiet=quiet, as_json=json) as progress:
-            shown: dict[str, Any] = {"on_start": progress.start, "on_step": progress.step, "ranks": ranks}
+    with RunProgress(console, quiet=quiet, as_json=json) as progress:
+        from dreamfusion.runs.generate import generate as resumed
+        from dreamfusion.runs.ranks import follow, joined, to_go_on_with
+        from dreamfusion.runs.refine import refine as start
+
+        with joined(asked) as ranks:
+            if ranks.index:
+                return follow(ranks, device)
+            started = to_go_on_with(output) if resume is None else None
+            shown: dict[str, Any] = {
+                "on_note": progress.note,
+                "on_start": progress.start,
+                "on_step": progress.step,
+                "ranks": ranks,
+            }
             if started is not None:
                 result = resumed(resume=started, **given(steps=steps, device=device), **shown)
             elif resume is not None:
@@ -99,7 +119,6 @@ def refine(
                     nemo_config=file,
                     nemo_overrides=overrides,
                     config_file=config,
-                    on_note=progress.note,
                     **shown,
                     **changes,
                 )

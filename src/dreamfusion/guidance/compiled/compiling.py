@@ -32,7 +32,7 @@ from dreamfusion.guidance.compiled.engine import (
 )
 from dreamfusion.guidance.compiled.gradient import gradient_graph
 from dreamfusion.guidance.execution import Execution
-from dreamfusion.guidance.families import open_prior
+from dreamfusion.guidance.families import family_of, open_prior
 from dreamfusion.guidance.reading.ldm_text import PaddedCLIPTextModel
 from dreamfusion.guidance.reading.places import INDEX
 from dreamfusion.guidance.reading.problems import quiet, too_little_memory
@@ -69,6 +69,8 @@ def compile_prior(
     """
     require_onnx_runtime()
     _require_exporter()
+    if not family_of(model).compiles:
+        raise DreamFusionError(f"{model} is of a kind that is not compiled: take guidance.execution.compile.")
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DreamFusionError(f"{output} exists: choose another folder with --output, or remove it.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidat
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.names import STABLE_DIFFUSION
 from dreamfusion.guidance.reading.problems import first_line
+from dreamfusion.guidance.reading.telling import told_download
 from dreamfusion.guidance.reading.weights import variant_for
 
 _INSTEAD = "give a folder with --model FOLDER, or use the embedded prior with --guidance toybox"
@@ -58,7 +60,8 @@ def download_pipeline(name: str, variant: str | None, dtype: torch.dtype, withou
     """
     try:
         variant = variant or _variant_on_hub(name, dtype)
-        return Path(DiffusionPipeline.download(name, variant=variant, use_safetensors=True, **without))
+        with told_download(name):
+            return Path(DiffusionPipeline.download(name, variant=variant, use_safetensors=True, **without))
     except GatedRepoError:
         raise _gated(name) from None
     except Exception as error:  # see hub_file
@@ -73,6 +76,16 @@ def _variant_on_hub(name: str, dtype: torch.dtype) -> str | None:
     parts = {file.parent for file in listed if len(file.parts) == 2}
     variants = [variant_for((file.name for file in listed if file.parent == part), dtype) for part in sorted(parts)]
     return next(filter(None, variants), None)
+
+
+def download_parts(name: str, parts: Sequence[str]) -> Path:
+    """Return the folder of a hub model with these parts alone, downloaded unless cached; no code is fetched."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=["model_index.json", *(f"{part}/*" for part in parts)]))
+    except GatedRepoError:
+        raise _gated(name) from None
+    except Exception as error:  # see hub_file
+        raise _no_hub_access(name, error) from None
 
 
 def download_configuration(name: str) -> Path:

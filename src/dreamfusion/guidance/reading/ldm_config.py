@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dreamfusion.errors import DreamFusionError
+
+MULTI_VIEW = "MultiViewUNetModel"
+"""The class of MVDream's denoiser, in its own code and in the diffusers port."""
 
 OPENAI_CLIP = "openai/clip-vit-large-patch14"
 
@@ -39,6 +42,9 @@ class UNetSection(_Section):
     num_head_channels: int = -1
     transformer_depth: Few = 1
     use_linear_in_transformer: bool = False
+    # MVDream's: how many numbers describe a camera, and the side of its latents (elsewhere unused).
+    camera_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
+    image_size: Count = 32
     # Other values mean layers that Stable Diffusion 1 and 2 do not have.
     use_spatial_transformer: Literal[True]
     conv_resample: Literal[True] = True
@@ -49,6 +55,7 @@ class UNetSection(_Section):
     num_classes: None = None
     num_attention_blocks: None = None
     disable_self_attentions: None = None
+    ip_dim: Literal[0] = 0  # ImageDream's tokens of a picture
 
 
 class _DDSection(_Section):
@@ -111,8 +118,8 @@ class LdmConfig(_Section):
 
 
 _CLASSES = {
-    "": ("MegatronLatentDiffusion", "LatentDiffusion", ""),
-    "unet_config": ("UNetModel",),
+    "": ("MegatronLatentDiffusion", "LatentDiffusion", "LatentDiffusionInterface", ""),
+    "unet_config": ("UNetModel", MULTI_VIEW),
     "first_stage_config": ("AutoencoderKL",),
     "cond_stage_config": ("FrozenCLIPEmbedder", "FrozenOpenCLIPEmbedder", "FrozenMegatronCLIPEmbedder"),
 }
@@ -129,8 +136,24 @@ def parse_sections(config: dict[str, Any], path: Path) -> LdmConfig:
             raise DreamFusionError(
                 f"{path} is not Stable Diffusion 1 or 2: its {name or 'model'} is {target[:80]!r}, not {known[0]}."
             )
+    if is_multi_view(config):
+        config.setdefault("conditioning_key", "crossattn")  # MVDream's files do not repeat it
+    return checked(LdmConfig, config, path)
+
+
+def is_multi_view(config: Any) -> bool:
+    """Tell whether a configuration is MVDream's, by the class of its denoiser."""
+    model = _section(config.get("model", config) if isinstance(config, dict) else {})
+    return str(_section(model.get("unet_config")).get("_target_", "")).rpartition(".")[2] == MULTI_VIEW
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def checked(section: type[Checked], values: dict[str, Any], path: Path) -> Checked:
+    """Return a section of ``values``; DreamFusionError, which names the key, for one that is not supported."""
     try:
-        return LdmConfig.model_validate(config)
+        return section.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from dreamfusion.guidance.reading.places import (
     single_file,
 )
 from dreamfusion.guidance.reading.problems import UNREADABLE, quiet, unreadable
-from dreamfusion.guidance.reading.weights import limit_tokenizers, part_variant, refuse_pickled
+from dreamfusion.guidance.reading.telling import tell_reading
+from dreamfusion.guidance.reading.weights import limit_tokenizers, part_variant, refuse_pickled, weight_files
 
 WITHOUT: dict[str, Any] = {
     "safety_checker": None,
@@ -74,9 +76,7 @@ def load_pipeline(
     if file and is_original(file):
         return _from_original(file, dtype)
     index = model_index(model)
-    if missing := [part for part in parts if not has_part(index, part)]:
-        raise DreamFusionError(f"{model} is not a text-to-image model: it has no {', '.join(missing)}.")
-    _refuse_foreign(index, model)
+    check_parts(index, parts, model)
     folder = file or local_folder(model) or download_pipeline(str(model), variant, dtype, WITHOUT)
     if not file:
         refuse_pickled(folder, {part: value for part, value in index.items() if part not in WITHOUT}, model)
@@ -88,15 +88,26 @@ def load_pipeline(
         raise
     except Exception as error:  # the libraries raise what they like, tokenizers the bare class
         raise unreadable(model, error) from None
-    _refuse_incomplete(pipeline, parts, model)
+    refuse_incomplete({part: getattr(pipeline, part, None) for part in parts}, model)
     limit_tokenizers(pipeline)
     return pipeline
 
 
-def _refuse_foreign(index: dict[str, Any], model: str | Path) -> None:
-    """Raise DreamFusionError if the index names a class of another module, which diffusers would import and call."""
+def check_parts(
+    index: dict[str, Any], parts: Sequence[str], model: str | Path, known: Mapping[str, str] | None = None
+) -> None:
+    """Raise DreamFusionError if an index lacks parts, or names a class of another module.
+
+    diffusers would import and call such a class. ``known`` are the classes that the caller reads itself, by part.
+    """
+    if missing := [part for part in parts if not has_part(index, part)]:
+        raise DreamFusionError(f"{model} is not a text-to-image model: it has no {', '.join(missing)}.")
     for part, value in index.items():
-        if part in WITHOUT or not has_part(index, part) or value[0] in _LIBRARIES or value == _OURS:
+        if part in WITHOUT and part not in parts:
+            continue
+        if not has_part(index, part) or value[0] in _LIBRARIES or value == _OURS:
+            continue
+        if known and value[1:] == [known.get(part)]:
             continue
         raise DreamFusionError(
             f"The {part} of {model} is {'.'.join(map(str, value))}: only parts of {' and '.join(_LIBRARIES)} are "
@@ -111,10 +122,14 @@ def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Diffu
     # What the index leaves out on purpose, such as the T5 of Stable Diffusion 3, must be said to be left out.
     parts = {part: None for part, value in index.items() if value == [None, None]}
     engines = {part: engine_of(folder / part) for part in index if is_engine(folder / part)}
-    encoders = _text_encoders(folder, {part: index[part] for part in index if part not in engines}, variants, options)
+    encoders = load_text_encoders(
+        folder, {part: index[part] for part in index if part not in engines}, variants, options
+    )
     given = WITHOUT | parts | dict.fromkeys(engines) | encoders
     # Parts without this variant are read from their plain files.
     chosen = next((name for part, name in variants.items() if name and part not in given), None)
+    rest = {part: weight_files(folder / part, variants[part]) for part in index if part not in given}
+    tell_reading(", ".join(part for part, files in rest.items() if files), chain(*rest.values()))
     pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), variant=chosen, **options, **given)
     for part, engine in engines.items():
         setattr(pipeline, part, engine)
@@ -123,13 +138,14 @@ def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Diffu
     return pipeline
 
 
-def _text_encoders(
+def load_text_encoders(
     folder: Path, index: dict[str, Any], variants: dict[str, str | None], options: dict[str, Any]
 ) -> dict[str, torch.nn.Module]:
     """Load the text encoders apart: transformers makes up the weights that a file lacks, and says so only if asked."""
     encoders = {}
     for part, value in index.items():
         if part.startswith("text_encoder") and value[0] == "transformers":
+            tell_reading(part, weight_files(folder / part, variants[part]))
             encoders[part], info = _encoder_class(folder / part, value[1]).from_pretrained(
                 str(folder), subfolder=part, output_loading_info=True, variant=variants[part], **options
             )
@@ -158,6 +174,7 @@ def _encoder_class(folder: Path, name: str) -> Any:
 
 def _from_file(file: Path, family: str, dtype: torch.dtype) -> DiffusionPipeline:
     config = config_folder(file)
+    tell_reading(file.name, [file])
     index = read_index(config / INDEX, file)
     without = {part: value for part, value in WITHOUT.items() if part in index}
     return getattr(diffusers, family).from_single_file(
@@ -169,16 +186,16 @@ def _from_original(file: Path, dtype: torch.dtype) -> Any:
     """Return the pipeline of such a file, with the tokenizer in the folder beside it or the one its config names."""
     beside = file.parent / "tokenizer"
     tokenizer = beside if beside.is_dir() else None
+    tell_reading(file.name, [file])
     with quiet():
         if file.suffix == ".nemo":
             return load_nemo(file, dtype, tokenizer)
         return load_ldm_checkpoint(file, dtype=dtype, tokenizer=tokenizer)
 
 
-def _refuse_incomplete(pipeline: DiffusionPipeline, parts: Sequence[str], model: str | Path) -> None:
+def refuse_incomplete(parts: Mapping[str, Any], model: str | Path) -> None:
     """Raise DreamFusionError if a part is missing or has weights that its files did not hold."""
-    for part in parts:
-        module = getattr(pipeline, part, None)
+    for part, module in parts.items():
         if module is None:
             raise DreamFusionError(f"The model {model} is not complete: it has no {part}.")
         if isinstance(module, torch.nn.Module):
@@ -199,21 +216,31 @@ def load_tiny_vae(name: str, dtype: torch.dtype) -> AutoencoderTiny:
 
     Raises DreamFusionError for a folder or name without one, no hub access, and missing or truncated weights.
     """
+    return load_module(name, AutoencoderTiny, "tiny VAE", dtype)
+
+
+def load_module(name: str, module_class: Any, what: str, dtype: torch.dtype) -> Any:
+    """Return a single module of diffusers, ``what`` in words, from a folder or hub name (cached files come first).
+
+    Raises DreamFusionError for a folder or name without one, no hub access, and missing or truncated weights.
+    """
     folder = Path(name).expanduser()
     on_hub = not folder.is_dir()
     if on_hub:
         folder = hub_file(name, "config.json").parent
     kind = read_index(folder / "config.json", name).get("_class_name")
-    if kind != "AutoencoderTiny":
-        raise DreamFusionError(f"{name} is of the kind {kind}, where the tiny VAE must be an AutoencoderTiny.")
+    if kind != module_class.__name__:
+        raise DreamFusionError(
+            f"{name} is of the kind {kind}, where the {what} must be of the kind {module_class.__name__}."
+        )
     if on_hub:
         hub_file(name, SAFETENSORS_WEIGHTS_NAME)  # into the same folder
     try:
         with quiet():
-            vae = AutoencoderTiny.from_pretrained(
+            module = module_class.from_pretrained(
                 str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True
             )
     except UNREADABLE as error:
         raise unreadable(name, error) from None
-    _refuse_absent_weights(vae, "tiny VAE", name)
-    return vae
+    _refuse_absent_weights(module, what, name)
+    return module

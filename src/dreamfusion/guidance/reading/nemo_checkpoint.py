@@ -1,4 +1,4 @@
-"""Stable Diffusion as NeMo and the original latent-diffusion code save it, loaded into diffusers modules.
+"""Stable Diffusion, and MVDream, as NeMo and the original latent-diffusion code save them, in diffusers modules.
 
 Architecture, noise schedule and scale of the latents come from the configuration; the weights are renamed twice:
 
@@ -18,14 +18,15 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 from transformers import CLIPTextModel
 
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.guidance.reading.ldm_config import LdmConfig, UNetSection, parse_sections, unsupported
+from dreamfusion.guidance.reading.ldm_config import LdmConfig, parse_sections, unsupported
 from dreamfusion.guidance.reading.ldm_text import load_text_encoder, load_tokenizer
+from dreamfusion.guidance.reading.ldm_unet import UNET_PREFIX, build_unet, convert_unet
 from dreamfusion.guidance.reading.ldm_weights import Weights, canonical_names, fill
 from dreamfusion.guidance.reading.nemo_archive import read_archive, read_weights, yaml_mapping
 
@@ -51,7 +52,7 @@ def load_ldm_checkpoint(
     dtype: torch.dtype = torch.float32,
     tokenizer: str | Path | None = None,
 ) -> StableDiffusionPipeline:
-    """Return Stable Diffusion 1 or 2 from a ``.ckpt`` or ``.safetensors`` file with the original names, or NeMo's.
+    """Return Stable Diffusion 1 or 2, or MVDream, from a file of tensors with the original names, or NeMo's.
 
     Such a file does not say what it is, so ``config`` names its configuration, such as ``v1-inference.yaml`` or
     NeMo's ``model_config.yaml``; by default the ``.yaml`` of the same name beside it. Else as `load_nemo`.
@@ -75,8 +76,8 @@ def _build(
     scale = weights.pop("scale_factor", None)  # Saved where it was measured (scale_by_std), and then the truth.
     weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     with unsupported(path), init_empty_weights():
-        unet, vae = _build_unet(config), _build_vae(config, scale)
-    fill(unet, "model.diffusion_model.", convert_ldm_unet_checkpoint, weights, path)
+        unet, vae = build_unet(config.unet_config, _latent_side(config)), _build_vae(config, scale)
+    fill(unet, UNET_PREFIX, convert_unet, weights, path)
     fill(vae, "first_stage_model.", convert_ldm_vae_checkpoint, weights, path)
     text_encoder = load_text_encoder(config.cond_stage_config, weights, path)
     _check_channels(config, text_encoder, path)
@@ -94,38 +95,15 @@ def _build(
     )
 
 
-def _build_unet(config: LdmConfig) -> UNet2DConditionModel:
-    unet = config.unet_config
-    channels = [unet.model_channels * factor for factor in unet.channel_mult]
-    attention = [2**level in unet.attention_resolutions for level in range(len(channels))]
-    return UNet2DConditionModel(
-        sample_size=config.image_size,
-        in_channels=unet.in_channels,
-        out_channels=unet.out_channels,
-        block_out_channels=channels,
-        layers_per_block=unet.num_res_blocks,
-        down_block_types=["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention],
-        up_block_types=["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
-        # diffusers' name notwithstanding, this is the number of heads at each level.
-        attention_head_dim=[_heads(unet, width) for width in channels],
-        cross_attention_dim=unet.context_dim,
-        transformer_layers_per_block=unet.transformer_depth,
-        use_linear_projection=unet.use_linear_in_transformer,
-    )
-
-
-def _heads(unet: UNetSection, width: int) -> int:
-    heads = unet.num_heads if unet.num_head_channels == -1 else width // max(unet.num_head_channels, 1)
-    if heads < 1 or width % heads:
-        raise ValueError(f"unet_config: {width} channels cannot be divided among {heads} heads")
-    return heads
+def _latent_side(config: LdmConfig) -> int:
+    return config.image_size if config.unet_config.camera_dim is None else config.unet_config.image_size
 
 
 def _build_vae(config: LdmConfig, scale: Tensor | None) -> AutoencoderKL:
     dd = config.first_stage_config.ddconfig
     levels = len(dd.ch_mult)
     return AutoencoderKL(
-        sample_size=config.image_size * 2 ** (levels - 1),
+        sample_size=_latent_side(config) * 2 ** (levels - 1),
         in_channels=dd.in_channels,
         out_channels=dd.out_ch,
         latent_channels=dd.z_channels,

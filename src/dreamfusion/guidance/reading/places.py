@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from diffusers.loaders.single_file_utils import (
     fetch_diffusers_config,
     infer_diffusers_model_type,
@@ -14,6 +15,7 @@ from diffusers.loaders.single_file_utils import (
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.reading.hub import download_configuration, hub_file
+from dreamfusion.guidance.reading.ldm_config import is_multi_view
 from dreamfusion.guidance.reading.problems import UNREADABLE, first_line, quiet, unreadable
 
 INDEX = "model_index.json"
@@ -22,15 +24,28 @@ INDEX = "model_index.json"
 ORIGINAL_FAMILY = "StableDiffusionPipeline"
 """What NeMo's archives and checkpoints of the original latent-diffusion code with their YAML hold."""
 
-_SINGLE_FILES = (".safetensors", ".ckpt", ".nemo")
+MULTI_VIEW_FAMILY = "MVDreamPipeline"
+"""What a checkpoint of the original code holds whose YAML names MVDream's denoiser."""
+
+_SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".nemo")
 
 
 def pipeline_kind(model: str | Path) -> str:
     """Return the pipeline class that a model's own index names; DreamFusionError if there is no index to be had."""
     file = single_file(model)
     if file and is_original(file):
-        return ORIGINAL_FAMILY
+        return _original_family(file)
     return str(model_index(model).get("_class_name"))
+
+
+def _original_family(file: Path) -> str:
+    """Return the family that the YAML beside a file says; what is wrong with it is told when it is read."""
+    config = file.with_suffix(".yaml")
+    try:
+        multi_view = config.is_file() and is_multi_view(yaml.safe_load(config.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        multi_view = False
+    return MULTI_VIEW_FAMILY if multi_view else ORIGINAL_FAMILY
 
 
 def model_index(model: str | Path) -> dict[str, Any]:
@@ -65,6 +80,10 @@ def config_folder(file: Path) -> Path:
     """Return the folder with the configuration of a single file: its own, or that of its family on the hub."""
     if (file.parent / INDEX).is_file():
         return file.parent
+    if file.suffix == ".pt":
+        raise DreamFusionError(
+            f"{file} does not say what it is: put the YAML that came with it beside it, as {file.stem}.yaml."
+        )
     try:
         with quiet():
             weights = load_single_file_checkpoint(str(file))

@@ -167,6 +167,8 @@ def _fit_vae(pipeline: Any, execution: Execution, model: str | Path) -> None:
     if isinstance(getattr(pipeline, "vae", None), Engine):
         return
     if execution.checkpoint_vae:
+        if not pipeline.vae._supports_gradient_checkpointing:
+            raise DreamFusionError(f"The VAE of {model} cannot be checkpointed: leave out execution.checkpoint_vae.")
         pipeline.vae.enable_gradient_checkpointing()
     if execution.vae_slicing:
         pipeline.vae.enable_slicing()
@@ -177,7 +179,7 @@ def _spare_vae(pipeline: Any) -> None:
     vae = getattr(pipeline, "vae", None)
     if vae is None or isinstance(vae, Engine):
         return
-    if vae.dtype == torch.float16 and vae.config.force_upcast:
+    if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
         vae.float()
 
 

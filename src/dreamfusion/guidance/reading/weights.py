@@ -39,6 +39,11 @@ def part_variant(part: Path, dtype: torch.dtype) -> str | None:
     return variant_for((file.name for file in part.glob("*.safetensors")), dtype)
 
 
+def weight_files(part: Path, variant: str | None) -> list[Path]:
+    """Return the weights of the part in a folder in one variant, None for the plain ones."""
+    return [file for file in sorted(part.glob("*.safetensors")) if variant_named(file.name) == variant]
+
+
 def refuse_pickled(folder: Path, index: dict[str, Any], model: str | Path) -> None:
     """Raise DreamFusionError for a part whose weights are there, but in files alone that can run code when read."""
     for part in index:
@@ -55,6 +60,11 @@ def refuse_pickled(folder: Path, index: dict[str, Any], model: str | Path) -> No
 def limit_tokenizers(pipeline: Any) -> None:
     """Give tokenizers without a limit that of their text encoder."""
     for name, part in pipeline.components.items():
-        if name.startswith("tokenizer") and part is not None and part.model_max_length > _UNLIMITED:
-            encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
-            part.model_max_length = getattr(encoder.config, "max_position_embeddings", 512) if encoder else 512
+        if name.startswith("tokenizer") and part is not None:
+            limit_tokenizer(part, getattr(pipeline, name.replace("tokenizer", "text_encoder"), None))
+
+
+def limit_tokenizer(tokenizer: Any, encoder: Any | None) -> None:
+    """Give a tokenizer without a limit that of its text encoder."""
+    if tokenizer.model_max_length > _UNLIMITED:
+        tokenizer.model_max_length = getattr(encoder.config, "max_position_embeddings", 512) if encoder else 512
