@@ -88,7 +88,7 @@ class ToyboxJudge:
         toy = parse_toy(what if what and view in VIEWS else text, WIDE)
         claimed = shown(toy, view if what and view in VIEWS else None, WIDE)
         # A judge of the small world is not asked what it was never taught, unless the caption speaks of it.
-        silent = {**SILENT, **({} if toy.trim_color else {"trim_color": claimed["trim_color"]})}
+        silent: dict[str, str | None] = {**SILENT, **({} if toy.trim_color else {"trim_color": claimed["trim_color"]})}
         asked = {
             name: word
             for name, word in claimed.items()

@@ -43,7 +43,14 @@ def judge_train(
     from dreamfusion.evaluation.training import JudgeSettings, train_judge
 
     settings = JudgeSettings(
-        steps, small_steps, batch_size, lr, muon_lr, decay_steps=decay_steps, seed=seed, world=world
+        steps,
+        small_steps,
+        batch_size,
+        lr,
+        muon_lr,
+        decay_steps=decay_steps,
+        seed=seed,
+        world=world,
     )
     with JudgeProgress(console, steps) as progress:
         print(train_judge(output, settings, start_from=start_from, on_progress=progress.update))
