@@ -7,8 +7,8 @@ and leaves in OUTPUT
     log.jsonl, held_out.jsonl, samples/, checkpoints/     as `dreamfusion prior train` does
     train.json, train.md                                  rate, and the loss on held-out pictures before and after
 
-``--minutes`` is all of its time, from the first import to the last file. Called again with the same OUTPUT it goes on
-from there.
+With ``--world wide`` the prior learns the wide world, from one that may know the small one only. ``--minutes`` is all
+of its time, from the first import to the last file. Called again with the same OUTPUT it goes on from there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -28,7 +28,8 @@ from dreamfusion.io.files import write_text
 from dreamfusion.standard import EMBEDDED_PRIOR
 from dreamfusion.toybox.card import read_log
 from dreamfusion.toybox.hardness import SORTS
-from dreamfusion.toybox.train import UNLIMITED, HeldOut, Trainer, TrainSettings, train
+from dreamfusion.toybox.train import UNLIMITED, HeldOut, Trainer, TrainSettings, train, words_to_learn
+from dreamfusion.toybox.world import WorldName
 
 LARGEST_FILE = 16 * 2**20
 FINISHING = 0.15
@@ -37,9 +38,10 @@ FINISHING = 0.15
 
 def held_out_loss(prior: Path, settings: TrainSettings, device: str) -> dict[str, Any]:
     """Return what `HeldOut.measure` says of a finished prior."""
-    trainer = Trainer(settings, device)
+    trainer = Trainer(settings, device, words_to_learn(settings, prior, None))
     trainer.start_from(prior)
-    return HeldOut(settings.image_size, device, batch_size=settings.batch_size).measure(trainer.prior)
+    held_out = HeldOut(settings.image_size, device, batch_size=settings.batch_size, world=trainer.world)
+    return held_out.measure(trainer.prior)
 
 
 def report(output: Path, settings: TrainSettings, device: str, before: dict[str, Any], seconds: float) -> str:
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--world", choices=get_args(WorldName), default="small")
     options = parser.parse_args()
     device = str(pick_device("auto"))
     settings = TrainSettings(
@@ -89,6 +92,7 @@ def main() -> None:
         batch_size=options.batch_size,
         image_size=options.image_size,
         precision=options.precision,
+        world=options.world,
     )
     options.output.mkdir(parents=True, exist_ok=True)
     # Of what it starts from, even where it goes on: that is what the weights are to be compared with.

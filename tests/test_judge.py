@@ -36,7 +36,7 @@ from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.toybox.captions import parse_toy
 from dreamfusion.toybox.kinds import KINDS, MATERIALS
 from dreamfusion.toybox.render import trace
-from dreamfusion.toybox.world import Toy
+from dreamfusion.toybox.world import SMALL, Toy
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ def test_the_marks_of_an_exam_by_hand(monkeypatch: pytest.MonkeyPatch):
     """A judge that calls everything a red car seen from the front is right about the cars, the red ones and so on."""
 
     class Fixed:
-        words = WORDS
+        words, world = WORDS, SMALL
 
         def read(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             read = {name: torch.zeros(len(images), len(words)) for name, words in WORDS.items()}

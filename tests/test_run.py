@@ -27,6 +27,7 @@ from dreamfusion.io.checkpoints import latest_checkpoint, list_checkpoints, load
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.runs import results
 from dreamfusion.runs.generate import generate
+from dreamfusion.runs.missing import not_found
 from dreamfusion.runs.refine import refine
 from dreamfusion.runs.results import export_run, open_run
 from dreamfusion.scenes.mesh import MeshScene
@@ -39,6 +40,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from support.worlds import SHORT, shrink_pictures, toy_prior
 from dreamfusion.runs.generate import generate
+from dreamfusion.runs.missing import not_found
 shrink_pictures()
 kind = dict(SHORT, steps=60)
 prior = toy_prior("mushroom", views=8, size=16)
@@ -377,6 +379,47 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(finished: dreamfusi
         (path / "tensors.safetensors").write_bytes(b"broken")
     with pytest.raises(DreamFusionError, match="None of the 2 checkpoints"):
         open_run(copy)
+
+
+def test_a_resumed_run_says_what_it_did_not_find(finished: dreamfusion.Result, tmp_path: Path):
+    def told(folder: Path) -> list[str]:
+        prior, notes = toy_prior("mushroom", views=8, size=16), []
+        generate(resume=folder, guidance_model=prior, assets=False, on_note=notes.append)
+        return notes
+
+    copy = tmp_path / "run"
+    shutil.copytree(finished.folder, copy)
+    assert told(copy) == []
+    (copy / "metrics.jsonl").unlink()
+    next((copy / "previews").iterdir()).unlink()
+    config, steps = load_config(copy / "config.yaml"), max(list_checkpoints(copy / "checkpoints"))
+    shown = steps // config.preview_every
+    assert told(copy) == [
+        f"metrics.jsonl was not found: its rows begin with step {steps + 1}",
+        f"1 of {shown} previews were not found: growth.mp4 leaves those steps out",
+    ]
+    shutil.rmtree(copy / "checkpoints")
+    assert not_found(copy, config, 0) == ["no checkpoint was found: the run begins at its first step"]
+
+
+def test_what_cannot_be_resumed_says_what_it_lacks(finished: dreamfusion.Result, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished.folder, copy)
+    state, newest = (
+        results.open_state(copy, finished.config, torch.device("cpu")),
+        latest_checkpoint(copy / "checkpoints"),
+    )
+    checkpoint = load_checkpoint(newest)
+    del checkpoint.state["optimizer"]
+    with pytest.raises(DreamFusionError, match="has no optimizer in it: delete it and resume from an earlier one"):
+        state.restore(checkpoint)
+    config = copy / "config.yaml"
+    config.write_text(config.read_text() + "loudness: 11\n")
+    with pytest.raises(DreamFusionError, match=r"config.yaml has a key .* loudness: .*upgrade dreamfusion"):
+        generate(resume=copy)
+    config.unlink()
+    with pytest.raises(DreamFusionError, match=r"it has checkpoints, but lost the config.yaml"):
+        generate(resume=copy)
 
 
 def test_no_prompt_and_an_empty_prompt():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from dreamfusion.app.run_progress import WRITING_STEPS, Remaining, RunProgress
+from dreamfusion.standard import LOADING
 
 METRICS = {"step": 1.0, "opacity": 0.25, "noise_error": 0.5, "t_max": 0.98}
 
@@ -54,6 +56,24 @@ def test_a_pipe_gets_a_line_every_few_seconds():
 
 def test_a_resumed_run_says_where_it_begins():
     assert spoken(60, first=8).startswith("'a' in runs/a, 10 steps, from step 8 on; watch preview.png\n")
+
+
+def loading(**options: Any) -> str:
+    """Return what is said before the first step, while a model is read."""
+    said = io.StringIO()
+    with RunProgress(
+        Console(file=said, width=60, color_system=None, _environ={}, **options.pop("console", {})), **options
+    ):
+        logging.getLogger(LOADING).info("reading unet, 3.4 GB")
+    logging.getLogger(LOADING).info("nobody listens")
+    return said.getvalue()
+
+
+def test_what_is_loaded_is_told_in_the_way_of_the_rest(capsys: pytest.CaptureFixture[str]):
+    assert loading() == "reading unet, 3.4 GB\n"
+    assert "reading unet, 3.4 GB" in loading(console={"force_terminal": True})
+    assert loading(quiet=True) == loading(as_json=True) == ""
+    assert capsys.readouterr() == ('{"loading": "reading unet, 3.4 GB"}\n', "")
 
 
 def test_programs_get_lines_of_json_and_the_quiet_nothing(capsys: pytest.CaptureFixture[str]):

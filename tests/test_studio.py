@@ -4,11 +4,13 @@ import json
 import os
 import runpy
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,7 +39,7 @@ from dreamfusion.studio.routes import Studio, create_app
 from dreamfusion.studio.serve import listening, named_models, opened, serve
 
 TALKER = """
-import json, signal, sys
+import json, os, shutil, signal, sys
 order = json.loads(sys.stdin.readline())
 asked = order["options"].get("prompt", order["kind"])
 def say(**message):
@@ -56,6 +58,8 @@ else:
     say(step=1)
     if asked == "wait":
         signal.pause()
+    elif asked == "copy":
+        shutil.copytree(os.path.join(os.path.dirname(folder), "ball"), folder)
     say(note=json.dumps(order))
     say(step=2)
     say(files=[folder + "/mesh.glb"])
@@ -502,6 +506,60 @@ def test_the_example_client_makes_and_downloads(tmp_path: Path):
             client(address[:-2]).ask("GET", "api/jobs")
 
 
+BLENDER = """
+import os, runpy, sys, time, traceback
+import bpy
+addon = runpy.run_path(sys.argv[1])
+addon["register"]()
+settings = bpy.context.scene.dreamfusion
+
+def follow(until=lambda: False):
+    look = addon["follow"](settings.address, settings.job)  # a timer's, which without a window nobody calls
+    while look() is not None and not until():
+        time.sleep(0.02)
+
+def use():
+    settings.address, settings.prompt = "http://127.0.0.1:9/x", "copy"
+    assert bpy.ops.dreamfusion.make() == {"CANCELLED"}
+    assert settings.status.startswith("No studio answers there"), settings.status
+    settings.address = sys.argv[2]
+    assert bpy.ops.dreamfusion.make() == {"FINISHED"}
+    bpy.context.scene.cursor.location = (1, 2, 3)
+    before = set(bpy.data.objects)
+    follow()
+    assert settings.status == "done", settings.status
+    (ball,) = [one for one in bpy.data.objects if one not in before and one.type == "MESH"]
+    assert len(ball.data.polygons) == 320, len(ball.data.polygons)
+    bpy.context.view_layer.update()
+    assert [round(v, 3) for v in ball.matrix_world.translation] == [1, 2, 3]
+    settings.prompt = "wait"
+    assert bpy.ops.dreamfusion.make() == {"FINISHED"}
+    follow(lambda: "step 1 of 2" in settings.status)
+    assert bpy.ops.dreamfusion.stop() == {"FINISHED"}
+    follow()
+    assert settings.status == "Stopped by SIGTERM", settings.status
+    addon["unregister"]()
+    print("placed")
+
+try:
+    use()
+except Exception:
+    traceback.print_exc()
+for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+os._exit(0)  # a module of Blender's with classes still registered hangs when Python ends
+"""
+
+
+@pytest.mark.skipif(find_spec("bpy") is None, reason="no Blender here: pip install bpy==4.5.*, Python 3.11")
+def test_the_add_on_brings_an_object_into_blender(tmp_path: Path):
+    save_run(tmp_path / "ball")
+    with served(tmp_path, FAKE) as address:
+        command = [sys.executable, "-c", BLENDER, str(ROOT / "blender" / "dreamfusion_blender.py"), address]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "placed" in said.stdout, said.stderr
+
+
 def test_an_object_is_made_looked_at_downloaded_and_refined(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -536,6 +594,7 @@ def test_an_object_is_made_looked_at_downloaded_and_refined(
         page.locator("#gallery .facts", has_text="★★★★").wait_for()
         for theme in ("light", "dark"):
             assert page.evaluate("document.documentElement.dataset.theme") == theme
+            page.frame_locator("#viewer").locator(f":root[data-theme={theme}]").wait_for()
             found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]})
             assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found["violations"]] == []
             page.locator("#theme").click()

@@ -12,6 +12,7 @@ from rich.console import Console
 from dreamfusion.app.progress import EvaluationProgress
 from dreamfusion.app.terminal import run, say
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.standard import LOADING
 
 
 def fail(error: BaseException) -> None:
@@ -79,6 +80,15 @@ def test_other_errors_are_not_disguised(monkeypatch: pytest.MonkeyPatch):
 def test_a_signal_is_128_and_its_number(monkeypatch: pytest.MonkeyPatch):
     code, said = ended(lambda: signal.raise_signal(signal.SIGTERM), monkeypatch)
     assert (code, said) == (143, "Stopped by SIGTERM\n")
+
+
+def test_what_is_loaded_is_a_line_and_other_news_none(monkeypatch: pytest.MonkeyPatch):
+    def command() -> None:
+        logging.getLogger(LOADING).info("reading unet, 3.4 GB")
+        logging.getLogger("dreamfusion.io").info("nobody wants to know")
+
+    monkeypatch.setattr(logging.getLogger(LOADING), "level", logging.INFO)
+    assert ended(command, monkeypatch) == (0, "note: reading unet, 3.4 GB\n")
 
 
 def test_warnings_of_the_package_are_lines_once(monkeypatch: pytest.MonkeyPatch):

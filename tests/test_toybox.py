@@ -18,14 +18,13 @@ from dreamfusion.toybox.captions import PHRASINGS, caption, parse_toy, vocabular
 from dreamfusion.toybox.card import read_log
 from dreamfusion.toybox.data import ToyboxData
 from dreamfusion.toybox.hardness import Hardness, mean_by_sort
-from dreamfusion.toybox.kinds import ACCENT, BODY, KINDS, MATERIALS
+from dreamfusion.toybox.kinds import ACCENT, ALL_KINDS, BODY, KINDS, MATERIALS, PART, SURFACES, TRIM
 from dreamfusion.toybox.model import MAX_WORDS, build_pipeline, build_tokenizer
 from dreamfusion.toybox.muon import Muon, orthogonalized
 from dreamfusion.toybox.paint import TracedViews, paint_traced
 from dreamfusion.toybox.render import (
     NOTHING,
     GeometryBuffers,
-    Paint,
     paint_toys,
     paint_views,
     pattern_marks,
@@ -65,7 +64,7 @@ def test_the_mug_is_hollow_but_has_a_bottom():
     assert bottom < 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_toys_fit_the_sphere_mirror_themselves_and_have_a_front(kind: str):
     points = grid(48)
     inside = signed_distance(Toy(kind), points) < 0
@@ -201,7 +200,7 @@ def test_the_paint_kernel_is_compose():
     # Points on the edge of a mark may fall to either side of it.
     assert ((found - expected).abs().amax(1) > 1e-3).float().mean() < 0.005
     order = torch.tensor([2, 0])
-    some = Paint(paint.palette[order], paint.pattern[order], paint.scale[order])
+    some = paint.pick(order)
     lit = Lights(lights.position[order], lights.diffuse[order], lights.ambient[order])
     seen = Cameras(**{name: value[order] for name, value in vars(cameras).items()})
     assert torch.equal(paint_traced(traced, order, seen, some, lit, behind[order]), found[order])
@@ -479,7 +478,9 @@ def test_a_loss_that_is_not_finite_stops_the_training(small_data: None):
 
 
 def test_materials_of_all_parts_are_known():
-    for kind in KINDS.values():
-        assert all(primitive.material in MATERIALS for primitive in kind.primitives)
-        assert kind.part_material in MATERIALS
-        assert any(primitive.material == "part" for primitive in kind.primitives)
+    for kind in ALL_KINDS.values():
+        used = {primitive.material for primitive in kind.primitives if not primitive.carve}
+        assert {BODY, PART, TRIM} - {BODY} <= used <= set(SURFACES)
+        assert {kind.part[1], kind.trim[1]} <= set(MATERIALS)
+        assert kind.part[0] != kind.trim[0]
+        assert kind.front

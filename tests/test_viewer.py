@@ -205,6 +205,18 @@ def test_a_dark_page_has_a_dark_backdrop_until_another_is_chosen(browser: Any, t
     opened.page.close()
 
 
+def test_a_page_around_it_may_say_the_theme(browser: Any, tmp_path: Path):
+    save_viewer(save_ball(tmp_path / "ball.glb"), tmp_path / "v.html", "a ball")
+    opened = Page(browser, tmp_path / "v.html")
+    theme = "document.documentElement.dataset.theme"
+    assert opened.page.evaluate(theme) == "light"
+    for asked, shown in [("dark", "dark"), ("purple", "dark"), ("light", "light")]:
+        opened.page.evaluate(f"location.hash = '{asked}'")
+        opened.page.wait_for_function(f"location.hash === '#{asked}' && {theme} === '{shown}'")
+    opened.page.close()
+    assert opened.complaints == []
+
+
 def test_it_turns_slowly_and_stops(browser: Any, tmp_path: Path):
     save_viewer(save_textured(tmp_path / "box.glb"), tmp_path / "v.html", "a box")
     opened = Page(browser, tmp_path / "v.html")

@@ -5,7 +5,7 @@ import pytest
 from dreamfusion.toybox.captions import PHRASINGS, vocabulary
 from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.words import _SYNONYMS, known_word, nearest_words, one_slip, understood
-from dreamfusion.toybox.world import Toy
+from dreamfusion.toybox.world import WIDE, Toy
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_every_word_of_the_toybox_is_known_as_itself() -> None:
 
 
 def test_synonyms_lead_to_known_words_and_are_none_themselves() -> None:
-    assert set(_SYNONYMS.values()) <= set(vocabulary())
-    assert not set(_SYNONYMS) & set(vocabulary())
+    assert set(_SYNONYMS.values()) <= set(vocabulary(WIDE))
+    assert not set(_SYNONYMS) & set(vocabulary(WIDE))
 
 
 def test_a_slip_is_one_letter() -> None:
@@ -71,6 +71,32 @@ def test_nearest_words_are_proposed() -> None:
     assert nearest_words("mouse")[0] == "house"
     assert "elephant" not in nearest_words("elephant")
     assert all(word in vocabulary() for word in nearest_words("elephant"))
+    assert nearest_words("pengwine")[0] == "penguin"
+    assert nearest_words("elefant", world=WIDE)[0] == "elephant"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "meaning"),
+    [
+        ("a glossy red kitten", "a shiny red cat"),
+        ("a red bike", "a red bicycle"),
+        ("crimson spectacles with blue lenses", "red glasses with blue lenses"),
+        ("a wood desk", "a wooden table"),
+        ("a red mushroom beside a blue automobile", "a red mushroom next to a blue car"),
+        ("a white bunny sitting on top of a green chair", "a white rabbit on a green chair"),
+        ("a blue umbrela", "a blue umbrella"),
+    ],
+)
+def test_plain_meanings_in_the_wide_world(prompt: str, meaning: str) -> None:
+    reading = understood(prompt, WIDE)
+    assert reading.prompt == meaning
+    assert reading.notes
+
+
+def test_words_of_the_wide_world_are_unknown_in_the_small_one() -> None:
+    assert known_word("kitten") is None
+    assert known_word("kitten", WIDE) == "cat"
+    assert understood("a white rabbit near a green chair").prompt == "a white rabbit near a green chair"
 
 
 def test_all_kinds_have_an_entry() -> None:

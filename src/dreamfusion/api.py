@@ -103,8 +103,8 @@ def generate(
     quiet_libraries()
     from dreamfusion.runs.generate import generate as run
 
-    shown = {"image": _text(image), "ip_adapter": _text(ip_adapter)}
-    own_prior, prior = _prior(guidance, model, **shown, loras=lora, embeddings=embedding)
+    seen = {"image": _text(image), "ip_adapter": _text(ip_adapter)}
+    own_prior, prior = _prior(guidance, model, **seen, loras=lora, embeddings=embedding)
     prior |= _given(guidance_scale=guidance_scale, negative_prompt=negative_prompt, perp_neg=perp_neg)
     kind = loss if isinstance(loss, str) else None
     file, changes = _settings(config, steps=steps, seed=seed, device=device, guidance=prior, loss=_given(kind=kind))
@@ -196,8 +196,8 @@ def refine(
     quiet_libraries()
     from dreamfusion.runs.refine import refine as start
 
-    shown = {"image": _text(image), "ip_adapter": _text(ip_adapter), "controlnet": _text(controlnet)}
-    own_prior, prior = _prior(guidance, model, **shown, loras=lora, embeddings=embedding)
+    seen = {"image": _text(image), "ip_adapter": _text(ip_adapter), "controlnet": _text(controlnet)}
+    own_prior, prior = _prior(guidance, model, **seen, loras=lora, embeddings=embedding)
     file, changes = _settings(
         config, prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior
     )

@@ -6,6 +6,13 @@ They stand here once, below everything else, because the configuration must not 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
+
+Format = Literal["glb", "obj", "ply", "stl", "usdz"]
+"""The formats of mesh files, by the suffix."""
+
+Pivot = Literal["base", "center"]
+"""Where a mesh may have its origin."""
 
 EMBEDDED_PRIOR = Path(__file__).parent / "toybox" / "prior"
 """Folder of the prior that ships with the package."""
@@ -30,3 +37,6 @@ MESH_FACES = 20_000
 
 TEXTURE_SIZE = 1024
 """Side of a finished texture, in texels."""
+
+LOADING = "dreamfusion.loading"
+"""The logger that is told, at the level INFO, what of a model is being fetched or read."""

@@ -80,12 +80,12 @@ OPTIONS = {
     "compose": "output azimuth elevation size light-azimuth light-elevation softness sky environment ground samples"
     " device",
     "prior train": "output steps batch-size image-size lr muon-lr decay-steps precision seed device start-from"
-    " save-every sample-every",
+    " world pictures picture-share save-every sample-every",
     "prior sample": "output model steps lora embedding precision image-size guidance-scale negative-prompt seed device",
-    "toybox render": "output size shading",
+    "toybox render": "output size shading world",
     "evaluate": "prompts seeds preset output steps config judge jobs",
     "ablate": "prompts seeds preset output steps judge jobs",
-    "judge train": "output steps batch-size lr seed",
+    "judge train": "output steps batch-size lr seed world",
     "doctor": "guidance model output precision",
     "guidance compile": "output precision image-size device",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from typing_extensions import Self
 
 from dreamfusion.app.terminal import say
+from dreamfusion.standard import LOADING
 
 if TYPE_CHECKING:
     from dreamfusion.config import Config
@@ -62,13 +64,27 @@ class RunProgress:
         self._said = -math.inf
 
     def __enter__(self) -> Self:
+        self._task = self.bar.add_task(
+            "starting", total=None, count="", left="", figures=""
+        )  # imports alone take seconds
         self.bar.start()
+        self._loading = _Loading(self._load)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._loading.close()
         self.bar.stop()
+
+    def _load(self, line: str) -> None:
+        """Tell what of a model is being fetched or read: on the bar before the first step, or else in lines."""
+        if self._as_json:
+            _print(loading=line)
+        elif self._drawn:
+            self.bar.update(self._task, description=line)
+        elif not self._quiet:
+            say(self._console, line)
 
     def start(self, folder: Path, config: Config, first_step: int) -> None:
         """Begin with the folder of the run, its configuration and the step it starts from."""
@@ -79,7 +95,13 @@ class RunProgress:
         elif not self._quiet:
             whence = f", from step {first_step} on" if first_step else ""
             say(self._console, f"{config.prompt!r} in {folder}, {config.steps} steps{whence}; watch preview.png")
-        self._task = self.bar.add_task("optimising", total=config.steps, completed=first_step, left="", figures="")
+        self.bar.remove_task(self._task)
+        self._task = self.bar.add_task("optimising", total=config.steps, count="", left="", figures="")
+        self._show(first_step)
+
+    def _show(self, step: int, name: str = "optimising", left: str = "", figures: str = "") -> None:
+        count = f"{step:{len(str(self._steps))}}/{self._steps}"
+        self.bar.update(self._task, description=name, completed=step, count=count, left=left, figures=figures)
 
     def note(self, line: str) -> None:
         """Tell of something that the user may want to know."""
@@ -100,17 +122,37 @@ class RunProgress:
         error = m.get("noise_error", math.nan)  # of a step that was left out
         figures = f"opacity {m['opacity']:.2f}  noise error {error:.2f}  t<{m['t_max']:.2f}"
         name = "writing" if last else "optimising"
-        self.bar.update(self._task, description=name, completed=step.number, left=told, figures=figures)
+        self._show(step.number, name, told, figures)
         if not (self._drawn or self._quiet) and (last or now - self._said >= EVERY_SECONDS):
             self._said = now
             say(self._console, f"step {step.number} of {self._steps}, {told}{', writing' if last else ''}, {figures}")
 
 
+class _Loading(logging.Handler):
+    """Takes what is said of loading for itself, until it is closed."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self.tell, self._logger = tell, logging.getLogger(LOADING)
+        self._logger.addHandler(self)
+        self._logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell a record's message."""
+        self.tell(record.getMessage())
+
+    def close(self) -> None:
+        """Leave it to others again."""
+        self._logger.removeHandler(self)
+        self._logger.propagate = True
+        super().close()
+
+
 def columns(width: int) -> list[ProgressColumn]:
     """Return what a bar shows on a terminal of so many columns, the most useful first."""
     shown: list[ProgressColumn] = [
-        TextColumn("{task.description}"),
-        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[left]}"),
         BarColumn(10 if width < 80 else 18),
     ]

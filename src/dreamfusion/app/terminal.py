@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dreamfusion.errors import DreamFusionError, Stopped
+from dreamfusion.standard import LOADING
 from dreamfusion.stopping import stop_at_once
 
 
@@ -76,11 +77,12 @@ def _lines(console: Console) -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """Warnings of the package as lines like any other, above a bar that is being drawn."""
+    """Warnings of the package, and what is loaded, as lines like any other, above a bar that is being drawn."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self.console = console
+        self.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == LOADING)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record's message."""

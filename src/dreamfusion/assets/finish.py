@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from dreamfusion.assets.mesh import Mesh
-
-Pivot = Literal["base", "center"]
+from dreamfusion.standard import Pivot
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import trimesh
@@ -29,8 +29,8 @@ from dreamfusion.assets.gltf import glb_bytes, parse_glb, to_linear
 from dreamfusion.assets.mesh import Floats, Mesh, shared
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.files import write_atomically, write_together
+from dreamfusion.standard import Format
 
-Format = Literal["glb", "obj", "ply", "stl", "usdz"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 TEXTURED: frozenset[Format] = frozenset({"glb", "obj", "usdz"})
 STL_SIZE_MM = 100.0

@@ -23,6 +23,8 @@ _CHART_SHARE = 1 / 20  # Of the surface, at most; growing charts without a bound
 _PADDING_SHARE = 1 / 32
 """Of the side, between charts, as xatlas is asked for it; it packs loosely, and a 60th of the picture is left. A viewer
 that shrinks the picture sixteenfold, as for an object 128 pixels high, then still mixes a chart with its own colour."""
+_PACKED_AT = 512
+"""Side of the picture in which charts are laid out, at most: half the work of 1024, and as dense; uv have no grid."""
 _CHUNK = 1 << 20  # Texels looked at together.
 
 Colors = Callable[[Tensor], Tensor]
@@ -68,7 +70,8 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_chart_area = float(area) * _CHART_SHARE
-    packing.resolution, packing.padding = size, max(2, round(size * _PADDING_SHARE))
+    packing.resolution = min(size, _PACKED_AT)
+    packing.padding = max(2, round(packing.resolution * _PADDING_SHARE))
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))
     atlas.generate(charts, packing)

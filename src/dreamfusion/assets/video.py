@@ -66,8 +66,9 @@ def _command(program: str, path: Path, width: int, height: int, fps: float) -> l
     # Without the conversion to BT.709 and its tags, players guess the colour matrix, and most guess wrong.
     colors = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
     colors += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+    # veryfast takes half the time of medium, and its files of our films are no larger.
     # faststart puts the index first, so that a browser starts to play before it has the whole file.
-    codec = ["-c:v", "libx264", "-crf", "18", "-preset", "medium", "-movflags", "+faststart"]
+    codec = ["-c:v", "libx264", "-crf", "18", "-preset", "veryfast", "-movflags", "+faststart"]
     if path.suffix.lower() == ".webm":
         codec = ["-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-row-mt", "1"]
     return [program, "-y", "-v", "error", *source, "-an", *codec, *colors, target]

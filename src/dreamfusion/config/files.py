@@ -12,6 +12,7 @@ from dreamfusion.config.meanings import meanings
 from dreamfusion.config.parse import parse_config
 from dreamfusion.config.run import Config
 from dreamfusion.config.section import Section
+from dreamfusion.config.wrong import WrongValueError
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.io.files import write_text
 
@@ -46,7 +47,14 @@ _STYLE: dict[str, Any] = {"allow_unicode": True, "width": 10**6}
 
 def load_config(path: Path) -> Config:
     """Read a configuration written by `save_config`; DreamFusionError if that is not possible."""
-    return parse_config(read_yaml(path))
+    try:
+        return parse_config(read_yaml(path))
+    except WrongValueError as error:
+        if not error.unknown:
+            raise
+        raise DreamFusionError(
+            f"{path} has a key that this version does not know: {error} If a newer one wrote it, upgrade dreamfusion."
+        ) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from dreamfusion.errors import DreamFusionError
 
 
 class WrongValueError(DreamFusionError):
-    """A value of a configuration that is not possible; ``key`` is its dotted name."""
+    """A value of a configuration that is not possible; ``key`` is its dotted name, ``unknown`` if there is none."""
 
-    def __init__(self, key: str, line: str) -> None:
+    def __init__(self, key: str, line: str, *, unknown: bool = False) -> None:
         super().__init__(line)
-        self.key = key
+        self.key, self.unknown = key, unknown
 
 
 def explained(error: ValidationError, known: list[str]) -> DreamFusionError:
@@ -29,9 +29,10 @@ def explained(error: ValidationError, known: list[str]) -> DreamFusionError:
     key = ".".join(path)
     if key == "prompt" and first["type"] == "missing":
         return DreamFusionError('Nothing to make: give a prompt, for example "a red mushroom".')
-    hint = nearest(key, known) if first["type"] == "extra_forbidden" else ""
+    unknown = first["type"] == "extra_forbidden"
+    hint = nearest(key, known) if unknown else ""
     told = "" if own is not None and given is None else f" (given: {given!r:.80})"
-    return WrongValueError(key, f"{key}: {first['msg']}{told}.{hint}")
+    return WrongValueError(key, f"{key}: {first['msg']}{told}.{hint}", unknown=unknown)
 
 
 def nearest(key: str, known: list[str]) -> str:

@@ -18,12 +18,11 @@ from dreamfusion.assets.images import contact_sheet
 from dreamfusion.evaluation.judge import ToyboxJudge
 from dreamfusion.evaluation.lessons import Lesson, TracedViews, painted_lesson, trace_views
 from dreamfusion.evaluation.network import IMAGE_SIZE
-from dreamfusion.evaluation.reading import WORDS
 from dreamfusion.evaluation.training import targets
 from dreamfusion.method.cameras import Cameras
-from dreamfusion.toybox.kinds import BODY, MATERIALS, PART
-from dreamfusion.toybox.render import pattern_marks, trace
-from dreamfusion.toybox.world import PATTERNS, Toy
+from dreamfusion.toybox.kinds import BODY, PART, SURFACES, TRIM
+from dreamfusion.toybox.render import NOTHING, paint_toys, pattern_marks, trace
+from dreamfusion.toybox.world import PATTERNS, Toy, placed
 
 ENOUGH = 16
 """Pixels of 64 x 64 that another word must change for it to count."""
@@ -46,9 +45,10 @@ class Marks:
 
 def examine(judge: ToyboxJudge, count: int = 1000, seed: int = 555_000) -> Marks:
     """Return how a judge does on ``count`` pictures with 2 x 2 anti-aliasing, half of each sort of `lessons`."""
-    traced = trace_views(count, seed, 2 * IMAGE_SIZE)
-    lesson = painted_lesson(traced, random.Random(seed), torch.Generator().manual_seed(seed), supersample=2)
-    right, read = targets(lesson.toys, lesson.views), judge.read(lesson.images)
+    traced = trace_views(count, seed, 2 * IMAGE_SIZE, judge.world)
+    chance = random.Random(seed), torch.Generator().manual_seed(seed)
+    lesson = painted_lesson(traced, *chance, supersample=2, world=judge.world)
+    right, read = targets(lesson.toys, lesson.views, judge.world), judge.read(lesson.images)
     can_be_told = tellable(traced, lesson)
     marks: tuple[dict[str, float], dict[str, float]] = ({}, {})
     counted, mistakes, wrong = {}, {}, {}
@@ -82,7 +82,8 @@ def tellable(traced: TracedViews, lesson: Lesson) -> dict[str, Tensor]:
     """
     buffers = traced.buffers
     scale = (buffers.material.shape[-1] // IMAGE_SIZE) ** 2
-    body, part = (list(MATERIALS).index(name) for name in (BODY, PART))
+    material = _as_painted(buffers.material, lesson.toys)
+    body, part, trim = (SURFACES.index(name) for name in (BODY, PART, TRIM))
 
     def enough(pixels: Tensor) -> Tensor:
         return pixels.flatten(1).sum(dim=1) >= ENOUGH * scale
@@ -90,21 +91,35 @@ def tellable(traced: TracedViews, lesson: Lesson) -> dict[str, Tensor]:
     every = torch.ones(len(traced.toys), dtype=torch.bool)
     return {
         "kind": every,
-        "color": enough(buffers.material == body),
+        "color": enough(material == body),
         "pattern": _pattern_shows(traced, lesson.toys, enough),
         "size": traced.cameras.elevation_deg <= 60,
-        "part_color": enough(buffers.material == part),
+        "part_color": enough(material == part),
         "view": _view_shows(traced, lesson.toys, enough) & ~_near_border(traced.cameras),
+        "trim_color": enough(material == trim),
+        "finish": enough(material == body),
+        "relation": every,
+        "other_kind": enough((buffers.material >= len(SURFACES)) & (buffers.material != NOTHING)),
+        "other_color": enough(buffers.material == len(SURFACES) + body),
     }
+
+
+def _as_painted(material: Tensor, toys: list[Toy]) -> Tensor:
+    """Return traced surfaces [n, H, W] as they are painted."""
+    table = paint_toys(toys).surface
+    table = torch.cat([table, torch.full((len(toys), NOTHING + 1 - table.shape[1]), NOTHING)], dim=1)
+    return table[torch.arange(len(toys))[:, None, None], material.long()]
 
 
 def _pattern_shows(traced: TracedViews, toys: list[Toy], enough: Callable[[Tensor], Tensor]) -> Tensor:
     buffers, cameras = traced.buffers, traced.cameras
     size = buffers.material.shape[-1]
     rays = cameras.rays(size, size)
-    scales = torch.tensor([toy.scale for toy in traced.toys])
-    points = (rays.origins + rays.directions * buffers.depth.float()[..., None]) / scales[:, None, None]
-    body = buffers.material == list(MATERIALS).index(BODY)
+    firsts = [placed(toy)[0] for toy in traced.toys]
+    scales, places = (torch.tensor([getattr(one, name) for one in firsts]) for name in ("scale", "place"))
+    points = rays.origins + rays.directions * buffers.depth.float()[..., None]
+    points = (points - places[:, None, None]) / scales[:, None, None]
+    body = _as_painted(buffers.material, toys) == SURFACES.index(BODY)
     marks = [torch.zeros_like(body)]
     marks += [pattern_marks(points, torch.full((len(toys),), index + 1)) & body for index in range(len(PATTERNS))]
     own = torch.tensor([PATTERNS.index(toy.pattern) + 1 if toy.pattern else 0 for toy in toys])
@@ -135,7 +150,7 @@ def _near_border(cameras: Cameras) -> Tensor:
 def table(marks: Marks) -> str:
     """Return the marks as a Markdown table."""
     lines = ["| | finished pictures | pictures of a prior | counted | commonest mistakes |", "|---" * 5 + "|"]
-    for name in WORDS:
+    for name in marks.counted:
         wrong = ", ".join(f"{true} as {false} ({times})" for true, false, times in marks.mistakes[name][:3])
         shares = f"{100 * marks.finished[name]:.1f} % | {100 * marks.asked[name]:.1f} %"
         lines.append(f"| {name.replace('_', ' ')} | {shares} | {marks.counted[name]} | {wrong} |")

@@ -19,10 +19,11 @@ from transformers.utils import logging as transformers_logging
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.network import IMAGE_SIZE, is_reader, load_reader
-from dreamfusion.evaluation.reading import shown
+from dreamfusion.evaluation.reading import SILENT, shown
 from dreamfusion.guidance.reading.problems import ONE_AT_A_TIME
 from dreamfusion.method.prompts import VIEWS
 from dreamfusion.toybox.captions import parse_toy
+from dreamfusion.toybox.world import SMALL, WIDE
 
 TOYBOX_JUDGE = Path(__file__).parent / "judge"
 """Folder of the judge that ships with the package."""
@@ -53,6 +54,7 @@ class ToyboxJudge:
         self.device = torch.device(device)
         self._reader = load_reader(folder).eval().requires_grad_(False).to(self.device)
         self.words = self._reader.words
+        self.world = WIDE if "finish" in self.words else SMALL
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
         """Return log-probabilities [n, words] of the ``words`` of each attribute for images [n, 3, H, W] in [0, 1]."""
@@ -83,10 +85,18 @@ class ToyboxJudge:
         """Return what a caption claims, as the index of a word by attribute."""
         what, _, last = text.rpartition(", ")
         view = last.removesuffix(" view")
-        claimed = shown(parse_toy(what), view) if what and view in VIEWS else shown(parse_toy(text))
+        toy = parse_toy(what if what and view in VIEWS else text, WIDE)
+        claimed = shown(toy, view if what and view in VIEWS else None, WIDE)
+        # A judge of the small world is not asked what it was never taught, unless the caption speaks of it.
+        silent = {**SILENT, **({} if toy.trim_color else {"trim_color": claimed["trim_color"]})}
+        asked = {
+            name: word
+            for name, word in claimed.items()
+            if word is not None and (name in self.words or word != silent.get(name))
+        }
         try:
-            return {name: self.words[name].index(word) for name, word in claimed.items() if word is not None}
-        except ValueError:
+            return {name: self.words[name].index(word) for name, word in asked.items()}
+        except (KeyError, ValueError):
             raise DreamFusionError(
                 f"The judge {self.name} was trained before the toybox knew all words of {text!r}: train one with: "
                 "dreamfusion judge train."

@@ -25,7 +25,7 @@ from dreamfusion.scenes.scene import PICTURE_BACKDROP
 from dreamfusion.standard import AZIMUTHS_DEG
 from dreamfusion.toybox.captions import caption
 from dreamfusion.toybox.render import render_toy
-from dreamfusion.toybox.world import Toy
+from dreamfusion.toybox.world import WIDE, Toy
 
 NAMED = ("pattern", "size", "part_color")
 """What only some prompts name; read from the results of those."""
@@ -84,7 +84,7 @@ def words_read(views: Tensor, toy: Toy, judge: ToyboxJudge) -> dict[str, Any]:
     ``part_color_right``: whether the word has the largest mean probability over all views, for a part may be hidden
     in some; None where the prompt names none.
     """
-    read, right = judge.read(views), shown(toy)
+    read, right = judge.read(views), shown(toy, world=WIDE)
     kind = judge.words["kind"].index(toy.kind)
     scores: dict[str, Any] = {"kind_read": (read["kind"].argmax(dim=1) == kind).float().mean().item()}
     for name in NAMED:

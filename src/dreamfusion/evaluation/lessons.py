@@ -24,9 +24,10 @@ from dreamfusion.method.cameras import Cameras, sample_cameras
 from dreamfusion.method.prompts import VIEWS, view_weights
 from dreamfusion.method.shading import Lights, headlights, sample_backdrops, sample_lights
 from dreamfusion.scenes.scene import PICTURE_BACKDROP
-from dreamfusion.toybox.kinds import BODY, KINDS, MATERIALS
+from dreamfusion.toybox.draw import accompanied, wider
+from dreamfusion.toybox.kinds import ALL_KINDS, BODY, MATERIALS, SURFACES, TRIM
 from dreamfusion.toybox.render import GeometryBuffers, paint_toys, paint_views, trace
-from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
+from dreamfusion.toybox.world import COLORS, NATURAL_WOOD, PATTERNS, SIZES, SMALL, Toy, World, placed
 
 FINISHED = CameraRange(
     radius_min=2.55, radius_max=2.85, focal_min=1.3, focal_max=1.4, elevation_min_deg=-5.0, elevation_max_deg=65.0
@@ -90,7 +91,7 @@ def joined(parts: Sequence[TracedViews]) -> TracedViews:
     )
 
 
-def trace_views(count: int, seed: int, size: int = IMAGE_SIZE) -> TracedViews:
+def trace_views(count: int, seed: int, size: int = IMAGE_SIZE, world: World = SMALL) -> TracedViews:
     """Return ``count`` views (an even number) of random kinds and sizes, a function of the seed.
 
     Finished ones and those that a prior is asked for come in turn.
@@ -99,7 +100,7 @@ def trace_views(count: int, seed: int, size: int = IMAGE_SIZE) -> TracedViews:
     finished, asked = (sample_cameras(count // 2, range_, generator) for range_ in (FINISHED, ASKED))
     pairs = {name: (value, getattr(asked, name)) for name, value in vars(finished).items()}
     cameras = Cameras(**{name: torch.stack(pair, dim=1).flatten(0, 1) for name, pair in pairs.items()})
-    toys = [_random_shape(choose, with_small=index % 2 == 0) for index in range(count)]
+    toys = [_random_shape(choose, world, with_small=index % 2 == 0) for index in range(count)]
     parts = []
     for start in range(0, count, _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -109,29 +110,34 @@ def trace_views(count: int, seed: int, size: int = IMAGE_SIZE) -> TracedViews:
     return TracedViews(toys, cameras, buffers, torch.arange(count) % 2 == 0)
 
 
-def _random_shape(choose: random.Random, *, with_small: bool) -> Toy:
+def _random_shape(choose: random.Random, world: World, *, with_small: bool) -> Toy:
     sizes = [None, None, *(size for size in SIZES if with_small or size != "small")]
-    return Toy(choose.choice(list(KINDS)), size=choose.choice(sizes))
+    return accompanied(Toy(choose.choice(world.kinds), size=choose.choice(sizes)), world, choose, seen=False)
 
 
-def random_paint(toy: Toy, choose: random.Random) -> Toy:
+def random_paint(toy: Toy, choose: random.Random, world: World = SMALL) -> Toy:
     """Return the toy in any colours and pattern; a part that would have the toy's colour anyhow is not named."""
     color, part_color = choose.choice(list(COLORS)), choose.choice([None, *COLORS, *COLORS])
-    if part_color == color and KINDS[toy.kind].part_material == BODY:
+    if part_color == color and ALL_KINDS[toy.kind].part[1] == BODY:
         part_color = None
-    return replace(toy, color=color, pattern=choose.choice([None, None, *PATTERNS]), part_color=part_color)
+    painted = replace(toy, color=color, pattern=choose.choice([None, None, *PATTERNS]), part_color=part_color)
+    return wider(painted, world, choose, seen=False)
 
 
 def painted_lesson(
-    traced: TracedViews, choose: random.Random, generator: torch.Generator, *, supersample: int = 1
+    traced: TracedViews,
+    choose: random.Random,
+    generator: torch.Generator,
+    *,
+    supersample: int = 1,
+    world: World = SMALL,
 ) -> Lesson:
     """Return pictures of traced views, painted and lit at random, every seventh a white shape."""
     cameras, finished = traced.cameras, traced.finished[:, None]
     count = len(cameras)
     flat, white = (torch.rand(count, generator=generator) < share for share in (0.3, 0.15))
-    toys = [random_paint(toy, choose) for toy in traced.toys]
-    paint = paint_toys(toys, colors=shades(toys, generator))
-    paint.palette[white] = 1.0
+    toys = [random_paint(toy, choose, world) for toy in traced.toys]
+    paint = paint_toys(toys, colors=shades(toys, generator)).whitened(white)
 
     front = headlights(cameras, ambient=0.2 + 0.2 * choose.random(), side_deg=45 * choose.random())
     around, backdrop = asked_lights(cameras, generator)
@@ -144,15 +150,31 @@ def painted_lesson(
     size = buffers.material.shape[-1]
     images = paint_views(buffers, cameras.rays(size, size), paint, lights, backdrop, supersample=supersample)
     seen = [shape(toy) if bare else toy for toy, bare in zip(toys, white.tolist(), strict=True)]
-    return Lesson(images, seen, traced.views, *_places(buffers, CELL * supersample // 4))
+    return Lesson(images, seen, traced.views, *_places(buffers, toys, CELL * supersample // 4))
 
 
-def _places(buffers: GeometryBuffers, every: int) -> tuple[Tensor, Tensor]:
+def _places(buffers: GeometryBuffers, toys: Sequence[Toy], every: int) -> tuple[Tensor, Tensor]:
     """Return the materials and normals of a `Lesson`, of every such pixel along both axes: four by four of a cell."""
-    material = buffers.material[:, ::every, ::every].long().clamp(max=len(MATERIALS))
+    surface = buffers.material[:, ::every, ::every].long()
+    material = _usual_materials(toys)[torch.arange(len(toys))[:, None, None], surface]
     shares = one_hot(material, len(MATERIALS) + 1).permute(0, 3, 1, 2).float()
     normals = buffers.normal[:, ::every, ::every].permute(0, 3, 1, 2)
     return avg_pool2d(shares, 4), avg_pool2d(normals, 4)
+
+
+def _usual_materials(toys: Sequence[Toy]) -> Tensor:
+    """Return the number of the material that every traced number stands for, [n, 256]: that of a second part is usual.
+
+    What hits nothing, and what no toy has, is one more material.
+    """
+    names = list(MATERIALS)
+    table = torch.full((len(toys), 256), len(names))
+    for image, toy in enumerate(toys):
+        for k, one in enumerate(placed(toy)):
+            usual = [ALL_KINDS[one.toy.kind].trim[1] if name == TRIM else name for name in SURFACES]
+            begin = k * len(SURFACES)
+            table[image, begin : begin + len(SURFACES)] = torch.tensor([names.index(name) for name in usual])
+    return table
 
 
 def asked_lights(cameras: Cameras, generator: torch.Generator) -> tuple[Lights, Tensor]:
@@ -164,7 +186,7 @@ def asked_lights(cameras: Cameras, generator: torch.Generator) -> tuple[Lights, 
 
 def shades(toys: Sequence[Toy], generator: torch.Generator) -> list[tuple[float, float, float]]:
     """Return shades of the toys' colours."""
-    named = torch.tensor([COLORS[str(toy.color)] for toy in toys])
+    named = torch.tensor([COLORS[toy.color] if toy.color else NATURAL_WOOD for toy in toys])
     return (named + 0.03 * torch.randn(named.shape, generator=generator)).clamp(0, 1).tolist()
 
 
@@ -212,7 +234,9 @@ class Lessons:
         chunk: int = 192,
         every: int = 16,
         chunks: int = 100,
+        world: World = SMALL,
     ) -> None:
+        self.world = world
         self.seed, self.batch_size, self.size = seed, batch_size, size
         self.chunk, self.every, self.chunks = chunk, every, chunks
         self._pool: dict[int, TracedViews] = {}
@@ -221,12 +245,15 @@ class Lessons:
         """Return the pictures of a training step."""
         newest = _BEGIN + step // self.every
         window = range(max(0, newest - self.chunks), newest)
-        self._pool = {i: self._pool.get(i) or trace_views(self.chunk, self.seed * 7_919 + i, self.size) for i in window}
+        self._pool = {
+            i: self._pool.get(i) or trace_views(self.chunk, self.seed * 7_919 + i, self.size, self.world)
+            for i in window
+        }
         seed = self.seed * 1_000_003 + step
         choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         picks = torch.randint(len(window) * self.chunk, (self.batch_size,), generator=generator)
         chosen = joined([self._pool[window[i // self.chunk]].pick([i % self.chunk]) for i in picks.tolist()])
-        lesson = painted_lesson(chosen, choose, generator)
+        lesson = painted_lesson(chosen, choose, generator, world=self.world)
         if choose.random() < 0.5:
             lesson = mirrored(lesson)
         return replace(lesson, images=roughen(lesson.images, generator))

@@ -23,7 +23,7 @@ from dreamfusion.evaluation.judge import ToyboxJudge
 from dreamfusion.evaluation.judging import NAMED
 from dreamfusion.evaluation.lessons import asked_lights, shades
 from dreamfusion.evaluation.prompts import default_prompts
-from dreamfusion.evaluation.reading import WORDS, shown
+from dreamfusion.evaluation.reading import shown, words_of
 from dreamfusion.guidance.base import Embeddings, Guidance
 from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.io.files import prepare_output_dir, write_table, write_text
@@ -32,7 +32,7 @@ from dreamfusion.method.prompts import VIEWS, view_weights
 from dreamfusion.toybox.captions import caption
 from dreamfusion.toybox.render import paint_toys, paint_views, trace
 from dreamfusion.toybox.scores import SCORES, score_tables
-from dreamfusion.toybox.world import Toy, is_held_out
+from dreamfusion.toybox.world import SMALL, WIDE, Toy, World, is_held_out
 
 _BATCH = 32
 _DIRECTIONS = 32  # of the features; a covariance of all 256 would need thousands of pictures
@@ -69,6 +69,7 @@ class Exam:
     toys: list[Toy]
     cameras: Cameras
     views: list[str]
+    world: World = SMALL
 
     @property
     def texts(self) -> list[str]:
@@ -76,13 +77,13 @@ class Exam:
         return [f"{caption(toy)}, {view} view" for toy, view in zip(self.toys, self.views, strict=True)]
 
 
-def draw_exam(trial: PriorTrial) -> Exam:
+def draw_exam(trial: PriorTrial, world: World = SMALL) -> Exam:
     """Return the toys and cameras of a trial; the same for the same trial."""
-    drawn = default_prompts(trial.toys).toys.values()
+    drawn = default_prompts(trial.toys, world).toys.values()
     toys = [replace(toy, size=None) if toy.size == "small" else toy for toy in drawn]
     cameras = sample_cameras(len(toys), CameraRange(), torch.Generator().manual_seed(trial.seed))
     nearest = view_weights(cameras.azimuth_deg, cameras.elevation_deg).argmax(dim=1)
-    return Exam(toys, cameras, [VIEWS[i] for i in nearest.tolist()])
+    return Exam(toys, cameras, [VIEWS[i] for i in nearest.tolist()], world)
 
 
 def true_pictures(exam: Exam, size: int, seed: int) -> Tensor:
@@ -127,9 +128,9 @@ def _parts(count: int) -> list[slice]:
 def losses_by_word(losses: Tensor, exam: Exam, trial: PriorTrial) -> dict[str, dict[str, float]]:
     """Return mean losses by noise level, and over all levels by each word of each attribute and by kind of pair."""
     table = {"noise level": {f"{level:g}": row.mean().item() for level, row in zip(trial.levels, losses, strict=True)}}
-    said = [shown(toy, view) for toy, view in zip(exam.toys, exam.views, strict=True)]
+    said = [shown(toy, view, exam.world) for toy, view in zip(exam.toys, exam.views, strict=True)]
     pairs = ["held out" if is_held_out(toy) else "shown in training" for toy in exam.toys]
-    words = {name: [str(row[name]) for row in said] for name in WORDS} | {"pair": pairs}
+    words = {name: [str(row[name]) for row in said] for name in words_of(exam.world)} | {"pair": pairs}
     mean = losses.mean(dim=0)
     for name, column in words.items():
         found = {word: [i for i, other in enumerate(column) if other == word] for word in sorted(set(column))}
@@ -158,9 +159,9 @@ def words_right(judge: ToyboxJudge, exam: Exam, samples: Tensor, truth: Tensor) 
     read, read_of_truth = judge.read(samples), judge.read(truth)
     shares: dict[str, float | None] = {}
     every = torch.ones(len(samples), dtype=torch.bool)
-    for name in WORDS:
-        asked = [shown(toy, view)[name] for toy, view in zip(exam.toys, exam.views, strict=True)]
-        target = torch.tensor([judge.words[name].index(str(word)) for word in asked])
+    for name in words_of(exam.world):
+        asked = [shown(toy, view, exam.world)[name] for toy, view in zip(exam.toys, exam.views, strict=True)]
+        target = torch.tensor([-1 if word is None else judge.words[name].index(word) for word in asked])
         can_tell = read_of_truth[name].argmax(dim=1).cpu() == target
         right = read[name].argmax(dim=1).cpu() == target
         every &= right | ~can_tell
@@ -192,7 +193,8 @@ def evaluate_prior(
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Return all scores of a prior, ready for JSON; ``on_progress(done, all, what)`` is called between its parts."""
-    exam, size = draw_exam(trial), guidance.sample_size
+    both_wide = guidance.world == judge.world == WIDE
+    exam, size = draw_exam(trial, WIDE if both_wide else SMALL), guidance.sample_size
     parts = len(trial.scales) + 2
 
     def say(done: int, what: str) -> None:

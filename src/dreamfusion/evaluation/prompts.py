@@ -10,9 +10,9 @@ from pathlib import Path
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.evaluation.reading import shown
 from dreamfusion.toybox.captions import caption, parse_toy
-from dreamfusion.toybox.kinds import KINDS
+from dreamfusion.toybox.draw import accompanied, wider
 from dreamfusion.toybox.words import understood
-from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, held_out, part_held_out
+from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, SMALL, Toy, World, held_out, part_held_out
 
 _SEED = 2022
 
@@ -28,31 +28,32 @@ class PromptList:
     notes: tuple[str, ...] = ()
 
 
-def default_prompts(count: int = DEFAULT_COUNT) -> PromptList:
+def default_prompts(count: int = DEFAULT_COUNT, world: World = SMALL) -> PromptList:
     """Return prompts drawn by chance with a fixed seed, in turn of all kinds; every second one is a held-out pair.
 
     The held-out combination is in turn that of kind and colour and that of kind and part colour. Two fifths of the
     toys have a pattern, three tenths a size, and a half a part of another colour, where the held-out pair does not
-    decide it. No two look alike. Raises DreamFusionError for less than two.
+    decide it. In a wider world some have a finish, a second part of another colour, or company. No two look alike.
+    Raises DreamFusionError for less than two.
     """
     if count < 2:
         raise DreamFusionError(
             "--prompts: give at least 2, so that seen and held-out pairs can be compared, or a file."
         )
-    choose, kinds = random.Random(_SEED), list(KINDS)
+    choose, kinds = random.Random(_SEED), world.kinds
     toys: dict[str, Toy] = {}
     for index in range(count):
         turn, place = divmod(index, len(kinds))
         new = (turn + place) % 2 == 1
         by_part = new and index % 4 > 1
-        toy = _random_toy(choose, kinds[place], new=new, by_part=by_part)
-        while any(shown(toy) == shown(other) for other in toys.values()):
-            toy = _random_toy(choose, kinds[place], new=new, by_part=by_part)
+        toy = _random_toy(choose, world, kinds[place], new=new, by_part=by_part)
+        while any(shown(toy, world=world) == shown(other, world=world) for other in toys.values()):
+            toy = _random_toy(choose, world, kinds[place], new=new, by_part=by_part)
         toys[caption(toy)] = toy
     return PromptList(toys)
 
 
-def _random_toy(choose: random.Random, kind: str, *, new: bool, by_part: bool) -> Toy:
+def _random_toy(choose: random.Random, world: World, kind: str, *, new: bool, by_part: bool) -> Toy:
     """Return a toy of a kind, if ``new`` with a held-out pair of kind and colour, or of kind and part colour."""
     seen = [c for c in COLORS if not held_out(kind, c)]
     part_seen = [c for c in COLORS if not part_held_out(kind, c)]
@@ -63,17 +64,20 @@ def _random_toy(choose: random.Random, kind: str, *, new: bool, by_part: bool) -
         color = choose.choice([c for c in seen if c != part_color])
     pattern = choose.choice(PATTERNS) if choose.random() < 0.4 else None
     size = choose.choice(list(SIZES)) if choose.random() < 0.3 else None
-    return Toy(kind, color, pattern, size, part_color if part_color != color else None)
+    toy = Toy(kind, color, pattern, size, part_color if part_color != color else None)
+    if not new:  # what is held out stays in the picture
+        toy = accompanied(toy, world, choose)
+    return wider(toy, world, choose)
 
 
-def chosen_prompts(asked: str | None) -> PromptList:
-    """Return the prompts of a file, or as many drawn ones as a number says."""
+def chosen_prompts(asked: str | None, world: World = SMALL) -> PromptList:
+    """Return the prompts of a file, or as many drawn ones as a number says, of what a prior's world holds."""
     if asked is None or asked.isdecimal():
-        return default_prompts(int(asked or DEFAULT_COUNT))
-    return read_prompts(Path(asked))
+        return default_prompts(int(asked or DEFAULT_COUNT), world)
+    return read_prompts(Path(asked), world)
 
 
-def read_prompts(path: Path) -> PromptList:
+def read_prompts(path: Path, world: World = SMALL) -> PromptList:
     """Read one prompt per line; empty lines and repetitions are left out and noted, as are words read as others.
 
     Raises DreamFusionError, naming the lines, for a file that cannot be read, is not UTF-8, holds no prompt, or has
@@ -82,7 +86,7 @@ def read_prompts(path: Path) -> PromptList:
     toys: dict[str, Toy] = {}
     notes, wrong = [], []
     for number, line in read_lines(path):
-        reading = understood(" ".join(line.split()))
+        reading = understood(" ".join(line.split()), world)
         prompt = reading.prompt
         if reading.notes:
             notes.append(f"line {number} is read as {prompt!r} ({', '.join(reading.notes)})")
@@ -92,7 +96,7 @@ def read_prompts(path: Path) -> PromptList:
             notes.append(f"line {number} repeats {prompt!r}; left out")
         else:
             try:
-                toys[prompt] = parse_toy(prompt)
+                toys[prompt] = parse_toy(prompt, world)
             except DreamFusionError as error:
                 wrong.append(f"line {number}: {error}")
     if wrong:
@@ -119,5 +123,5 @@ def distinct_shapes(toys: Sequence[Toy]) -> list[str]:
 
 
 def shape(toy: Toy) -> Toy:
-    """Return the toy without its colours and pattern: what a textureless rendering can show."""
-    return Toy(toy.kind, size=toy.size)
+    """Return the toy without its colours, pattern and finish: what a textureless rendering can show."""
+    return Toy(toy.kind, size=toy.size, relation=toy.relation, other=shape(toy.other) if toy.other else None)

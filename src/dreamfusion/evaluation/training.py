@@ -20,7 +20,7 @@ from torch.nn.functional import nll_loss
 from dreamfusion.errors import DreamFusionError, refuse_small
 from dreamfusion.evaluation.lessons import Lesson, Lessons
 from dreamfusion.evaluation.network import IMAGE_SIZE, Reader, load_reader, save_reader
-from dreamfusion.evaluation.reading import WORDS, shown
+from dreamfusion.evaluation.reading import shown, words_of
 from dreamfusion.io.checkpoints import (
     latest_checkpoint,
     load_checkpoint,
@@ -34,7 +34,7 @@ from dreamfusion.io.claims import claim
 from dreamfusion.io.files import MARKER, refuse_foreign_folder, remove_folder
 from dreamfusion.stopping import stop_at_once, stop_between_steps, stopped
 from dreamfusion.toybox.muon import Muon
-from dreamfusion.toybox.world import Toy
+from dreamfusion.toybox.world import SMALL, Toy, World, WorldName, world_named
 
 _PLACES_WEIGHT = 3.0
 _RECENT = 50  # steps that reported figures are means of
@@ -56,6 +56,7 @@ class JudgeSettings:
     decay_steps: int = 3000
     ema: float = 0.998
     seed: int = 77_000
+    world: WorldName = "small"
 
     def lr_factor(self, step: int) -> float:
         """Return the factor on both learning rates at a step: warm-up, plateau, linear decay to zero."""
@@ -71,13 +72,13 @@ class JudgeStep:
     right: dict[str, float]
 
 
-def targets(toys: Sequence[Toy], views: Sequence[str]) -> dict[str, Tensor]:
-    """Return the index in `WORDS` of what each picture shows, [n] by attribute; -1 where it is not known."""
-    said = [shown(toy, view) for toy, view in zip(toys, views, strict=True)]
-    found = {name: [caption[name] for caption in said] for name in WORDS}
+def targets(toys: Sequence[Toy], views: Sequence[str], world: World = SMALL) -> dict[str, Tensor]:
+    """Return the index in `words_of` of what each picture shows, [n] by attribute; -1 where it is not known."""
+    said = [shown(toy, view, world) for toy, view in zip(toys, views, strict=True)]
+    found = {name: [caption[name] for caption in said] for name in words_of(world)}
     return {
         name: torch.tensor([-1 if word is None else choices.index(word) for word in found[name]])
-        for name, choices in WORDS.items()
+        for name, choices in words_of(world).items()
     }
 
 
@@ -114,8 +115,9 @@ class JudgeTraining:
     def __init__(self, settings: JudgeSettings, start_from: Path | None = None) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.step, self.seconds = settings, 0, 0.0
-        self.reader = Reader(WORDS) if start_from is None else load_reader(start_from)
-        if self.reader.words != WORDS:
+        self.world = world_named(settings.world)
+        self.reader = Reader(words_of(self.world)) if start_from is None else load_reader(start_from)
+        if self.reader.words != words_of(self.world):
             raise DreamFusionError(f"{start_from} judges another world: train without --start-from.")
         self.average = copy.deepcopy(self.reader).eval().requires_grad_(False)
         self.reader.train()
@@ -127,15 +129,15 @@ class JudgeTraining:
             Muon(self.hidden, lr=settings.muon_lr),
             torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0),
         )
-        self.first = Lessons(settings.seed, settings.batch_size, size=IMAGE_SIZE // 2)
-        self.later = Lessons(settings.seed + 1, settings.batch_size)
+        self.first = Lessons(settings.seed, settings.batch_size, size=IMAGE_SIZE // 2, world=self.world)
+        self.later = Lessons(settings.seed + 1, settings.batch_size, world=self.world)
 
     def train_step(self) -> dict[str, float]:
         """Take one step; return its loss and the share of words read right, by attribute."""
         begun = time.monotonic()
         lesson = (self.first if self.step < self.settings.small_steps else self.later).batch(self.step)
         read, where = self.reader.words_and_places(lesson.images)
-        right = targets(lesson.toys, lesson.views)
+        right = targets(lesson.toys, lesson.views, self.world)
         loss = reading_loss(read, right) + _PLACES_WEIGHT * places_loss(where, lesson)
         if not torch.isfinite(loss):
             raise DreamFusionError(

@@ -29,6 +29,7 @@ from dreamfusion.scenes.scene import Finished, finished_views
 from dreamfusion.standard import AZIMUTHS_DEG
 from dreamfusion.stopping import stop_at_once
 from dreamfusion.toybox.captions import parse_toy
+from dreamfusion.toybox.world import WIDE
 
 ELEVATION_DEG = 30.0
 VIEW_SIZE = 64
@@ -54,7 +55,7 @@ def run_task(folder: Path) -> None:
     result.scene.refresh()
     scene = result.finished
     smoothing = result.config.scene.surface_smoothing * scene.scale
-    score = asdict(score_geometry(scene.field, parse_toy(task["prompt"]), smoothing=smoothing))
+    score = asdict(score_geometry(scene.field, parse_toy(task["prompt"], WIDE), smoothing=smoothing))
     with write_atomically(folder / "views.safetensors", ours=True) as path:
         save_file(evaluation_views(scene), path)
     last = metrics[-20:]

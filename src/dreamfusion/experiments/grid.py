@@ -35,6 +35,7 @@ from dreamfusion.runs.generate import generate
 from dreamfusion.runs.results import Result
 from dreamfusion.scenes.scene import finished_views
 from dreamfusion.toybox.captions import parse_toy
+from dreamfusion.toybox.world import WIDE
 
 TITLE = "Guidance scale and seed in 3D"
 METHODS: dict[str, dict[str, Any]] = {
@@ -160,7 +161,7 @@ def measure(results: Sequence[Result], prompt: str, judge: ToyboxJudge) -> Outco
     ``finished``: how many there are. ``kind``, ``color``: the share of pictures from which the judge reads them.
     ``shape_iou`` and ``color_distance``: means over pairs of objects, see `overlap` and `color_distance`.
     """
-    toy, views, volumes, fields = parse_toy(prompt), [], [], []
+    toy, views, volumes, fields = parse_toy(prompt, WIDE), [], [], []
     for result in results:
         result.scene.refresh()
         scene = result.finished

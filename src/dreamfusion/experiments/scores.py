@@ -17,6 +17,7 @@ from dreamfusion.guidance.base import Guidance
 from dreamfusion.guidance.pixel_space import z_to_image
 from dreamfusion.method.cameras import fixed_cameras
 from dreamfusion.toybox.captions import parse_toy
+from dreamfusion.toybox.world import WIDE
 
 RADIUS, FOCAL, ELEVATION_DEG = 2.5, 1.42, 10.0
 """The camera of all pictures: from the front, in the middle of what the embedded prior was trained with."""
@@ -56,7 +57,7 @@ class Question:
 
 def _front(prompts: list[str]) -> Exam:
     cameras = fixed_cameras(torch.zeros(len(prompts)), ELEVATION_DEG, radius=RADIUS, focal=FOCAL)
-    return Exam([parse_toy(prompt) for prompt in prompts], cameras, ["front"] * len(prompts))
+    return Exam([parse_toy(prompt, WIDE) for prompt in prompts], cameras, ["front"] * len(prompts))
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -64,7 +65,7 @@ def check_prompts(prompts: Sequence[str]) -> None:
     if not prompts:
         raise DreamFusionError('--prompts: give at least one, for example "a red mushroom".')
     for prompt in prompts:
-        parse_toy(prompt)
+        parse_toy(prompt, WIDE)
 
 
 def check_samples(samples: int) -> None:

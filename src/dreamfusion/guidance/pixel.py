@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from dreamfusion.guidance.tokens import shortened
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.toybox.captions import vocabulary
 from dreamfusion.toybox.words import nearest_words, understood
+from dreamfusion.toybox.world import SMALL, World, world_known
 
 _IF_MAX_TOKENS = 77
 """DeepFloyd IF was trained with this many tokens, though its T5 would take more."""
@@ -102,8 +104,8 @@ class PixelGuidance(PipelineGuidance):
         return list(dict.fromkeys(words))
 
     def understood(self, prompt: str) -> Reading:
-        """Return the prompt in the words of the toybox, if the prior knows all of these, as the embedded one does."""
-        return understood(prompt) if self._knows_toybox else Reading(prompt)
+        """Return the prompt in the words of the toybox that the prior knows, if any, as the embedded one does."""
+        return understood(prompt, self._known) if self._known and not self._in_its_words(prompt) else Reading(prompt)
 
     def true_scale(self, prompt: str) -> float:
         """Return the product of the scales of the prompt's words for things that were shown at full size."""
@@ -114,7 +116,8 @@ class PixelGuidance(PipelineGuidance):
         """Raise DreamFusionError if the prior does not know a word, naming it and the words that it knows."""
         unknown = self.unknown_words(prompt)
         if unknown:
-            near = dict.fromkeys(word for one in unknown for word in nearest_words(one)) if self._knows_toybox else ()
+            world = self._known
+            near = dict.fromkeys(word for one in unknown for word in nearest_words(one, world=world)) if world else ()
             proposed = f" (nearest: {', '.join(near)})" if near else ""
             special = set(self._tokenizer.all_special_tokens)
             known = sorted(word for word in self._tokenizer.get_vocab() if word not in special and word[0].isalnum())
@@ -124,8 +127,19 @@ class PixelGuidance(PipelineGuidance):
             )
 
     @property
-    def _knows_toybox(self) -> bool:
-        return self._is_word_level and set(vocabulary()) <= set(self._tokenizer.get_vocab())
+    def world(self) -> World:
+        """What of the toybox the prior knows by its words; the small world if it knows nothing of it."""
+        return self._known or SMALL
+
+    @cached_property
+    def _known(self) -> World | None:
+        return world_known(self._tokenizer.get_vocab().keys()) if self._is_word_level else None
+
+    def _in_its_words(self, prompt: str) -> bool:
+        """Tell whether a prior with words beyond the toybox knows all of a prompt, some of it by these."""
+        words, known = re.findall(r"[^\W_]+", prompt.lower()), self._tokenizer.get_vocab()
+        more = [word for word in words if word not in vocabulary(self.world)]
+        return bool(more) and all(word in known for word in words)
 
     @property
     def _is_word_level(self) -> bool:

@@ -77,6 +77,11 @@ class State:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint; DreamFusionError if it belongs to another architecture."""
         tree = unpack(checkpoint.state, checkpoint.tensors)
+        if lacking := [part for part in ("scene", "optimizer", "opacity") if part not in tree]:
+            raise DreamFusionError(
+                f"The checkpoint of step {checkpoint.step} has no {' and no '.join(lacking)} in it: delete it and "
+                "resume from an earlier one, or start the run again."
+            )
         try:
             carry_over(self.optimizer, self.scene.shape_like(tree["scene"]))
             self.scene.load_state_dict(tree["scene"])

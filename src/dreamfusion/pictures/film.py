@@ -6,24 +6,31 @@ second, and what is seen is what the files hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dreamfusion.assets.mesh import Mesh
 from dreamfusion.config import Shading
 from dreamfusion.fields.tetrahedra import Surface
-from dreamfusion.method.cameras import Cameras
+from dreamfusion.method.cameras import Cameras, fixed_cameras
 from dreamfusion.method.shading import headlights
 from dreamfusion.renderers.mesh import render_surface
 from dreamfusion.scenes.scene import PICTURE_BACKDROP, Finished, Scene
+from dreamfusion.standard import ORBIT_FOCAL
 
 _ENLARGED = 3
+_ROOM = 1.08
+"""How much farther away a camera is than where the object would touch the edge."""
 _FADE, _END = 6, 15
 """Frames from one preview to the next, and for which the last one stays."""
 
@@ -56,6 +63,27 @@ def mesh_pictures(
             rasterizer=scene.config.rasterizer,
         )
         yield view.rgb[0]
+
+
+def framing_camera(mesh: Mesh, azimuth_deg: float, elevation_deg: float) -> Cameras:
+    """Return one camera that has all of a mesh in the middle of a square picture, however large and wherever it is."""
+    middle = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
+    reach = float(np.linalg.norm(mesh.vertices - middle, axis=1).max())
+    # The edge of the picture touches a ball of this reach at a distance of reach / sin(half the angle of view).
+    away = _ROOM * reach / math.sin(math.atan(0.5 / ORBIT_FOCAL))
+    return _moved(fixed_cameras(azimuth_deg, elevation_deg, radius=away), middle)
+
+
+def level_with(cameras: Cameras, mesh: Mesh) -> Cameras:
+    """Return cameras raised or lowered with what they look at, the origin, to the middle of a mesh's height."""
+    height = float(mesh.vertices[:, 2].min() + mesh.vertices[:, 2].max()) / 2
+    return _moved(cameras, np.array([0.0, 0.0, height]))
+
+
+def _moved(cameras: Cameras, by: NDArray[np.floating[Any]]) -> Cameras:
+    pose = cameras.camera_to_world.clone()
+    pose[:, :, 3] += torch.as_tensor(by, dtype=pose.dtype)
+    return replace(cameras, camera_to_world=pose)
 
 
 def growth_frames(previews: Sequence[Path]) -> Iterator[Tensor]:

@@ -48,6 +48,7 @@ from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage
 from dreamfusion.runs.control import Requests
 from dreamfusion.runs.fitting import fit_device, fit_memory, fit_prior, fit_views
+from dreamfusion.runs.missing import tell_missing
 from dreamfusion.runs.results import Result, at_true_size, open_state, save_preview, save_validation, write_assets
 from dreamfusion.runs.sharing import send_state
 from dreamfusion.runs.watching import Watch, require_log, watching
@@ -106,6 +107,7 @@ def generate(
             state = open_state(folder, config, device)
             if config.steps < state.step:
                 raise DreamFusionError(f"{folder} is {state.step} steps old already: --steps must be at least that.")
+            tell_missing(folder, config, state.step, on_note or _logger.warning)
             guidance = guidance_model or load_guidance(config, device)
             _truncate_metrics(folder / "metrics.jsonl", state.step)
             with same_threads(latest_checkpoint(folder / "checkpoints")):
@@ -140,14 +142,13 @@ def generate(
     check_suits(guidance, config)
     config = as_read(config, guidance, tell)
     state = State.fresh(config, device)
-    own = guidance_model is None
     with new_folder(RUNS / slugify(config.prompt), output) as folder:
         return carry_out(
             config,
             guidance,
             state,
             folder,
-            own_prior=own,
+            own_prior=guidance_model is None,
             loss_function=loss_function,
             assets=assets,
             on_start=on_start,
@@ -507,6 +508,8 @@ def new_folder(default: Path, output: Path | str | None) -> Iterator[Path]:
 def earlier_folder(folder: Path) -> Iterator[Path]:
     """Claim the folder of an earlier run while the block lasts; DreamFusionError if it holds none or it is going on."""
     if not (folder / "config.yaml").is_file():
-        raise DreamFusionError(f"{folder} holds no run to resume: it has no config.yaml.")
+        lost = bool(list_checkpoints(folder / "checkpoints"))
+        advice = "it has checkpoints, but lost the config.yaml that goes with them: put that back" if lost else ""
+        raise DreamFusionError(f"{folder} holds no run to resume: {advice or 'it has no config.yaml'}.")
     with claim(folder, evidence=("config.yaml",)):
         yield folder

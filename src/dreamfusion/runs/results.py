@@ -27,11 +27,10 @@ import torch
 from torch import Tensor
 
 from dreamfusion.assets.compressed import require_draco
-from dreamfusion.assets.finish import About, Pivot, faces_at, placed, surface_of, texels_at
+from dreamfusion.assets.finish import About, faces_at, placed, surface_of, texels_at
 from dreamfusion.assets.formats import (
     FORMATS,
     TEXTURED,
-    Format,
     files_of,
     format_of,
     require_usd,
@@ -57,10 +56,18 @@ from dreamfusion.io.checkpoints import latest_checkpoint, load_checkpoint
 from dreamfusion.io.files import prepare_output_dir, refuse_foreign_files
 from dreamfusion.method.cameras import fixed_cameras, orbit_cameras
 from dreamfusion.method.state import State
-from dreamfusion.pictures.film import growth_frames, mesh_pictures
+from dreamfusion.pictures.film import framing_camera, growth_frames, level_with, mesh_pictures
 from dreamfusion.renderers.output import RenderOutput
 from dreamfusion.scenes.scene import PICTURE_BACKDROP, Finished, Scene, finished_views
-from dreamfusion.standard import AZIMUTHS_DEG, MESH_FACES, MESH_RESOLUTION, ORBIT_ELEVATION_DEG, TEXTURE_SIZE
+from dreamfusion.standard import (
+    AZIMUTHS_DEG,
+    MESH_FACES,
+    MESH_RESOLUTION,
+    ORBIT_ELEVATION_DEG,
+    TEXTURE_SIZE,
+    Format,
+    Pivot,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -201,9 +208,8 @@ def _save_object(result: Result, mesh: Mesh) -> None:
 def _save_thumbnail(result: Result, mesh: Mesh) -> None:
     pictures = result.config.pictures
     side = pictures.thumbnail_resolution or THUMBNAIL_SIZE
-    (thumbnail,) = mesh_pictures(
-        result.finished, mesh, fixed_cameras(30.0, ORBIT_ELEVATION_DEG), pictures.shading, side
-    )
+    camera = framing_camera(mesh, 30.0, ORBIT_ELEVATION_DEG)
+    (thumbnail,) = mesh_pictures(result.finished, mesh, camera, pictures.shading, side)
     save_png(thumbnail, result.thumbnail)
 
 
@@ -225,6 +231,7 @@ def _save_films(result: Result, mesh: Mesh | None) -> None:
             radius=pictures.radius,
             focal=pictures.focal,
         )
+        cameras = level_with(cameras, mesh)
         frames = mesh_pictures(scene, mesh, cameras, pictures.shading, pictures.video_resolution or TURNTABLE_SIZE)
         save_video(frames, result.turntable, fps=pictures.video_fps)
     previews = sorted((result.folder / "previews").glob("step_*.png"))

@@ -21,6 +21,7 @@ from dreamfusion.io.files import remove_folder
 from dreamfusion.scale.plan import Trial
 from dreamfusion.scale.trial import unpacked
 from dreamfusion.toybox.captions import parse_toy
+from dreamfusion.toybox.world import WIDE
 
 SAME_SHAPE = 0.9
 """Overlap of two volumes, intersection over union, from which on they may be near-duplicates."""
@@ -93,7 +94,7 @@ class Scorer:
         if prompt not in self._clear:
             assert self.judge is not None
             try:
-                behind = true_views(parse_toy(prompt))[BEHIND]
+                behind = true_views(parse_toy(prompt, WIDE))[BEHIND]
                 self._clear[prompt] = not is_janus(behind, prompt, self.judge)
             except DreamFusionError:
                 self._clear[prompt] = False

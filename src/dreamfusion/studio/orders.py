@@ -9,11 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from dreamfusion.config import PictureShading
 from dreamfusion.config.presets import Preset, RefinePreset
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, TEXTURE_SIZE
-
-# What assets.formats and assets.finish take, said again: they load PyTorch, which the page can do without.
-Format = Literal["glb", "obj", "ply", "stl", "usdz"]
-Pivot = Literal["base", "center"]
+from dreamfusion.standard import MESH_FACES, ORBIT_ELEVATION_DEG, TEXTURE_SIZE, Format, Pivot
 
 Steps = Annotated[int, Field(ge=1, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

@@ -25,10 +25,11 @@ from dreamfusion.assets.viewer import save_viewer
 from dreamfusion.config import PictureShading
 from dreamfusion.config.presets import PRESETS, RefinePreset
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.standard import Format
 from dreamfusion.studio.gallery import Gallery, Sort
 from dreamfusion.studio.guard import Guard
 from dreamfusion.studio.job import Job
-from dreamfusion.studio.orders import Format, Generate, Resume, parse_order
+from dreamfusion.studio.orders import Generate, Resume, parse_order
 from dreamfusion.studio.queue import Queue
 from dreamfusion.studio.removal import remove_run
 from dreamfusion.studio.words import reading, vocabulary

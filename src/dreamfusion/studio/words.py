@@ -14,7 +14,7 @@ def vocabulary() -> dict[str, Any]:
     from dreamfusion.toybox.kinds import KINDS
 
     words: dict[str, Any] = {name: list(ATTRIBUTES[name]) for name in ("kind", "color", "pattern", "size")}
-    words["part"] = {name: kind.part for name, kind in KINDS.items()}
+    words["part"] = {name: kind.part[0] for name, kind in KINDS.items()}
     return words
 
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 from dreamfusion.assets.images import save_png
 from dreamfusion.io.files import TABLE_BEGIN, TABLE_END, read_rows, write_text
 from dreamfusion.toybox.hardness import SORTS
-from dreamfusion.toybox.kinds import KINDS
+from dreamfusion.toybox.kinds import ALL_KINDS
 from dreamfusion.toybox.model import BANDED_FROM, SHIFT
-from dreamfusion.toybox.world import COLORS, SIZES, held_out, part_held_out
+from dreamfusion.toybox.world import COLORS, SIZES, World, held_out, part_held_out, world_named
 
 _WIDTH, _HEIGHT, _MARGIN = 560, 260, 40
 
@@ -56,16 +56,20 @@ def write_card(
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items() if name in _OPTIONS)
     command = f"dreamfusion prior train {options}" + (f" --start-from {started_from}" if started_from else "")
     size = settings["image_size"]
-    pairs = [f"{color} {kind}" for kind in KINDS for color in COLORS if held_out(kind, color)]
-    pairs += [f"{kind} with {c} {toy.part}" for kind, toy in KINDS.items() for c in COLORS if part_held_out(kind, c)]
+    world = world_named(settings.get("world", "small"))
+    pairs = [f"{color} {kind}" for kind in world.kinds for color in COLORS if held_out(kind, color)]
+    parts = [(kind, ALL_KINDS[kind].part[0]) for kind in world.kinds]
+    pairs += [f"{kind} with {c} {part}" for kind, part in parts for c in COLORS if part_held_out(kind, c)]
+    if world.trims:
+        pairs += ["and a tenth of the second parts' colours, of finishes and of scenes (`toybox/world.py`)"]
     table = "\n".join(f"| {row['step']:.0f} | {row['loss']:.4f} |" for row in rows[:: max(1, len(rows) // 12)])
     write_text(
         folder / "README.md",
         f"""# The toybox prior
 
 A text-conditional diffusion model of {size} x {size} pixels in diffusers' folder format (IFPipeline: T5 encoder, UNet,
-DDPM scheduler and v-prediction). It knows {len(KINDS)} kinds of toys in {len(COLORS)} colours, their patterns, sizes
-and parts, and no other words. {_on_bands(size)}
+DDPM scheduler and v-prediction). It knows {len(world.kinds)} kinds of toys in {len(COLORS)} colours, their patterns,
+sizes and parts{_more(world)}, and no other words. {_on_bands(size)}
 
 It knows the camera, and whether a picture is textureless, from a token behind the words. A small toy was shown from so
 near that it appears at full size; its true size is {SIZES["small"][0]} of that.
@@ -95,6 +99,10 @@ Not scored yet: `dreamfusion prior evaluate --card --model` and this folder.
     )
 
 
+def _more(world: World) -> str:
+    return ", two parts of each, finishes, and two toys at once" if world.trims else ""
+
+
 def _on_bands(size: int) -> str:
     if size < BANDED_FROM:
         return "Its schedule is the cosine's."
@@ -111,8 +119,8 @@ def _held_out(rows: list[dict[str, Any]]) -> str:
     last = rows[-1]
     lines = [f"| all | {last['loss']:.4f} |"]
     for sort in ("noise", *SORTS):
-        lines += [f"| {sort}: {name} | {loss:.4f} |" for name, loss in last[sort].items()]
+        lines += [f"| {sort}: {name} | {loss:.4f} |" for name, loss in last.get(sort, {}).items()]
     return "\n".join(["", "| held-out pictures, after the last step | loss |", "|---|---|", *lines])
 
 
-_OPTIONS = ("steps", "batch_size", "image_size", "lr", "muon_lr", "decay_steps", "precision", "seed")
+_OPTIONS = ("steps", "batch_size", "image_size", "lr", "muon_lr", "decay_steps", "precision", "seed", "world")

@@ -7,7 +7,9 @@ can be stopped and resumed anywhere.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,11 +20,22 @@ from dreamfusion.method.cameras import Cameras, sample_cameras
 from dreamfusion.method.prompts import view_prompts, view_weights
 from dreamfusion.method.shading import Lights, sample_backdrops, sample_lights
 from dreamfusion.toybox.captions import PHRASINGS, caption
+from dreamfusion.toybox.draw import accompanied, wider
 from dreamfusion.toybox.hardness import Hardness
-from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.paint import SUPERSAMPLE, TracedViews, paint_traced
 from dreamfusion.toybox.render import paint_toys, trace
-from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy, as_shown, held_out, part_held_out
+from dreamfusion.toybox.world import (
+    COLORS,
+    NATURAL_WOOD,
+    PATTERNS,
+    SIZES,
+    SMALL,
+    Toy,
+    World,
+    as_shown,
+    held_out,
+    part_held_out,
+)
 
 _UNSAID = 0.06  # share of captions that name no colour though the toy has one
 _SIZED, _PATTERNED, _PARTED = 0.2, 0.36, 0.45  # shares of toys with a size, a pattern, a part of another colour
@@ -49,6 +62,30 @@ class Batch:
     toys: list[Toy]
 
 
+class Batches(Protocol):
+    """What a training takes its batches from."""
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a training step; the same for the same step."""
+
+
+class MixedData:
+    """Batches of several sources, one after the other in each."""
+
+    def __init__(self, parts: Sequence[Batches]) -> None:
+        self.parts = list(parts)
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a training step."""
+        batches = [part.batch(step) for part in self.parts]
+        joined = {
+            name: torch.cat([getattr(batch, name) for batch in batches])
+            for name in ("images", "weights", "cameras", "camera_known", "textureless")
+        }
+        captions = [text for batch in batches for text in batch.captions]
+        return Batch(captions=captions, toys=[toy for batch in batches for toy in batch.toys], **joined)
+
+
 @dataclass
 class _Pool:
     """Traced views that many batches recolour and relight."""
@@ -64,7 +101,8 @@ class ToyboxData:
 
     ``caption_dropout`` of the captions are empty, which trains the unconditional branch of classifier-free
     guidance. Half of the captions name the nearest view, half mix the embeddings of neighbouring views by azimuth.
-    ``hardness`` says what is drawn more often; without it, all kinds and all patterns are drawn alike.
+    ``hardness`` says what is drawn more often; without it, all kinds and all patterns are drawn alike. ``world`` says
+    what there is.
     """
 
     def __init__(
@@ -78,7 +116,9 @@ class ToyboxData:
         caption_dropout: float = 0.1,
         device: str = "cpu",
         hardness: Hardness | None = None,
+        world: World = SMALL,
     ) -> None:
+        self.world = world
         self.seed, self.batch_size, self.image_size = seed, batch_size, image_size
         self.pool_size, self.pool_steps = pool_size, pool_steps
         self.caption_dropout, self.device = caption_dropout, device
@@ -119,17 +159,18 @@ class ToyboxData:
         patterns = {"plain": 1 - _PATTERNED} | {name: _PATTERNED / len(PATTERNS) for name in PATTERNS}
         (pattern,) = choose.choices(list(patterns), [weight("pattern", name) * patterns[name] for name in patterns])
         parts = [weight("part", "named") * _PARTED, weight("part", "usual") * (1 - _PARTED)]
-        return replace(
+        dressed = replace(
             toy,
             color=color,
             pattern=None if pattern == "plain" else pattern,
             part_color=choose.choices([part_color, None], parts)[0],
         )
+        return wider(dressed, self.world, choose)
 
     def _captions(self, toy: Toy, choose: random.Random) -> list[str]:
         if choose.random() < self.caption_dropout:
             return [""] * 4
-        if choose.random() < _UNSAID:
+        if choose.random() < _UNSAID and toy.finish != "wooden":  # which would mean the colour of wood
             toy = replace(toy, color=None)
         phrase = caption if choose.random() < _PLAINEST else choose.choice(PHRASINGS)
         return view_prompts(phrase(toy), ViewTexts())
@@ -149,12 +190,11 @@ class ToyboxData:
         flat = (torch.rand(count, generator=generator) < _FLAT) & ~white
         ambient = torch.where(flat, 1.0, ambient)
         lights = Lights(lights.position, 1.0 - ambient, ambient)
-        body = torch.tensor([COLORS[str(toy.color)] for toy in toys])
+        body = torch.tensor([COLORS[toy.color] if toy.color else NATURAL_WOOD for toy in toys])
         body = (body + 0.03 * torch.randn(count, 3, generator=generator)).clamp(0, 1)
         background = sample_backdrops(count, generator)
 
-        paint = paint_toys([as_shown(toy) for toy in toys], self.device, body.tolist())
-        paint.palette[white.to(self.device)] = 1.0
+        paint = paint_toys([as_shown(toy) for toy in toys], self.device, body.tolist()).whitened(white)
         views = (pool.traced, picks.to(self.device), cameras.to(self.device))
         return paint_traced(*views, paint, lights.to(self.device), background.to(self.device))
 
@@ -166,8 +206,9 @@ class ToyboxData:
     def _trace_pool(self, index: int) -> _Pool:
         generator = torch.Generator().manual_seed(self.seed * 7_919 + index)
         choose = random.Random(self.seed * 7_919 + index)
-        kinds = [choose.choice(list(KINDS)) for _ in range(self.pool_size)]
+        kinds = [choose.choice(self.world.kinds) for _ in range(self.pool_size)]
         toys = [Toy(kind, size=choose.choice(list(SIZES)) if choose.random() < _SIZED else None) for kind in kinds]
+        toys = [accompanied(toy, self.world, choose) for toy in toys]
         cameras = sample_cameras(self.pool_size, CameraRange(), generator)
         size, chunk = self.image_size * SUPERSAMPLE, 64
         buffers = []

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dreamfusion.toybox.kinds import KINDS
+from dreamfusion.toybox.kinds import ALL_KINDS
 from dreamfusion.toybox.world import PATTERNS, Toy
 
 SORTS: dict[str, tuple[str, ...]] = {
-    "kind": tuple(KINDS),
+    "kind": tuple(ALL_KINDS),
     "pattern": ("plain", *PATTERNS),
     "part": ("usual", "named"),
 }

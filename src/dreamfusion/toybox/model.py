@@ -5,6 +5,7 @@ Everything is a stock diffusers or transformers class, so that the folder it is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ SHIFT = 2.0
 SPECIAL = ("<pad>", "</s>", "<unk>", CAMERA_WORD)
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token per word of the toybox vocabulary."""
-    words = [*SPECIAL, *vocabulary()]
-    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+def build_tokenizer(words: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token per word, in that order; those of the small world if none are given."""
+    numbered = [*SPECIAL, *(vocabulary() if words is None else words)]
+    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(numbered)}, unk_token="<unk>"))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Sequence([Whitespace(), Punctuation()])
     return PreTrainedTokenizerFast(
@@ -144,9 +145,18 @@ def grow(small: Any, large: Any) -> None:
     large.network.load_state_dict(weights)
 
 
-def build_pipeline(image_size: int) -> Any:
-    """Return the untrained prior, an IFPipeline (whose parts have no types); weights by torch's global generator."""
-    tokenizer = build_tokenizer()
+def words_in_order(tokenizer: Any) -> list[str]:
+    """Return the words of a tokenizer of `build_tokenizer` by their numbers, without those in `SPECIAL`."""
+    numbers = tokenizer.get_vocab()
+    return [word for word in sorted(numbers, key=numbers.__getitem__) if word not in SPECIAL]
+
+
+def build_pipeline(image_size: int, words: Iterable[str] | None = None) -> Any:
+    """Return the untrained prior, an IFPipeline (whose parts have no types); weights by torch's global generator.
+
+    ``words`` as in `build_tokenizer`.
+    """
+    tokenizer = build_tokenizer(words)
     return IFPipeline(
         tokenizer=tokenizer,
         text_encoder=build_text_encoder(len(tokenizer)),

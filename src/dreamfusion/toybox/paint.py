@@ -18,8 +18,8 @@ from torch import Tensor
 from dreamfusion.kernels.backend import array, in_parallel, launch
 from dreamfusion.method.cameras import Cameras
 from dreamfusion.method.shading import Lights
-from dreamfusion.toybox.kinds import ACCENT, BODY, MATERIALS
-from dreamfusion.toybox.render import NOTHING, GeometryBuffers, Paint, is_marked
+from dreamfusion.toybox.kinds import ACCENT, BODY, SURFACES
+from dreamfusion.toybox.render import NOTHING, SHINY, WOODEN, GeometryBuffers, Paint, grain, highlight, is_marked
 
 SUPERSAMPLE = 2
 """Rays per pixel and axis."""
@@ -48,7 +48,7 @@ class TracedViews:
 
 @wp.struct
 class _Views:
-    """What a kernel reads of the picked views: which they are, cameras, lights, paint and backdrop, one per picture."""
+    """What a kernel reads of the picked views: which they are, cameras, lights and backdrop, one per picture; paint."""
 
     pick: wp.array(dtype=wp.int64)
     rotation: wp.array(dtype=wp.mat33)
@@ -57,9 +57,12 @@ class _Views:
     light: wp.array(dtype=wp.vec3)
     diffuse: wp.array(dtype=float)
     ambient: wp.array(dtype=float)
+    surface: wp.array(dtype=wp.int64)
     palette: wp.array(dtype=wp.vec3)
+    finish: wp.array(dtype=wp.int64)
     pattern: wp.array(dtype=wp.int64)
     scale: wp.array(dtype=wp.vec3)
+    place: wp.array(dtype=wp.vec3)
     background: wp.array(dtype=wp.vec3)
 
 
@@ -71,7 +74,8 @@ def _paint_kernel(
     depth: wp.array(dtype=wp.float16),
     size: int,
     rays: int,
-    materials: int,
+    toys: int,
+    surfaces: int,
     body: int,
     accent: int,
     nothing: int,
@@ -100,12 +104,21 @@ def _paint_kernel(
                 )
                 direction = views.rotation[view] * wp.normalize(through)
                 point = views.position[view] + direction * float(depth[at])
-                if kind == body and is_marked(int(views.pattern[view]), wp.cw_div(point, views.scale[view])):
-                    kind = accent
+                kind = int(views.surface[view * toys * surfaces + kind])
+                toy = view * toys + kind / surfaces
+                own = wp.cw_div(point - views.place[toy], views.scale[toy])
+                if kind % surfaces == body and is_marked(int(views.pattern[toy]), own):
+                    kind += accent - body
                 n = wp.vec3(float(normal[3 * at]), float(normal[3 * at + 1]), float(normal[3 * at + 2])) / 127.0
                 towards = wp.normalize(views.light[view] - point)
                 cosine = wp.max(wp.dot(n, towards), 0.0)  # type: ignore[call-overload]
-                lit = views.palette[view * materials + kind] * (views.diffuse[view] * cosine + views.ambient[view])
+                paint = view * toys * surfaces + kind
+                lit = views.palette[paint] * (views.diffuse[view] * cosine + views.ambient[view])
+                if int(views.finish[paint]) == SHINY:
+                    white = views.diffuse[view] * highlight(n, towards, -direction)
+                    lit += wp.vec3(white, white, white)
+                if int(views.finish[paint]) == WOODEN:
+                    lit *= grain(own)
                 color += wp.vec3(wp.clamp(lit[0], 0.0, 1.0), wp.clamp(lit[1], 0.0, 1.0), wp.clamp(lit[2], 0.0, 1.0))
     color = color / float(rays * rays)
     for channel in range(3):
@@ -131,9 +144,12 @@ def paint_traced(
         "light": (lights.position, wp.vec3),
         "diffuse": (lights.diffuse, None),
         "ambient": (lights.ambient, None),
+        "surface": (paint.surface.reshape(-1), None),
         "palette": (paint.palette.reshape(-1, 3), wp.vec3),
-        "pattern": (paint.pattern, None),
-        "scale": (paint.scale, wp.vec3),
+        "finish": (paint.finish.reshape(-1), None),
+        "pattern": (paint.pattern.reshape(-1), None),
+        "scale": (paint.scale.reshape(-1, 3), wp.vec3),
+        "place": (paint.place.reshape(-1, 3), wp.vec3),
         "background": (background, wp.vec3),
     }
     alive = []
@@ -146,8 +162,8 @@ def paint_traced(
     out = torch.empty(count, 3, size, size, device=device)
     pixels = count * size * size
     buffers = [array(traced.material.view(-1)), array(traced.normal.view(-1)), array(traced.depth.view(-1))]
-    names = list(MATERIALS)
-    numbers = [size, SUPERSAMPLE, len(names), names.index(BODY), names.index(ACCENT), NOTHING]
+    toys = paint.pattern.shape[1]
+    numbers = [size, SUPERSAMPLE, toys, len(SURFACES), SURFACES.index(BODY), SURFACES.index(ACCENT), NOTHING]
 
     def work(part: int, parts: int) -> None:
         first, last = pixels * part // parts, pixels * (part + 1) // parts

@@ -23,11 +23,12 @@ from dreamfusion.errors import DreamFusionError
 from dreamfusion.kernels.backend import array, in_parallel, launch, uses_warp
 from dreamfusion.method.cameras import Cameras, Rays
 from dreamfusion.method.shading import Lights, Shading, shade
-from dreamfusion.toybox.kinds import ACCENT, BODY, KINDS, MATERIALS, PART
-from dreamfusion.toybox.world import COLORS, PATTERNS, Toy
+from dreamfusion.toybox.kinds import ACCENT, ALL_KINDS, BODY, MATERIALS, PART, SURFACES, TRIM
+from dreamfusion.toybox.world import FINISHES, PATTERNS, Toy, placed
 
 _SHAPES = ("ellipsoid", "box", "cylinder", "cone", "torus", "prism")
 NOTHING = 255  # the material of pixels that hit nothing
+_MOST = 2  # toys in one picture
 
 
 @wp.func
@@ -113,18 +114,45 @@ def _scene(program: _Program, kind: int, p: wp.vec3) -> wp.vec2:
     return wp.vec2(best, material)
 
 
+@wp.struct
+class _Toys:
+    """What stands in each picture, at most _MOST toys: kind (-1: none), scale and place of each."""
+
+    kind: wp.array(dtype=int)
+    scale: wp.array(dtype=wp.vec3)
+    place: wp.array(dtype=wp.vec3)
+
+
+_MOST_CONSTANT, _SURFACES_CONSTANT = wp.constant(_MOST), wp.constant(len(SURFACES))
+
+
 @wp.func
-def _distance(program: _Program, kind: int, scale: wp.vec3, p: wp.vec3) -> float:
-    # Of a toy shrunk along the axes: a bound on the distance, exact in sign.
-    hit = _scene(program, kind, wp.cw_div(p, scale))
-    return hit[0] * wp.min(scale[0], wp.min(scale[1], scale[2]))
+def _nearest(program: _Program, toys: _Toys, image: int, p: wp.vec3) -> wp.vec3:
+    """Return (distance, number of the surface, distance in units of its toy) of what is nearest in a picture.
+
+    The distance of a toy shrunk along the axes is a bound, exact in sign. The second toy's surfaces follow the first's.
+    """
+    best = wp.vec3(1.0e3, 0.0, 1.0e3)
+    for k in range(_MOST_CONSTANT):
+        i = image * _MOST_CONSTANT + k
+        if toys.kind[i] >= 0:
+            scale = toys.scale[i]
+            hit = _scene(program, toys.kind[i], wp.cw_div(p - toys.place[i], scale))
+            d = hit[0] * wp.min(scale[0], wp.min(scale[1], scale[2]))
+            if d < best[0]:
+                best = wp.vec3(d, hit[1] + float(k * _SURFACES_CONSTANT), hit[0])
+    return best
+
+
+@wp.func
+def _distance(program: _Program, toys: _Toys, image: int, p: wp.vec3) -> float:
+    return _nearest(program, toys, image, p)[0]
 
 
 @wp.kernel(enable_backward=False)
 def _trace_kernel(
     program: _Program,
-    kinds: wp.array(dtype=int),
-    scales: wp.array(dtype=wp.vec3),
+    toys: _Toys,
     origins: wp.array(dtype=wp.vec3),
     directions: wp.array(dtype=wp.vec3),
     pixels_per_image: int,
@@ -134,8 +162,7 @@ def _trace_kernel(
     out_depth: wp.array(dtype=float),
 ):
     pixel = first_pixel + wp.tid()
-    kind = kinds[pixel / pixels_per_image]
-    scale = scales[pixel / pixels_per_image]
+    image = pixel / pixels_per_image
     o = origins[pixel]
     v = directions[pixel]
     out_material[pixel] = wp.uint8(255)
@@ -151,15 +178,15 @@ def _trace_kernel(
     t = wp.max(-b - wp.sqrt(inside), 0.0)
     end = -b + wp.sqrt(inside)
     for _step in range(128):
-        d = _distance(program, kind, scale, o + v * t)
+        d = _distance(program, toys, image, o + v * t)
         if d < 5.0e-4:
             break
         t += 0.9 * d  # ellipsoids and carving give bounds rather than distances: step a little short
         if t > end:
             return
     p = o + v * t
-    hit = _scene(program, kind, wp.cw_div(p, scale))
-    if hit[0] > 5.0e-3:
+    hit = _nearest(program, toys, image, p)
+    if hit[2] > 5.0e-3:
         return
     # Four evaluations at the corners of a tetrahedron give the gradient.
     h = float(1.0e-3)
@@ -168,10 +195,10 @@ def _trace_kernel(
     k2 = wp.vec3(-1.0, 1.0, -1.0)
     k3 = wp.vec3(1.0, 1.0, 1.0)
     n = (
-        k0 * _distance(program, kind, scale, p + k0 * h)
-        + k1 * _distance(program, kind, scale, p + k1 * h)
-        + k2 * _distance(program, kind, scale, p + k2 * h)
-        + k3 * _distance(program, kind, scale, p + k3 * h)
+        k0 * _distance(program, toys, image, p + k0 * h)
+        + k1 * _distance(program, toys, image, p + k1 * h)
+        + k2 * _distance(program, toys, image, p + k2 * h)
+        + k3 * _distance(program, toys, image, p + k3 * h)
     )
     out_material[pixel] = wp.uint8(int(hit[1]))
     out_normal[pixel] = wp.normalize(n)
@@ -179,21 +206,19 @@ def _trace_kernel(
 
 
 @wp.kernel(enable_backward=False)
-def _distance_kernel(
-    program: _Program, kind: int, scale: wp.vec3, points: wp.array(dtype=wp.vec3), out: wp.array(dtype=float)
-):
+def _distance_kernel(program: _Program, toys: _Toys, points: wp.array(dtype=wp.vec3), out: wp.array(dtype=float)):
     i = wp.tid()
-    out[i] = _distance(program, kind, scale, points[i])
+    out[i] = _distance(program, toys, 0, points[i])
 
 
 @lru_cache(maxsize=4)
 def _program(device: str) -> _Program:
-    parts = [p for kind in KINDS.values() for p in kind.primitives]
-    ends = torch.tensor([0] + [len(kind.primitives) for kind in KINDS.values()]).cumsum(0)
+    parts = [p for kind in ALL_KINDS.values() for p in kind.primitives]
+    ends = torch.tensor([0] + [len(kind.primitives) for kind in ALL_KINDS.values()]).cumsum(0)
     program = _Program()
     program.first = wp.array(ends.tolist(), dtype=int, device=device)
     program.shape = wp.array([_SHAPES.index(p.shape) for p in parts], dtype=int, device=device)
-    program.material = wp.array([list(MATERIALS).index(p.material) for p in parts], dtype=int, device=device)
+    program.material = wp.array([SURFACES.index(p.material) for p in parts], dtype=int, device=device)
     program.carve = wp.array([int(p.carve) for p in parts], dtype=int, device=device)
     program.center = wp.array([p.center for p in parts], dtype=wp.vec3, device=device)
     program.size = wp.array([p.size for p in parts], dtype=wp.vec3, device=device)
@@ -207,8 +232,8 @@ def _program(device: str) -> _Program:
 class GeometryBuffers:
     """What a traced view shows before it is painted and lit.
 
-    ``material`` [B, H, W] uint8 (index into ``MATERIALS``; 255 = nothing), ``normal`` [B, H, W, 3] unit or zero,
-    ``depth`` [B, H, W] distance along the ray (0 = nothing).
+    ``material`` [B, H, W] uint8 (index into ``SURFACES``, of a second toy that plus their number; 255 = nothing),
+    ``normal`` [B, H, W, 3] unit or zero, ``depth`` [B, H, W] distance along the ray (0 = nothing).
     """
 
     material: Tensor
@@ -216,8 +241,24 @@ class GeometryBuffers:
     depth: Tensor
 
 
+def _toys(toys: Sequence[Toy], device: torch.device) -> tuple[_Toys, list[Tensor]]:
+    """Return what stands in each picture, and the tensors that hold it, which must stay alive."""
+    kinds = torch.full((len(toys), _MOST), -1, dtype=torch.int32)
+    scales, places = torch.ones(len(toys), _MOST, 3), torch.zeros(len(toys), _MOST, 3)
+    numbers = {kind: number for number, kind in enumerate(ALL_KINDS)}
+    for image, toy in enumerate(toys):
+        for k, one in enumerate(placed(toy)):
+            kinds[image, k] = numbers[one.toy.kind]
+            scales[image, k], places[image, k] = torch.tensor(one.scale), torch.tensor(one.place)
+    alive = [tensor.flatten(0, 1).to(device) for tensor in (kinds, scales, places)]
+    struct = _Toys()
+    struct.kind = wp.from_torch(alive[0])
+    struct.scale, struct.place = (wp.from_torch(tensor, dtype=wp.vec3) for tensor in alive[1:])
+    return struct, alive
+
+
 def trace(toys: Sequence[Toy], rays: Rays) -> GeometryBuffers:
-    """Trace one toy per image: ``toys[b]`` along the rays of image b. Runs on the device of the rays."""
+    """Trace one toy, or two, per image: ``toys[b]`` along the rays of image b. Runs on the device of the rays."""
     device = _warp_device(rays.origins.device)
     batch, height, width, _ = rays.origins.shape
     count = batch * height * width
@@ -225,12 +266,10 @@ def trace(toys: Sequence[Toy], rays: Rays) -> GeometryBuffers:
     material = torch.empty(count, dtype=torch.uint8, device=device)
     normal = torch.empty(count, 3, device=device)
     depth = torch.empty(count, device=device)
-    kinds = torch.tensor([list(KINDS).index(toy.kind) for toy in toys], dtype=torch.int32, device=device)
-    scales = torch.tensor([toy.scale for toy in toys], device=device)
+    standing, _alive = _toys(toys, device)
     inputs = [
         _program(str(device)),
-        array(kinds),
-        array(scales, wp.vec3),
+        standing,
         array(origins, wp.vec3),
         array(directions, wp.vec3),
         height * width,
@@ -253,47 +292,102 @@ def _warp_device(device: torch.device) -> torch.device:
 
 
 def signed_distance(toy: Toy, points: Tensor) -> Tensor:
-    """Return the signed distance [N] of points [N, 3] to a toy: negative inside, exact or a lower bound outside."""
+    """Return the signed distance [N] of points [N, 3] to a toy, or to the nearer of two.
+
+    It is negative inside, and exact or a lower bound outside.
+    """
     device = _warp_device(points.device)
     points = points.float().contiguous()
     out = torch.empty(len(points), device=device)
-    kind, scale = list(KINDS).index(toy.kind), wp.vec3(*toy.scale)
-    launch(
-        _distance_kernel, len(points), [_program(str(device)), kind, scale, array(points, wp.vec3), array(out)], device
-    )
+    standing, _alive = _toys([toy], device)
+    inputs = [_program(str(device)), standing, array(points, wp.vec3), array(out)]
+    launch(_distance_kernel, len(points), inputs, device)
     return out
 
 
 @dataclass(frozen=True)
 class Paint:
-    """What toys are painted with, one per image.
+    """What toys are painted with, for each of B images of K toys at most; there are S ``SURFACES``.
 
-    ``palette`` [B, M, 3]: the colour of every material; ``pattern`` [B]: 0 = plain, i = ``PATTERNS[i - 1]``, whose
-    marks on the body have the colour of the material ``ACCENT``; ``scale`` [B, 3]: the toys' sizes along the axes.
+    ``surface`` [B, K S]: the surface that every traced one is painted as, for a second part may be of the body's colour
+    and pattern; ``palette`` [B, K S, 3]: the colour of every surface; ``finish`` [B, K S]: 0 = matte,
+    i = ``FINISHES[i - 1]``;
+    ``pattern`` [B, K]: 0 = plain, i = ``PATTERNS[i - 1]``, whose marks on the body have the colour of ``ACCENT``;
+    ``scale`` and ``place`` [B, K, 3]: the toys' sizes along the axes, and where they stand.
     """
 
+    surface: Tensor
     palette: Tensor
+    finish: Tensor
     pattern: Tensor
     scale: Tensor
+    place: Tensor
+
+    def whitened(self, which: Tensor) -> Paint:
+        """Return the paint with toys as bare white shapes in the images ``which`` [B]."""
+        which = which.to(self.palette.device)
+        palette, finish = self.palette.clone(), self.finish.clone()
+        palette[which], finish[which] = 1.0, 0
+        return replace(self, palette=palette, finish=finish)
+
+    def pick(self, images: Tensor) -> Paint:
+        """Return the paint of some of the images, by number."""
+        return Paint(**{name: value[images] for name, value in vars(self).items()})
+
+
+_PAINTED = [SURFACES.index(name) for name in (BODY, PART, ACCENT, TRIM)]
 
 
 def paint_toys(
     toys: Sequence[Toy],
     device: torch.device | str = "cpu",
-    colors: Sequence[tuple[float, float, float]] | None = None,
+    colors: Sequence[tuple[float, float, float] | None] | None = None,
 ) -> Paint:
-    """Return the paint of one toy per image; ``colors`` are the shades of their named colours, if not exactly these."""
-    shades = colors if colors is not None else [COLORS[toy.color] if toy.color else None for toy in toys]
-    palette = torch.tensor(list(MATERIALS.values())).repeat(len(toys), 1, 1)
-    painted = [list(MATERIALS).index(name) for name in (BODY, PART, ACCENT)]
-    palette[:, painted] = torch.tensor([toy.paint(shade) for toy, shade in zip(toys, shades, strict=True)])
-    pattern = torch.tensor([PATTERNS.index(toy.pattern) + 1 if toy.pattern else 0 for toy in toys])
-    scale = torch.tensor([toy.scale for toy in toys])
-    return Paint(palette.to(device), pattern.to(device), scale.to(device))
+    """Return the paint of one toy, or two, per image.
+
+    ``colors`` are the shades of the first toys' named colours, if not exactly these.
+    """
+    shades = colors if colors is not None else [None] * len(toys)
+    most = max((len(placed(toy)) for toy in toys), default=1)
+    palette = torch.tensor([*MATERIALS.values(), (1.0, 1.0, 1.0)]).repeat(len(toys), most, 1)
+    finish, pattern = torch.zeros(len(toys), most * len(SURFACES), dtype=torch.int64), torch.zeros(len(toys), most)
+    scale, place = torch.ones(len(toys), most, 3), torch.zeros(len(toys), most, 3)
+    surface = torch.arange(most * len(SURFACES)).repeat(len(toys), 1)
+    for image, (toy, shade_of_first) in enumerate(zip(toys, shades, strict=True)):
+        for k, one in enumerate(placed(toy)):
+            at = [k * len(SURFACES) + number for number in _PAINTED]
+            if one.toy.trim_color is None and ALL_KINDS[one.toy.kind].trim[1] == BODY:
+                surface[image, at[-1]] = at[0]
+            palette[image, at] = torch.tensor(one.toy.paint(shade_of_first if k == 0 else None))
+            finish[image, at] = torch.tensor([FINISHES.index(name) + 1 if name else 0 for name in one.toy.finished()])
+            pattern[image, k] = PATTERNS.index(one.toy.pattern) + 1 if one.toy.pattern else 0
+            scale[image, k], place[image, k] = torch.tensor(one.scale), torch.tensor(one.place)
+    finish[finish == FINISHES.index("matte") + 1] = 0
+    return Paint(*(values.to(device) for values in (surface, palette, finish, pattern.long(), scale, place)))
 
 
 # In units of the toy, before it is shrunk: 3 to 4 pixels of a picture of 32.
 _STRIPE, _CHECK, _SPOT_SPACING, _SPOT_RADIUS = (wp.constant(length) for length in (0.19, 0.26, 0.44, 0.15))
+
+
+SHINY, WOODEN = (wp.constant(FINISHES.index(name) + 1) for name in ("shiny", "wooden"))
+_GLOSS, _SHARPNESS = wp.constant(0.6), wp.constant(20.0)
+_RING, _DARK_RING = wp.constant(0.12), wp.constant(0.62)
+
+
+@wp.func
+def grain(p: wp.vec3) -> float:
+    """Return how light wood is at a point of a toy: darker in every second half of the rings around a leaning trunk."""
+    x = p[0] - 0.3 * p[2] - 0.2
+    rings = wp.sqrt(x * x + p[1] * p[1]) / _RING + 0.15 * wp.sin(7.0 * p[2])
+    return wp.where(rings - wp.floor(rings) < 0.4, _DARK_RING, 1.0)
+
+
+@wp.func
+def highlight(normal: wp.vec3, to_light: wp.vec3, to_eye: wp.vec3) -> float:
+    """Return the white that a shiny surface adds under a light of strength 1 (Blinn 1977)."""
+    half = wp.normalize(to_light + to_eye)
+    return _GLOSS * wp.pow(wp.max(wp.dot(normal, half), 0.0), _SHARPNESS)
 
 
 @wp.func
@@ -341,6 +435,29 @@ def pattern_marks(points: Tensor, pattern: Tensor) -> Tensor:
     return out
 
 
+@wp.kernel(enable_backward=False)
+def _finish_kernel(
+    points: wp.array(dtype=wp.vec3),
+    normals: wp.array(dtype=wp.vec3),
+    to_light: wp.array(dtype=wp.vec3),
+    to_eye: wp.array(dtype=wp.vec3),
+    out_grain: wp.array(dtype=float),
+    out_highlight: wp.array(dtype=float),
+):
+    i = wp.tid()
+    out_grain[i] = grain(points[i])
+    out_highlight[i] = highlight(normals[i], wp.normalize(to_light[i]), to_eye[i])
+
+
+def _finished(points: Tensor, normals: Tensor, to_light: Tensor, to_eye: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `grain` and `highlight` [N] at points [N, 3] of toys."""
+    out = torch.empty(2, len(points), device=points.device)
+    held = [tensor.contiguous() for tensor in (points, normals, to_light, to_eye)]
+    inputs = [*(array(tensor, wp.vec3) for tensor in held), array(out[0]), array(out[1])]
+    launch(_finish_kernel, len(points), inputs, _warp_device(points.device))
+    return out[0], out[1]
+
+
 def paint_views(
     buffers: GeometryBuffers, rays: Rays, paint: Paint, lights: Lights, background: Tensor, *, supersample: int = 1
 ) -> Tensor:
@@ -350,21 +467,23 @@ def paint_views(
     """
     hit = buffers.material != NOTHING
     image = hit.nonzero()[:, 0]
-    material = buffers.material[hit].long()
+    surface = paint.surface[image, buffers.material[hit].long()]
+    toy = surface // len(SURFACES)
     point = rays.origins[hit] + rays.directions[hit] * buffers.depth[hit][:, None]
+    own = (point - paint.place[image, toy]) / paint.scale[image, toy]
     if paint.pattern.any():
-        marks = pattern_marks(point / paint.scale[image], paint.pattern[image])
-        body, accent = (list(MATERIALS).index(name) for name in (BODY, ACCENT))
-        material = torch.where(marks & (material == body), accent, material)
+        marks = pattern_marks(own, paint.pattern[image, toy])
+        body, accent = (SURFACES.index(name) for name in (BODY, ACCENT))
+        surface = torch.where(marks & (surface % len(SURFACES) == body), surface + accent - body, surface)
+    finish, normal = paint.finish[image, surface], buffers.normal[hit]
     # Only what the toy covers is shaded, a quarter of most pictures.
-    color = shade(
-        paint.palette[image, material],
-        buffers.normal[hit],
-        point,
-        lights.position[image],
-        lights.diffuse[image, None],
-        lights.ambient[image, None],
-    )
+    albedo, diffuse = paint.palette[image, surface], lights.diffuse[image, None]
+    if finish.any():
+        grains, white = _finished(own, normal, lights.position[image] - point, -rays.directions[hit])
+        albedo = torch.where(finish[:, None] == WOODEN, albedo * grains[:, None], albedo)
+    color = shade(albedo, normal, point, lights.position[image], diffuse, lights.ambient[image, None])
+    if finish.any():
+        color = torch.where(finish[:, None] == SHINY, color + diffuse * white[:, None], color)
     canvas = background[:, None, None, :].repeat(1, *hit.shape[1:], 1)
     canvas[hit] = color
     pictures = canvas.permute(0, 3, 1, 2).clamp(0, 1)
@@ -384,5 +503,5 @@ def render_toy(
     if shading == "albedo":
         lights = Lights(lights.position, torch.zeros_like(lights.diffuse), torch.ones_like(lights.ambient))
     if shading == "textureless":
-        paint = replace(paint, palette=torch.ones_like(paint.palette))
+        paint = paint.whitened(torch.ones(len(toys), dtype=torch.bool))
     return paint_views(trace(toys, rays), rays, paint, lights, background.expand(len(cameras), 3), supersample=2)

@@ -13,13 +13,13 @@ from torch.nn.functional import interpolate
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.config import Shading
 from dreamfusion.guidance.pipeline import PipelineGuidance
+from dreamfusion.guidance.pixel import PixelGuidance
 from dreamfusion.method.cameras import Cameras, fixed_cameras, orbit_cameras
 from dreamfusion.method.prompts import VIEWS, validate_prompt, view_prompts
 from dreamfusion.method.shading import headlights
 from dreamfusion.toybox.captions import caption, parse_toy
-from dreamfusion.toybox.kinds import KINDS
 from dreamfusion.toybox.render import render_toy
-from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
+from dreamfusion.toybox.world import COLORS, NEXT_TO, ON, PATTERNS, SIZES, SMALL, Toy, World
 
 _SHOWN_SIZE = 64
 """Least side of a sample as shown, in pixels."""
@@ -75,19 +75,26 @@ def _four_cameras(around: bool) -> Cameras:
     return fixed_cameras(torch.tensor(_VIEW_AZIMUTHS_DEG), torch.tensor(_VIEW_ELEVATIONS_DEG))
 
 
-def catalogue() -> list[Toy]:
-    """Return toys that show what the world holds: all kinds in turning colours, then patterns, parts and sizes."""
+def catalogue(world: World = SMALL) -> list[Toy]:
+    """Return toys that show what a world holds: all kinds, then patterns, parts, sizes, finishes, company."""
     colors = list(COLORS)
-    plain = [Toy(kind, colors[i % len(colors)]) for i, kind in enumerate(KINDS)]
+    plain = [Toy(kind, colors[i % len(colors)]) for i, kind in enumerate(world.kinds)]
     patterned = [Toy(kind, "blue", pattern=name) for kind in ("mug", "duck") for name in PATTERNS]
     parts = [Toy("house", "yellow", part_color="blue"), Toy("snowman", "white", part_color="red")]
     sized = [Toy("castle", "pink", size=name) for name in SIZES]
-    return [*plain, *patterned, *parts, *sized]
+    finished = [Toy("teapot", "red", finish=name) for name in world.finishes]
+    scenes = [
+        Toy("mushroom", "red", relation=NEXT_TO, other=Toy("car", "blue")),
+        Toy("rabbit", "white", relation=ON, other=Toy("chair", "green")),
+    ]
+    return [*plain, *patterned, *parts, *sized, *finished, *(scenes if world.relations else [])]
 
 
-def toybox_sheet(names: Sequence[str], *, size: int = 96, shading: Shading = "lambertian") -> Tensor:
+def toybox_sheet(
+    names: Sequence[str], *, size: int = 96, shading: Shading = "lambertian", world: World = SMALL
+) -> Tensor:
     """Return a labelled picture [3, H, W] of toys from six sides; the whole `catalogue` if none is named."""
-    toys = [parse_toy(name) for name in names] or catalogue()
+    toys = [parse_toy(name, world) for name in names] or catalogue(world)
     cameras = fixed_cameras(torch.tensor(_AZIMUTHS_DEG), torch.tensor(_ELEVATIONS_DEG))
     lights = headlights(cameras)
     backdrop = torch.tensor([0.80, 0.81, 0.84])
@@ -95,6 +102,7 @@ def toybox_sheet(names: Sequence[str], *, size: int = 96, shading: Shading = "la
     return contact_sheet(rows, [f"{a:.0f}°/{e:.0f}°" for a, e in zip(_AZIMUTHS_DEG, _ELEVATIONS_DEG, strict=True)])
 
 
-def save_samples(guidance: PipelineGuidance, path: Path, *, steps: int = 25) -> None:
-    """Write the sample grid that shows how far a training has come: the `catalogue`."""
-    save_png(sample_grid(guidance, [caption(toy) for toy in catalogue()], steps=steps), path)
+def save_samples(guidance: PixelGuidance, path: Path, prompts: Sequence[str] = (), *, steps: int = 25) -> None:
+    """Write the sample grid that shows how far a training has come: of the prompts, or of its world's `catalogue`."""
+    shown = prompts or [caption(toy) for toy in catalogue(guidance.world)]
+    save_png(sample_grid(guidance, shown, steps=steps), path)

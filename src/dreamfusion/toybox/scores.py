@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SCORES = "scores.json"
@@ -15,6 +15,11 @@ COLUMNS = {
     "size": "size",
     "part_color": "part colour",
     "view": "view",
+    "trim_color": "second part",
+    "finish": "finish",
+    "relation": "relation",
+    "other_kind": "other kind",
+    "other_color": "other colour",
     "all": "all together",
 }
 """Titles of what is read from samples, by the names of attributes."""
@@ -23,13 +28,14 @@ COLUMNS = {
 def score_tables(scores: Mapping[str, Any]) -> str:
     """Return the tables of a model card: what samples show, then the loss by noise level and by what is shown."""
     settings, loss = scores["settings"], scores["loss"]
+    read = [name for name in COLUMNS if all(name in row for row in scores["samples"].values())]
     lines = [
         f"{settings['toys']} toys, half of them held-out pairs, {settings['steps']} DDIM steps; read by the judge.",
         "",
-        "| guidance scale | " + " | ".join(COLUMNS.values()) + " | Fréchet distance |",
-        "|---" * (len(COLUMNS) + 2) + "|",
-        *(_sample_row(scale, row) for scale, row in scores["samples"].items()),
-        f"| other true pictures |{' |' * len(COLUMNS)} {scores['frechet_of_truth']:.2f} |",
+        "| guidance scale | " + " | ".join(COLUMNS[name] for name in read) + " | Fréchet distance |",
+        "|---" * (len(read) + 2) + "|",
+        *(_sample_row(scale, row, read) for scale, row in scores["samples"].items()),
+        f"| other true pictures |{' |' * len(read)} {scores['frechet_of_truth']:.2f} |",
         "",
         "| noise level | " + " | ".join(loss["noise level"]) + " |",
         "|---" * (len(loss["noise level"]) + 1) + "|",
@@ -46,8 +52,8 @@ def score_tables(scores: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sample_row(scale: str, row: Mapping[str, float | None]) -> str:
-    cells = [show_share(row[name]) for name in COLUMNS]
+def _sample_row(scale: str, row: Mapping[str, float | None], read: Sequence[str]) -> str:
+    cells = [show_share(row[name]) for name in read]
     return f"| {scale} | " + " | ".join(cells) + f" | {row['frechet']:.2f} |"
 
 

@@ -20,11 +20,12 @@ from dreamfusion.config import CameraRange
 from dreamfusion.guidance.camera_token import FEATURES, camera_features, with_camera
 from dreamfusion.method.cameras import sample_cameras
 from dreamfusion.method.prompts import VIEWS
-from dreamfusion.toybox.captions import ATTRIBUTES, PHRASINGS, attributes
-from dreamfusion.toybox.kinds import KINDS
-from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, Toy
+from dreamfusion.toybox.captions import ATTRIBUTES, PHRASINGS, attributes, attributes_of
+from dreamfusion.toybox.draw import accompanied, wider
+from dreamfusion.toybox.world import COLORS, PATTERNS, SIZES, SMALL, Toy, World
 
 CODE_LENGTH = sum(len(words) for words in ATTRIBUTES.values())
+"""Of the small world."""
 _CAMERA = 0.35  # length of a camera's features in the code, per feature, when an attribute has about 1
 _UNKNOWN, _ABSENT = 0.2, 0.2  # shares of captions whose camera is not known, and of batches without its token ...
 _ALL_KNOWN = 0.6  # ... after this share of the steps: the pooling finds the token late, and later if it is often empty
@@ -33,10 +34,13 @@ _SPREAD = 0.35  # size of the pooled text, per unit of the time embedding's feat
 _BATCH = 128
 
 
-def code(toy: Toy, view: str) -> Tensor:
-    """Return what a caption says, [CODE_LENGTH]: one-hot less its mean per attribute, zero for what it leaves open."""
+def code(toy: Toy, view: str, world: World = SMALL) -> Tensor:
+    """Return what a caption of a world says: one-hot less its mean per attribute, zero for what it leaves open.
+
+    [n], where n is the number of words of `attributes_of`, `CODE_LENGTH` in the small world.
+    """
     said, parts = attributes(toy, view), []
-    for name, words in ATTRIBUTES.items():
+    for name, words in attributes_of(world).items():
         one_hot, word = torch.zeros(len(words)), said[name]
         if word:
             one_hot -= 1 / len(words)
@@ -45,16 +49,23 @@ def code(toy: Toy, view: str) -> Tensor:
     return torch.cat(parts)
 
 
-def random_caption(choose: random.Random) -> tuple[str, Tensor]:
+def random_caption(choose: random.Random, world: World = SMALL) -> tuple[str, Tensor]:
     """Return a caption with a view, and its code; held-out pairs are as frequent as others, for nothing is shown."""
+    toy, view, text = random_words(choose, world)
+    return text, code(toy, view, world)
+
+
+def random_words(choose: random.Random, world: World) -> tuple[Toy, str, str]:
+    """Return a toy of a world, a view, and a caption that says both."""
 
     def maybe(names: Any) -> str | None:
         return choose.choice(list(names)) if choose.random() < 0.5 else None
 
     color = choose.choice(list(COLORS)) if choose.random() < 0.9 else None
-    toy = Toy(choose.choice(list(KINDS)), color, maybe(PATTERNS), maybe(SIZES), maybe(COLORS))
+    toy = Toy(choose.choice(world.kinds), color, maybe(PATTERNS), maybe(SIZES), maybe(COLORS))
+    toy = wider(accompanied(toy, world, choose, seen=False), world, choose, seen=False)
     view = choose.choice(VIEWS)
-    return f"{choose.choice(PHRASINGS)(toy)}, {view} view", code(toy, view)
+    return toy, view, f"{choose.choice(PHRASINGS)(toy)}, {view} view"
 
 
 def hidden_states(tokenizer: Any, text_encoder: Any, texts: list[str]) -> Tensor:
@@ -65,17 +76,19 @@ def hidden_states(tokenizer: Any, text_encoder: Any, texts: list[str]) -> Tensor
     return text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
 
 
-def random_lift(width: int) -> Tensor:
+def random_lift(width: int, length: int = CODE_LENGTH) -> Tensor:
     """Return a random orthonormal map from codes with a camera to the width of the time embedding.
 
-    [width, CODE_LENGTH + FEATURES], by torch's global generator. Without the mean of each column, so that the layer
+    [width, length + FEATURES], by torch's global generator. Without the mean of each column, so that the layer
     norm behind the projection leaves the code's direction alone.
     """
-    lift = torch.linalg.qr(torch.randn(width, CODE_LENGTH + FEATURES))[0]
+    lift = torch.linalg.qr(torch.randn(width, length + FEATURES))[0]
     return (lift - lift.mean(dim=0, keepdim=True)) * width**0.5
 
 
-def train_text(tokenizer: Any, text_encoder: Any, unet: Any, *, seed: int = 0, steps: int = 1000) -> float:
+def train_text(
+    tokenizer: Any, text_encoder: Any, unet: Any, *, seed: int = 0, steps: int = 1000, world: World = SMALL
+) -> float:
     """Train the text encoder and the UNet's pooling of it to write down captions and cameras, and freeze them.
 
     What is written is the `code` of the caption and the features of the camera, lifted by `random_lift`. Later on some
@@ -83,7 +96,8 @@ def train_text(tokenizer: Any, text_encoder: Any, unet: Any, *, seed: int = 0, s
     torch's global generator. Returns the error left, as a share of the codes' variance (mean of the last 50 steps).
     """
     embedding = unet.add_embedding
-    lift = random_lift(embedding.proj.out_features).to(embedding.proj.weight)
+    length = sum(len(words) for words in attributes_of(world).values())
+    lift = random_lift(embedding.proj.out_features, length).to(embedding.proj.weight)
     with torch.no_grad():
         # The token's first number is 1: a head that is drawn to it finds the camera at once, others after 1,000 steps.
         embedding.pool.q_proj.bias[-1] += _LOOK
@@ -95,7 +109,7 @@ def train_text(tokenizer: Any, text_encoder: Any, unet: Any, *, seed: int = 0, s
     choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     errors: list[float] = []
     for step in range(steps):
-        texts, codes = zip(*(random_caption(choose) for _ in range(_BATCH)), strict=True)
+        texts, codes = zip(*(random_caption(choose, world) for _ in range(_BATCH)), strict=True)
         tokens = hidden_states(tokenizer, text_encoder, list(texts))
         features = camera_features(sample_cameras(_BATCH, CameraRange(), generator)).to(lift)
         later = step >= _ALL_KNOWN * steps

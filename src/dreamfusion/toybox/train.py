@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,17 @@ from dreamfusion.io.claims import claim
 from dreamfusion.io.files import explain, refuse_foreign_folder, replace_folder, write_atomically, write_text
 from dreamfusion.kernels.allocation import keep_memory
 from dreamfusion.stopping import stop_at_once, stop_between_steps, stopped
+from dreamfusion.toybox.captions import vocabulary
 from dreamfusion.toybox.card import read_log, write_card
-from dreamfusion.toybox.data import Batch, ToyboxData
+from dreamfusion.toybox.data import Batch, Batches, MixedData, ToyboxData
 from dreamfusion.toybox.hardness import Hardness, mean_by_sort
-from dreamfusion.toybox.model import build_pipeline, build_unet, grow, name_for_older_transformers
+from dreamfusion.toybox.model import build_pipeline, build_unet, grow, name_for_older_transformers, words_in_order
 from dreamfusion.toybox.muon import Muon, is_hidden_matrix
+from dreamfusion.toybox.pictures import Pictures, PicturesData
 from dreamfusion.toybox.samples import save_samples
 from dreamfusion.toybox.text import hidden_states, train_text
+from dreamfusion.toybox.widen import add_rows, learn_new_words
+from dreamfusion.toybox.world import SMALL, World, WorldName, world_known, world_named
 
 _HIGH, _HIGH_FROM = 0.45, 0.75
 """Share of images that are shown at high noise, and the timestep from which on that is, as a fraction of all.
@@ -58,13 +62,18 @@ parts at the least noise only."""
 UNLIMITED = sys.maxsize
 """Steps of a training that ends by the clock."""
 _LARGEST_FILE = "15MB"
+_ROWS = "text_encoder.shared.weight"
+_SHOWN = 8  # captions of one's own pictures that are drawn as samples
 _HELD_OUT_SEED = 400_000
 """Far from the seeds of training."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that decides the weights."""
+    """Everything that decides the weights.
+
+    ``pictures``: folder of captioned pictures, of which a share ``picture_share`` of every batch is made.
+    """
 
     steps: int = 8000
     batch_size: int = 48
@@ -77,6 +86,9 @@ class TrainSettings:
     text_steps: int = 1000
     precision: str = "fp32"
     seed: int = 0
+    world: WorldName = "small"
+    pictures: str | None = None
+    picture_share: float = 1.0
 
     def lr_factor(self, step: int) -> float:
         """Return the factor on both learning rates at a step: warm-up, plateau, linear decay to zero."""
@@ -92,21 +104,52 @@ class TrainStep:
     images_per_second: float
 
 
+@dataclass(frozen=True)
+class Words:
+    """The words of a prior in the order of their tokens; the last ``learned`` of them learn along with the UNet."""
+
+    all: tuple[str, ...]
+    learned: int = 0
+
+
+def words_to_learn(settings: TrainSettings, start_from: Path | None, pictures: Pictures | None) -> Words:
+    """Return the words of a new training: those of the prior that it starts from, its world's, its pictures'."""
+    known = words_in_order(PixelGuidance.load(start_from).tokenizer) if start_from else []
+    world = [word for word in vocabulary(world_named(settings.world)) if word not in known]
+    if pictures and start_from and settings.picture_share == 1:
+        world = []  # nothing of the toybox is shown
+    read = [word for word in (pictures.words if pictures else ()) if word not in (*known, *world)]
+    return Words((*known, *world, *read), len(read))
+
+
+def saved_words(checkpoint: Path) -> Words | None:
+    """Return the words of a training that is gone on with; None for one from before they were saved."""
+    loaded = load_checkpoint(checkpoint, "cpu")
+    saved = unpack(loaded.state["prior"], loaded.tensors).get("words")
+    return Words(tuple(saved["all"]), saved["learned"]) if saved else None
+
+
 class Prior(nn.Module):
     """The parts of the prior that have weights: the text encoder, trained and frozen by `learn_text`, and the UNet."""
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, words: Sequence[str] | None = None) -> None:
         super().__init__()
-        self.pipe = build_pipeline(image_size)
+        self.pipe = build_pipeline(image_size, words)
         self.text_encoder, self.unet = self.pipe.text_encoder, self.pipe.unet
         self.text_encoder.requires_grad_(False)
         self.unet.add_embedding.requires_grad_(False)
 
-    def learn_text(self, steps: int, seed: int) -> None:
+    def learn_text(self, steps: int, seed: int, world: World = SMALL) -> None:
         """Train and freeze the part that reads captions, before anything is shown."""
         self.text_encoder.requires_grad_(True)
         self.unet.add_embedding.requires_grad_(True)
-        train_text(self.pipe.tokenizer, self.text_encoder, self.unet, steps=steps, seed=seed)
+        train_text(self.pipe.tokenizer, self.text_encoder, self.unet, steps=steps, seed=seed, world=world)
+
+    def keep_learning_words(self, count: int) -> None:
+        """Let the rows of the last ``count`` words learn along with the UNet, and no other row."""
+        rows = self.text_encoder.shared.weight.requires_grad_(True)
+        known = len(rows) - count
+        rows.register_hook(lambda gradient: torch.cat([torch.zeros_like(gradient[:known]), gradient[known:]]))
 
     def embed(self, batch: Batch) -> Tensor:
         """Return what the UNet is told, [B, L + 1, D]: captions mixed by view weights, then the camera's token."""
@@ -143,9 +186,22 @@ def training_times(count: int, generator: torch.Generator) -> Tensor:
 class HeldOut:
     """Pictures that are never trained on, the same at every look."""
 
-    def __init__(self, image_size: int, device: str = "cpu", *, batches: int = 8, batch_size: int = 48) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        device: str = "cpu",
+        *,
+        batches: int = 8,
+        batch_size: int = 48,
+        world: World = SMALL,
+    ) -> None:
         data = ToyboxData(
-            _HELD_OUT_SEED, batch_size, image_size=image_size, pool_size=batches * batch_size, device=device
+            _HELD_OUT_SEED,
+            batch_size,
+            image_size=image_size,
+            pool_size=batches * batch_size,
+            device=device,
+            world=world,
         )
         self.batches = [data.batch(step) for step in range(batches)]
 
@@ -192,36 +248,66 @@ def _drop_later_rows(log: Path, step: int) -> None:
 class Trainer:
     """Weights, optimisers and moving average, and how they are saved to and restored from a folder."""
 
-    def __init__(self, settings: TrainSettings, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        device: str = "cpu",
+        words: Words | None = None,
+        pictures: Pictures | None = None,
+    ) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.device, self.step, self.seconds = settings, device, 0, 0.0
-        self.prior = Prior(settings.image_size).to(device)
+        self.world = world_named(settings.world)
+        self.words, self.pictures = words or Words(tuple(vocabulary(self.world))), pictures
+        self.prior = Prior(settings.image_size, self.words.all).to(device)
+        if self.words.learned:
+            self.prior.keep_learning_words(self.words.learned)
         self.prior.unet.to(memory_format=torch.channels_last)
         self.parameters = dict(self.prior.named_parameters())
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         learned = {name: p for name, p in self.parameters.items() if p.requires_grad}
-        hidden = [p for name, p in learned.items() if is_hidden_matrix(name, p)]
-        others = [p for name, p in learned.items() if not is_hidden_matrix(name, p)]
+        hidden = {name for name, p in learned.items() if is_hidden_matrix(name, p) and name != _ROWS}
+        others = [p for name, p in learned.items() if name not in hidden]
         self.optimizers = (
-            Muon(hidden, lr=settings.muon_lr),
+            Muon([p for name, p in learned.items() if name in hidden], lr=settings.muon_lr),
             torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0),
         )
         self.hardness = Hardness()
-        self.data = ToyboxData(
-            settings.seed,
-            settings.batch_size,
-            image_size=settings.image_size,
-            device=device,
-            hardness=self.hardness,
-        )
+        self.data = self._data()
+
+    def _data(self) -> Batches:
+        """Return what is trained on: the toybox, one's own pictures, or both in every batch."""
+        settings = self.settings
+        of_pictures = round(settings.picture_share * settings.batch_size) if self.pictures else 0
+        parts: list[Batches] = []
+        if of_pictures < settings.batch_size:
+            toys = ToyboxData(
+                settings.seed,
+                settings.batch_size - of_pictures,
+                image_size=settings.image_size,
+                device=self.device,
+                hardness=self.hardness,
+                world=self.world,
+            )
+            parts.append(toys)
+        if of_pictures and self.pictures:
+            parts.append(PicturesData(self.pictures, settings.seed, of_pictures, device=self.device))
+        return parts[0] if len(parts) == 1 else MixedData(parts)
+
+    @property
+    def shows_toys(self) -> bool:
+        """Whether there is something of the toybox in a batch."""
+        return not isinstance(self.data, PicturesData)
 
     def start_from(self, prior: Path) -> None:
         """Take the weights of a finished prior instead of random ones, of one for half the side too.
 
-        Raises DreamFusionError if it is of another shape.
+        Words that it does not know join it behind those that it knows (`dreamfusion.toybox.widen`). Raises
+        DreamFusionError if it is of another shape.
         """
         pipe = PixelGuidance.load(prior)
         pipe.unet = self._grown(pipe.unet)
+        self._widen(pipe, words_in_order(pipe.tokenizer))
         modules = {"text_encoder": pipe.text_encoder, "unet": pipe.unet}
         weights = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
         if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in self.parameters.items()}:
@@ -230,6 +316,21 @@ class Trainer:
             for name, p in self.parameters.items():
                 p.copy_(weights[name])
                 self.ema[name].copy_(weights[name])
+
+    @torch.no_grad()
+    def _widen(self, pipe: Any, old: list[str]) -> None:
+        """Give a finished prior rows for the words that are new to it, and fit those of the toybox."""
+        begin, more = len(pipe.tokenizer), len(self.words.all) - len(old)
+        if more <= 0 or list(self.words.all[: len(old)]) != old:
+            return  # nothing is new; if it is not such a prior at all, the shapes tell
+        add_rows(pipe.text_encoder, more, torch.Generator().manual_seed(self.settings.seed))
+        known, fresh = world_known(old), range(begin, begin + more - self.words.learned)
+        if known is None or not fresh:
+            return
+        with torch.enable_grad():
+            parts = (self.prior.pipe.tokenizer, pipe.text_encoder.float(), pipe.unet.float())
+            worlds = (known, self.world)
+            learn_new_words(*parts, worlds, fresh, steps=self.settings.text_steps, seed=self.settings.seed)
 
     def _grown(self, unet: Any) -> Any:
         """Return the UNet of a finished prior, in the bands of this one if that is of twice its side."""
@@ -241,7 +342,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Train the text encoder, with which a training from random weights begins."""
-        self.prior.learn_text(self.settings.text_steps, self.settings.seed)
+        self.prior.learn_text(self.settings.text_steps, self.settings.seed, self.world)
         with torch.no_grad():
             for name, p in self.parameters.items():
                 self.ema[name].copy_(p)
@@ -278,6 +379,7 @@ class Trainer:
             "settings": asdict(self.settings),
             "seconds": self.seconds,
             "hardness": self.hardness.means,
+            "words": {"all": list(self.words.all), "learned": self.words.learned},
         }
         tensors, state = pack(tree, "prior")
         save_checkpoint(folder / "checkpoints", self.step, tensors, {"prior": state}, keep=2)
@@ -304,7 +406,7 @@ class Trainer:
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights as a diffusers pipeline into a folder, in half precision."""
-        pipe = build_pipeline(self.settings.image_size)
+        pipe = build_pipeline(self.settings.image_size, self.words.all)
         for module, prefix in ((pipe.text_encoder, "text_encoder."), (pipe.unet, "unet.")):
             weights = {n.removeprefix(prefix): e for n, e in self.ema.items() if n.startswith(prefix)}
             missing = module.load_state_dict(weights, strict=False).missing_keys
@@ -355,9 +457,11 @@ def train(
 
 def _begun(folder: Path, settings: TrainSettings, device: str, start_from: Path | None, sample_every: int) -> Trainer:
     """Return the trainer of a folder as its newest checkpoint left it, or a new one."""
-    trainer = Trainer(settings, device)
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
     newest = latest_checkpoint(folder / "checkpoints")
+    pictures = Pictures.read(Path(settings.pictures), settings.image_size) if settings.pictures else None
+    words = saved_words(newest) if newest else words_to_learn(settings, start_from, pictures)
+    trainer = Trainer(settings, device, words, pictures)
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
     if newest is not None:
         trainer.restore(newest)
         for log in ("log.jsonl", "held_out.jsonl"):
@@ -381,7 +485,8 @@ def _train(
 ) -> None:
     """Train to the end in a folder that is claimed, saving, sampling and looking at held-out pictures; see `train`."""
     settings, (save_every, sample_every, check_every) = trainer.settings, every
-    held_out = HeldOut(settings.image_size, trainer.device, batch_size=settings.batch_size)
+    about = (settings.image_size, trainer.device)
+    held_out = HeldOut(*about, batch_size=settings.batch_size, world=trainer.world) if trainer.shows_toys else None
     begun, first_step, mean = time.monotonic(), trainer.step, 0.0
     earlier, losses = trainer.seconds, []
     with stop_between_steps() as stop:
@@ -399,7 +504,7 @@ def _train(
             if on_progress is not None:
                 on_progress(TrainStep(trainer.step, mean or loss, done * settings.batch_size / passed))
             last = trainer.step == trainer.settings.steps
-            if trainer.step % check_every == 0 or last:
+            if held_out and (trainer.step % check_every == 0 or last):
                 _look(trainer, held_out, folder)
             if trainer.step % save_every == 0 or last or stop.number:
                 trainer.save(folder)
@@ -428,7 +533,8 @@ def finish_prior(trainer: Trainer, folder: Path, start_from: Path | None = None)
     """Write the prior as it is now, with its samples and its model card, to ``folder / "prior"``: all of it or none."""
     with replace_folder(folder / "prior") as prior:
         trainer.export(prior)
-        save_samples(PixelGuidance(prior, device=trainer.device), prior / "samples.png")
+        shown = trainer.pictures.captions[:_SHOWN] if trainer.pictures and not trainer.shows_toys else ()
+        save_samples(PixelGuidance(prior, device=trainer.device), prior / "samples.png", shown)
         settings = asdict(trainer.settings)
         if trainer.settings.steps == UNLIMITED:
             settings["steps"] = trainer.step
@@ -443,3 +549,5 @@ def check_settings(settings: TrainSettings, save_every: int = 1, sample_every: i
     every = {"save_every": save_every, "sample_every": sample_every, "check_every": check_every}
     refuse_small({**counts, "image_size": settings.image_size, **every})
     refuse_small({"lr": settings.lr, "muon_lr": settings.muon_lr}, above_zero=True)
+    if not 0 < settings.picture_share <= 1:
+        raise DreamFusionError("--picture-share must be above 0 and at most 1, which is pictures alone.")

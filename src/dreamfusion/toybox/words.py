@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Reading
-from dreamfusion.toybox.captions import PHRASINGS, caption, parse_toy, vocabulary
-from dreamfusion.toybox.kinds import KINDS
+from dreamfusion.toybox.captions import PHRASINGS, caption, parse_toy, parts_of, vocabulary
+from dreamfusion.toybox.world import SMALL, World
 
 _MEANS: dict[str, str] = {
     # colours
@@ -50,6 +50,35 @@ _MEANS: dict[str, str] = {
     "castle": "fortress fort palace citadel",
     "penguin": "",
     "turtle": "tortoise",
+    # kinds of the wide world
+    "table": "desk",
+    "lamp": "lampshade",
+    "bed": "cot",
+    "shelf": "bookshelf bookcase shelves",
+    "clock": "timepiece",
+    "bicycle": "bike",
+    "truck": "lorry",
+    "helicopter": "chopper copter",
+    "cat": "kitten kitty tomcat",
+    "dog": "puppy doggy hound pooch",
+    "elephant": "",
+    "owl": "owlet",
+    "snail": "",
+    "flower": "daisy sunflower",
+    "cactus": "cacti succulent",
+    "apple": "",
+    "cake": "gateau torte",
+    "pumpkin": "",
+    "lighthouse": "beacon pharos",
+    "windmill": "",
+    "tent": "marquee wigwam tepee",
+    "bridge": "footbridge viaduct",
+    "hammer": "mallet",
+    "umbrella": "parasol sunshade brolly",
+    "basket": "hamper",
+    "glasses": "spectacles eyeglasses specs",
+    "ladder": "stepladder",
+    "bucket": "pail",
     # patterns and sizes
     "spotted": "dotted dot dots spotty speckled dotty",
     "striped": "stripy stripey stripes banded",
@@ -57,6 +86,10 @@ _MEANS: dict[str, str] = {
     "small": "little tiny mini miniature petite wee",
     "tall": "high lofty",
     "wide": "broad squat",
+    # finishes
+    "shiny": "glossy gleaming polished glittering lustrous",
+    "wooden": "wood timber",
+    "matte": "matt mat dull",
     # the words between
     "with": "having has featuring whose",
     "a": "the one my",
@@ -67,9 +100,22 @@ _MEANS: dict[str, str] = {
 
 _SYNONYMS = {other: word for word, others in _MEANS.items() for other in others.split()}
 
+_PHRASES: dict[str, str] = {
+    r"(beside|near|by|alongside)": "next to",
+    r"((sitting|standing|lying) )?(on top of|upon|atop|on)": "on",
+}
+"""Patterns of words for the relations of two toys, and what they are called."""
 
-def understood(prompt: str) -> Reading:
-    """Return the prompt in words of the toybox as far as their meaning is plain.
+
+@cache
+def _synonyms(world: World) -> dict[str, str]:
+    """Return the words that mean one of a world, by that word."""
+    known = set(vocabulary(world))
+    return {other: word for other, word in _SYNONYMS.items() if word in known and other not in known}
+
+
+def understood(prompt: str, world: World = SMALL) -> Reading:
+    """Return the prompt in words of a world of the toybox as far as their meaning is plain.
 
     Synonyms, plurals and typing errors become the word that they mean. Known words in an unusual order become the
     plainest caption of the same toy. Whatever is left unknown stays in the prompt.
@@ -78,40 +124,60 @@ def understood(prompt: str) -> Reading:
 
     def read(match: re.Match[str]) -> str:
         word = match.group()
-        known = known_word(word)
+        known = known_word(word, world)
         if known is None or known == word:
             return word
         if word not in ("the", "one", "my"):
             notes.append(f"{word}: {known}")
         return known
 
-    text = re.sub(r"[^\W\d_]+", read, re.sub(r"\bpolka[ -]dot", "dot", prompt.lower()))
+    text = re.sub(r"\bpolka[ -]dot", "dot", prompt.lower())
+    if world.relations:
+        for pattern, relation in _PHRASES.items():
+            text = re.sub(rf"\b{pattern}\b", partial(_as_relation, relation, notes), text)
+    text = re.sub(r"[^\W\d_]+", read, text)
     try:
-        toy = parse_toy(text)
+        toy = parse_toy(text, world)
     except DreamFusionError:
         return Reading(text if notes else prompt, tuple(notes))
-    if not notes and _has_usual_order(text):
+    if not notes and _has_usual_order(text, world):
         return Reading(prompt)
     return Reading(caption(toy), tuple(notes or ["another order"]))
 
 
-def known_word(word: str) -> str | None:
+def _as_relation(relation: str, notes: list[str], match: re.Match[str]) -> str:
+    if match.group() != relation:
+        notes.append(f"{match.group()}: {relation}")
+    return relation
+
+
+def known_word(word: str, world: World = SMALL) -> str | None:
     """Return the word of the toybox that a lower-case word is or plainly means, else None."""
-    for form in _singulars(word):
-        if form in vocabulary():
+    for form in _singulars(word, world):
+        if form in vocabulary(world):
             return form
-        if form in _SYNONYMS:
-            return _SYNONYMS[form]
-    return _mistyped(word)
+        if form in _synonyms(world):
+            return _synonyms(world)[form]
+    return _mistyped(word, world)
 
 
-def nearest_words(word: str, count: int = 3) -> list[str]:
-    """Return the kinds, colours and other words of the toybox that are spelt most like an unknown one."""
-    near = get_close_matches(word.lower(), [*vocabulary(), *_SYNONYMS], n=3 * count, cutoff=0.5)
-    return list(dict.fromkeys(_SYNONYMS.get(other, other) for other in near))[:count]
+def nearest_words(word: str, count: int = 3, world: World = SMALL) -> list[str]:
+    """Return the kinds, colours and other words of a world that are spelt, or else sound, most like an unknown one."""
+    synonyms, word = _synonyms(world), word.lower()
+    known = [*vocabulary(world), *synonyms]
+    near = get_close_matches(word, known, n=3 * count, cutoff=0.5)
+    alike = [other for other in known if len(other) > 3 and _sound(other) == _sound(word)]
+    return list(dict.fromkeys(synonyms.get(other, other) for other in [*alike, *near]))[:count]
 
 
-def _singulars(word: str) -> Iterator[str]:
+def _sound(word: str) -> str:
+    """Return the consonants that are heard in a word, after its first letter: "pngn" for penguin and for pengwine."""
+    heard = re.sub(r"ck|[kq]|c(?![eiy])", "k", re.sub(r"ph", "f", word))
+    heard = re.sub(r"gu(?=[aeiou])|gw", "g", heard)
+    return heard[0] + re.sub(r"(.)\1+", r"\1", re.sub(r"[aeiouyhw]", "", heard[1:]))
+
+
+def _singulars(word: str, world: World) -> Iterator[str]:
     """Yield a word, and what it may be the plural of; a part that captions call by its plural is known as it is."""
     yield word
     if word.endswith("ies"):
@@ -122,21 +188,21 @@ def _singulars(word: str) -> Iterator[str]:
         yield word[:-1]
     if word.endswith("men"):
         yield word[:-3] + "man"
-    if word + "s" in _plural_parts():
+    if word + "s" in _plural_parts(world):
         yield word + "s"
 
 
 @cache
-def _plural_parts() -> frozenset[str]:
-    return frozenset(kind.part for kind in KINDS.values() if kind.part.endswith("s"))
+def _plural_parts(world: World) -> frozenset[str]:
+    return frozenset(part for kind in world.kinds for part in parts_of(kind, world) if part.endswith("s"))
 
 
-def _mistyped(word: str) -> str | None:
+def _mistyped(word: str, world: World) -> str | None:
     """Return the one word of four letters or more that is one slip of the keyboard away, unless it is a real word."""
     if len(word) < 4 or word in _real_words():
         return None
-    near = {known for known in vocabulary() if len(known) >= 3 and one_slip(word, known)}
-    near |= {_SYNONYMS[other] for other in _SYNONYMS if len(other) >= 3 and one_slip(word, other)}
+    near = {known for known in vocabulary(world) if len(known) >= 3 and one_slip(word, known)}
+    near |= {known for other, known in _synonyms(world).items() if len(other) >= 3 and one_slip(word, other)}
     return near.pop() if len(near) == 1 else None
 
 
@@ -159,11 +225,11 @@ def one_slip(a: str, b: str) -> bool:
     return longer[start + 1 :] == shorter[start:]
 
 
-def _has_usual_order(text: str) -> bool:
+def _has_usual_order(text: str, world: World) -> bool:
     """Tell whether a caption of the toybox says the same words in the same order, articles and marks apart."""
 
     def bare(words: str) -> list[str]:
         return [w for w in re.findall(r"\w+", words.lower()) if w not in ("a", "an")]
 
-    toy = parse_toy(text)
+    toy = parse_toy(text, world)
     return any(bare(phrase(toy)) == bare(text) for phrase in PHRASINGS)

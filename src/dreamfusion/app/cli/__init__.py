@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from textwrap import fill
-from typing import Annotated, get_type_hints
+from typing import Annotated, NoReturn, get_type_hints
 
 from dreamfusion import __version__
 
@@ -56,6 +56,7 @@ COMMANDS = {
     "judge evaluate": (
         "Examine the toybox judge on true pictures: how often it reads each attribute right where it can be seen."
     ),
+    "completion": "Print the script that has a shell complete commands, options and their values with Tab.",
     "doctor": "Say what this machine has, which device and kernels are used, and what to do about what is missing.",
 }
 """Every command and the first line of its function, which stands in the file of its name."""
@@ -101,12 +102,23 @@ def _command(arguments: Sequence[str]) -> str:
     return ""
 
 
+def function_of(name: str) -> Callable[..., None]:
+    """Return the function of a command, loaded from its file."""
+    identifier = name.replace(" ", "_")
+    function: Callable[..., None] = getattr(import_module(f"{__name__}.{identifier}"), identifier)
+    return function
+
+
 def _run(name: str, options: list[str]) -> None:
-    """Run a command with its options; tyro explains them, and what is wrong with them."""
+    """Run a command with its options; tyro explains them, and what is wrong with them beyond a slip."""
     import tyro
 
-    identifier = name.replace(" ", "_")
-    function = getattr(import_module(f"{__name__}.{identifier}"), identifier)
+    from dreamfusion.app.cli.mistakes import mistake
+
+    function = function_of(name)
+    everything = ((other, function_of(other)) for other in COMMANDS)
+    if (wrong := mistake(name, function, options, everything)) is not None:
+        _exit(wrong)
     types = get_type_hints(function, include_extras=True)
     for parameter in signature(function).parameters.values():
         if parameter.default is None:  # "(default: None)" tells a reader nothing: the texts say what happens
@@ -121,7 +133,7 @@ def _help(group: str) -> str:
     lines = [f"usage: dreamfusion {f'{group} ' if group else ''}COMMAND ...", ""]
     lines += [] if group else ["Text to 3D: words in, a 3D object out.", ""]
     for name in names:
-        text = fill(COMMANDS[name], 100, initial_indent=f"  {name:20}", subsequent_indent=" " * 22)
+        text = fill(COMMANDS[name], 100, initial_indent=f"  {name:22}", subsequent_indent=" " * 24)
         lines.append(text)
     lines += ["", "dreamfusion COMMAND --help explains a command and its options."]
     lines += [] if group else ["dreamfusion --version says which version this is."]
@@ -132,5 +144,9 @@ def _refuse(name: str) -> None:
     """Name an unknown command and the one that is most like it, and exit."""
     close = get_close_matches(name, COMMANDS, n=1)
     hint = f" Did you mean {close[0]}?" if close else " See dreamfusion --help."
-    print(f"error: There is no command {name}.{hint}", file=sys.stderr)
+    _exit(f"There is no command {name}.{hint}")
+
+
+def _exit(line: str) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
     raise SystemExit(2)

@@ -49,9 +49,10 @@ def evaluate(
             scores = score_network(amortized, output, prompt_list(prompts) if prompts else None, judge, progress.update)
         print(scores)
         return
-    chosen = prompt_list(prompts)
+    changes = merged(read_yaml(config) if config else {}, given(steps=steps))
+    prior = changes.get("guidance")
+    chosen = prompt_list(prompts, prior.get("model") if isinstance(prior, dict) else None)
     with EvaluationProgress(console) as progress:
-        changes = merged(read_yaml(config) if config else {}, given(steps=steps))
         evaluation = run(
             output,
             chosen,

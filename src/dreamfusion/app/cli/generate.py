@@ -70,8 +70,6 @@ def generate(
     """
     asked = locals()
     from dreamfusion.app.run_progress import RunProgress
-    from dreamfusion.runs.generate import generate as run
-    from dreamfusion.runs.ranks import follow, joined, to_go_on_with
 
     file, overrides, prompt = nemo_arguments(nemo_config, prompt)
     prior = prior_settings(
@@ -92,11 +90,14 @@ def generate(
         other = {"resume": resume, "config": config, "nemo-config": file}
         print_assets(at_once(prompt, instant, preset, output, changes, other, note))
         return None
-    with joined(asked) as ranks:
-        if ranks.index:
-            return follow(ranks, device)
-        started = to_go_on_with(output) if resume is None else None
-        with RunProgress(console, quiet=quiet, as_json=json) as progress:
+    with RunProgress(console, quiet=quiet, as_json=json) as progress:
+        from dreamfusion.runs.generate import generate as run
+        from dreamfusion.runs.ranks import follow, joined, to_go_on_with
+
+        with joined(asked) as ranks:
+            if ranks.index:
+                return follow(ranks, device)
+            started = to_go_on_with(output) if resume is None else None
             shown: dict[str, Any] = {
                 "on_note": progress.note,
                 "on_start": progress.start,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dreamfusion.app.cli.output import console
+from dreamfusion.toybox.world import WorldName
 
 
 def judge_train(
@@ -18,6 +19,7 @@ def judge_train(
     decay_steps: int = 3000,
     seed: int = 77_000,
     start_from: Path | None = None,
+    world: WorldName = "small",
 ) -> None:
     """Train the toybox judge, which reads off pictures what they show; run it again to continue exactly.
 
@@ -34,11 +36,14 @@ def judge_train(
         decay_steps: steps at the end over which the learning rates fall to zero
         seed: decides weights, data and noise; the prior's seed should be another
         start_from: folder of a finished judge to begin with, in place of random weights
+        world: what it learns to read: small holds what the embedded prior knows, wide all kinds, finishes and scenes
 
     """
     from dreamfusion.app.progress import JudgeProgress
     from dreamfusion.evaluation.training import JudgeSettings, train_judge
 
-    settings = JudgeSettings(steps, small_steps, batch_size, lr, muon_lr, decay_steps=decay_steps, seed=seed)
+    settings = JudgeSettings(
+        steps, small_steps, batch_size, lr, muon_lr, decay_steps=decay_steps, seed=seed, world=world
+    )
     with JudgeProgress(console, steps) as progress:
         print(train_judge(output, settings, start_from=start_from, on_progress=progress.update))

@@ -63,11 +63,12 @@ def print_assets(result: Result, *, as_json: bool = False) -> None:
     print(*written, sep="\n")
 
 
-def prompt_list(asked: str | None) -> PromptList:
-    """Return the prompts of a file, saying what was left out, or drawn ones."""
+def prompt_list(asked: str | None, model: str | None = None) -> PromptList:
+    """Return the prompts of a file, saying what was left out, or drawn ones, of what the prior ``model`` knows."""
     from dreamfusion.evaluation.prompts import chosen_prompts
+    from dreamfusion.toybox.world import prior_world
 
-    chosen = chosen_prompts(asked)
+    chosen = chosen_prompts(asked, prior_world(model))
     for note in chosen.notes:
         say(console, f"{asked}: {note}")
     return chosen

@@ -7,6 +7,7 @@ from typing import Literal
 
 from dreamfusion.app.cli.output import console
 from dreamfusion.errors import DreamFusionError
+from dreamfusion.toybox.world import WorldName
 
 
 def prior_train(
@@ -23,6 +24,9 @@ def prior_train(
     seed: int = 0,
     device: str = "auto",
     start_from: Path | None = None,
+    world: WorldName = "small",
+    pictures: Path | None = None,
+    picture_share: float = 1.0,
     save_every: int = 250,
     sample_every: int = 1000,
 ) -> None:
@@ -43,7 +47,10 @@ def prior_train(
         precision: bf16 computes in it where that is safe (autocast): faster on GPUs and on CPUs that have it
         seed: decides weights, data and noise
         device: auto, cpu, cuda, cuda:N or mps
-        start_from: folder of a finished prior to begin with, in place of random weights
+        start_from: folder of a finished prior to begin with, in place of random weights; new words join those it knows
+        world: small holds the kinds of the embedded prior, wide all kinds, second parts, finishes and scenes of two
+        pictures: folder with captioned pictures and metadata.jsonl to train on, whose words join the vocabulary
+        picture_share: share of such pictures in every batch; the rest is of the toybox
         save_every: steps between checkpoints
         sample_every: steps between sample grids and refreshes of the finished prior
 
@@ -63,6 +70,9 @@ def prior_train(
         decay_steps=decay_steps,
         precision=precision,
         seed=seed,
+        world=world,
+        pictures=str(pictures) if pictures else None,
+        picture_share=picture_share,
     )
     with TrainProgress(console, None if steps is None and minutes else settings.steps) as progress:
         train(

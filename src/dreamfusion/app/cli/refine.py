@@ -69,9 +69,6 @@ def refine(
     """
     asked = locals()
     from dreamfusion.app.run_progress import RunProgress
-    from dreamfusion.runs.generate import generate as resumed
-    from dreamfusion.runs.ranks import follow, joined, to_go_on_with
-    from dreamfusion.runs.refine import refine as start
 
     file, overrides, prompt = nemo_arguments(nemo_config, prompt)
     prior = prior_settings(
@@ -86,12 +83,21 @@ def refine(
     changes = given(prompt=prompt, steps=steps, resolution=resolution, seed=seed, device=device, guidance=prior)
     if resume is not None and (run is not None or mesh is not None):
         raise DreamFusionError("A resumed refinement keeps what it began with: leave out RUN and --mesh.")
-    with joined(asked) as ranks:
-        if ranks.index:
-            return follow(ranks, device)
-        started = to_go_on_with(output) if resume is None else None
-        with RunProgress(console, quiet=quiet, as_json=json) as progress:
-            shown: dict[str, Any] = {"on_start": progress.start, "on_step": progress.step, "ranks": ranks}
+    with RunProgress(console, quiet=quiet, as_json=json) as progress:
+        from dreamfusion.runs.generate import generate as resumed
+        from dreamfusion.runs.ranks import follow, joined, to_go_on_with
+        from dreamfusion.runs.refine import refine as start
+
+        with joined(asked) as ranks:
+            if ranks.index:
+                return follow(ranks, device)
+            started = to_go_on_with(output) if resume is None else None
+            shown: dict[str, Any] = {
+                "on_note": progress.note,
+                "on_start": progress.start,
+                "on_step": progress.step,
+                "ranks": ranks,
+            }
             if started is not None:
                 result = resumed(resume=started, **given(steps=steps, device=device), **shown)
             elif resume is not None:
@@ -113,7 +119,6 @@ def refine(
                     nemo_config=file,
                     nemo_overrides=overrides,
                     config_file=config,
-                    on_note=progress.note,
                     **shown,
                     **changes,
                 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from dreamfusion.config import Shading
+from dreamfusion.toybox.world import WorldName
 
 
 def toybox_render(
@@ -15,8 +16,9 @@ def toybox_render(
     output: Path = Path("toybox.png"),
     size: int = 96,
     shading: Shading = "lambertian",
+    world: WorldName = "wide",
 ) -> None:
-    """Show toys of the procedural world that the embedded prior is trained on.
+    """Show toys of the procedural world that priors are trained on.
 
     For example:
         dreamfusion toybox render "red mushroom" car
@@ -26,10 +28,12 @@ def toybox_render(
         output: picture to write
         size: side of each view in pixels
         shading: albedo, lambertian or textureless
+        world: small holds what the embedded prior knows, wide holds all
 
     """
     from dreamfusion.assets.images import save_png
     from dreamfusion.toybox.samples import toybox_sheet
+    from dreamfusion.toybox.world import world_named
 
-    save_png(toybox_sheet(names, size=size, shading=shading), output)
+    save_png(toybox_sheet(names, size=size, shading=shading, world=world_named(world)), output)
     print(output)

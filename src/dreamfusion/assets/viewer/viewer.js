@@ -197,8 +197,15 @@ function show(models, bytes) {
 
   // The backdrop follows the theme until somebody chooses another.
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  let chosen = null;
+  // A page around this one says its theme behind the address: viewer.html#dark. It has a title and a switch itself.
+  const asked = () => Object.keys(BACKDROPS).find((name) => location.hash === `#${name}`);
+  let chosen = asked() ?? null;
+  addEventListener("hashchange", () => {
+    chosen = asked() ?? chosen;
+    theme();
+  });
   function theme() {
+    document.documentElement.classList.toggle("framed", asked() !== undefined);
     const name = chosen ?? (prefersDark.matches ? "dark" : "light");
     document.documentElement.dataset.theme = name;
     element("theme").setAttribute("aria-pressed", name === "dark");

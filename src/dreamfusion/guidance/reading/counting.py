@@ -15,7 +15,7 @@ from dreamfusion.guidance.reading.hub import cached_file
 from dreamfusion.guidance.reading.loading import WITHOUT
 from dreamfusion.guidance.reading.places import INDEX, read_index
 from dreamfusion.guidance.reading.problems import UNREADABLE, unreadable
-from dreamfusion.guidance.reading.weights import part_variant, variant_named
+from dreamfusion.guidance.reading.weights import part_variant, weight_files
 
 
 def count_parameters(model: str | Path) -> dict[str, int]:
@@ -38,9 +38,8 @@ def count_parameters(model: str | Path) -> dict[str, int]:
             return {}  # a graph keeps its weights in a file of its own
         # A part may lie there in several formats and variants of which one is loaded: the plain one, if there is one.
         variant = part_variant(folder / part, torch.float32)
-        files = [file for file in sorted((folder / part).glob("*.safetensors")) if variant_named(file.name) == variant]
         try:
-            for file in files:
+            for file in weight_files(folder / part, variant):
                 with safe_open(file, "pt") as weights:
                     shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
                 counts[part] = counts.get(part, 0) + sum(math.prod(shape) for shape in shapes)

@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidat
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.names import STABLE_DIFFUSION
 from dreamfusion.guidance.reading.problems import first_line
+from dreamfusion.guidance.reading.telling import told_download
 from dreamfusion.guidance.reading.weights import variant_for
 
 _INSTEAD = "give a folder with --model FOLDER, or use the embedded prior with --guidance toybox"
@@ -59,7 +60,8 @@ def download_pipeline(name: str, variant: str | None, dtype: torch.dtype, withou
     """
     try:
         variant = variant or _variant_on_hub(name, dtype)
-        return Path(DiffusionPipeline.download(name, variant=variant, use_safetensors=True, **without))
+        with told_download(name):
+            return Path(DiffusionPipeline.download(name, variant=variant, use_safetensors=True, **without))
     except GatedRepoError:
         raise _gated(name) from None
     except Exception as error:  # see hub_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from dreamfusion.guidance.reading.places import (
     single_file,
 )
 from dreamfusion.guidance.reading.problems import UNREADABLE, quiet, unreadable
-from dreamfusion.guidance.reading.weights import limit_tokenizers, part_variant, refuse_pickled
+from dreamfusion.guidance.reading.telling import tell_reading
+from dreamfusion.guidance.reading.weights import limit_tokenizers, part_variant, refuse_pickled, weight_files
 
 WITHOUT: dict[str, Any] = {
     "safety_checker": None,
@@ -126,6 +128,8 @@ def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None) -> Diffu
     given = WITHOUT | parts | dict.fromkeys(engines) | encoders
     # Parts without this variant are read from their plain files.
     chosen = next((name for part, name in variants.items() if name and part not in given), None)
+    rest = {part: weight_files(folder / part, variants[part]) for part in index if part not in given}
+    tell_reading(", ".join(part for part, files in rest.items() if files), chain(*rest.values()))
     pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), variant=chosen, **options, **given)
     for part, engine in engines.items():
         setattr(pipeline, part, engine)
@@ -141,6 +145,7 @@ def load_text_encoders(
     encoders = {}
     for part, value in index.items():
         if part.startswith("text_encoder") and value[0] == "transformers":
+            tell_reading(part, weight_files(folder / part, variants[part]))
             encoders[part], info = _encoder_class(folder / part, value[1]).from_pretrained(
                 str(folder), subfolder=part, output_loading_info=True, variant=variants[part], **options
             )
@@ -169,6 +174,7 @@ def _encoder_class(folder: Path, name: str) -> Any:
 
 def _from_file(file: Path, family: str, dtype: torch.dtype) -> DiffusionPipeline:
     config = config_folder(file)
+    tell_reading(file.name, [file])
     index = read_index(config / INDEX, file)
     without = {part: value for part, value in WITHOUT.items() if part in index}
     return getattr(diffusers, family).from_single_file(
@@ -180,6 +186,7 @@ def _from_original(file: Path, dtype: torch.dtype) -> Any:
     """Return the pipeline of such a file, with the tokenizer in the folder beside it or the one its config names."""
     beside = file.parent / "tokenizer"
     tokenizer = beside if beside.is_dir() else None
+    tell_reading(file.name, [file])
     with quiet():
         if file.suffix == ".nemo":
             return load_nemo(file, dtype, tokenizer)

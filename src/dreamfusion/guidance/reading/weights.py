@@ -39,6 +39,11 @@ def part_variant(part: Path, dtype: torch.dtype) -> str | None:
     return variant_for((file.name for file in part.glob("*.safetensors")), dtype)
 
 
+def weight_files(part: Path, variant: str | None) -> list[Path]:
+    """Return the weights of the part in a folder in one variant, None for the plain ones."""
+    return [file for file in sorted(part.glob("*.safetensors")) if variant_named(file.name) == variant]
+
+
 def refuse_pickled(folder: Path, index: dict[str, Any], model: str | Path) -> None:
     """Raise DreamFusionError for a part whose weights are there, but in files alone that can run code when read."""
     for part in index:

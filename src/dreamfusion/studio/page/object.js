@@ -4,7 +4,7 @@ import { ask, send } from "./api.js";
 import { bytes, element, fill, make, say, valuesOf } from "./dom.js";
 
 export function openObject({ shadings, formats, refine_presets: presets, public: shared }, { onChange, onJobs, onPrompt }) {
-  const here = { name: null, run: null };
+  const here = { name: null, run: null, source: null };
   fill(element("refine-preset"), presets);
   element("refine-preset").value = "default";
   fill(element("shading"), shadings);
@@ -21,6 +21,17 @@ export function openObject({ shadings, formats, refine_presets: presets, public:
     element("rating").append(label);
     return { box, mark: label.lastChild };
   });
+
+  // The viewer is told the page's theme behind its address, which does not load it anew.
+  function look(source) {
+    here.source = source;
+    element("viewer").src = `${source}#${document.documentElement.dataset.theme}`;
+  }
+  document.addEventListener("themed", () => here.source && look(here.source));
+  function lookAway() {
+    here.source = null;
+    element("viewer").removeAttribute("src");
+  }
 
   const path = () => `runs/${encodeURIComponent(here.name)}`;
 
@@ -48,10 +59,9 @@ export function openObject({ shadings, formats, refine_presets: presets, public:
     const still = element("still");
     viewer.hidden = !run.viewer;
     still.hidden = run.viewer || !run.picture;
-    const source = `${path()}/viewer`;
-    if (!run.viewer) viewer.removeAttribute("src");
-    else if (viewer.getAttribute("src") !== source || here.stamp !== run.changed) viewer.src = source;
-    here.stamp = run.changed;
+    const source = `${path()}/viewer?at=${run.changed}`;
+    if (!run.viewer) lookAway();
+    else if (here.source !== source) look(source);
     if (!still.hidden) {
       still.src = `${path()}/${run.picture}?at=${run.changed}`;
       still.alt = `Preview of ${run.prompt}`;
@@ -93,7 +103,7 @@ export function openObject({ shadings, formats, refine_presets: presets, public:
 
   function close() {
     element("object").hidden = true;
-    element("viewer").removeAttribute("src");
+    lookAway();
     here.name = null;
     onChange();
   }
@@ -119,7 +129,7 @@ export function openObject({ shadings, formats, refine_presets: presets, public:
   element("again").addEventListener("click", () => onPrompt(here.run.prompt));
   element("close").addEventListener("click", close);
   element("beside").addEventListener("change", ({ target }) => {
-    element("viewer").src = target.value ? `${path()}/beside/${encodeURIComponent(target.value)}` : `${path()}/viewer`;
+    look(target.value ? `${path()}/beside/${encodeURIComponent(target.value)}` : `${path()}/viewer?at=${here.run.changed}`);
   });
   element("delete").addEventListener("click", async () => {
     if (!confirm(`Delete the run ${here.name} with all its files?`)) return;

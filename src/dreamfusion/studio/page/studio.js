@@ -13,6 +13,7 @@ function theme() {
   const name = chosen ?? (prefersDark.matches ? "dark" : "light");
   document.documentElement.dataset.theme = name;
   element("theme").setAttribute("aria-pressed", name === "dark");
+  document.dispatchEvent(new Event("themed"));
 }
 prefersDark.addEventListener("change", theme);
 element("theme").addEventListener("click", () => {
