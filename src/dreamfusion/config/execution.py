@@ -29,6 +29,8 @@ class Execution(Section):
     """encode one picture at a time"""
     tiny_vae: str | None = None
     """folder or hub name of a diffusers AutoencoderTiny (TAESD) that takes the VAE's place"""
+    quantize: Literal["none", "int8"] = "none"
+    """int8: hold the weights of the denoiser's and the text encoders' linear layers in 8 bits; needs torchao"""
     offload: Literal["none", "model", "layers"] = "none"
     """model: the denoiser waits in the CPU's memory while it is not asked; layers: each of its layers does"""
 

@@ -11,7 +11,7 @@ __all__ = ["COMPILED_VAE_SWITCHES", "DENOISER_SWITCHES", "VAE_SWITCHES", "Attent
 
 VAE_SWITCHES = ("checkpoint_vae", "vae_slicing", "tiny_vae")
 """Switches that a prior on pixels refuses, having no VAE."""
-DENOISER_SWITCHES = ("compile", "attention", "checkpoint_denoiser", "offload")
+DENOISER_SWITCHES = ("compile", "attention", "checkpoint_denoiser", "quantize", "offload")
 """Switches that a compiled engine refuses, for they need the denoiser's modules."""
 COMPILED_VAE_SWITCHES = ("checkpoint_vae", "vae_slicing")
 """Switches that a compiled VAE refuses; its gradient is computed from the pictures again anyway."""

@@ -54,7 +54,7 @@ def cut_free(file: Path) -> Tensor:
         raise DreamFusionError(f"The picture {file} cannot be read ({error}): give a PNG, JPEG or WebP file.") from None
     if np.asarray(picture)[..., 3].min() == 255:
         picture = _without_background(picture, file)
-    pixels = np.asarray(picture, dtype=np.float32) / 255
+    pixels: NDArray[np.float32] = np.asarray(picture, dtype=np.float32) / np.float32(255)
     rows, columns = np.nonzero(pixels[..., 3] > 0.5)
     if len(rows) < _LEAST:
         raise DreamFusionError(

@@ -143,6 +143,11 @@ def check_adaptable(guidance: Guidance) -> None:
             'loss.kind "vsd" sends gradients through the denoiser, whose weights must then stay where it runs: leave '
             "out guidance.execution.offload."
         )
+    if any("torchao" in type(weight.data).__module__ for weight in guidance.denoiser.parameters()):
+        raise DreamFusionError(
+            'loss.kind "vsd" sends gradients through the denoiser, and 8 bits are too few for them: leave out '
+            "guidance.execution.quantize."
+        )
     try:
         import peft  # noqa: F401
     except ImportError:

@@ -32,7 +32,7 @@ def fit_memory(config: Config, device: torch.device, tell: Callable[[str], None]
     """
     guidance = config.guidance
     counts = {} if guidance.kind == "toybox" else known_parameters(model_named(guidance.kind, guidance.model))
-    width = BYTES[guidance.precision]
+    width = 1 if guidance.execution.quantize == "int8" else BYTES[guidance.precision]
     encoders = width * sum(count for name, count in counts.items() if name.startswith("text_encoder"))
     rest = width * sum(counts.values()) - encoders
     if encoders + rest < _WORTH_A_WORD:

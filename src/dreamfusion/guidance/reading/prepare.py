@@ -64,6 +64,8 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
             module.eval().requires_grad_(False)
             if execution.channels_last and not name.startswith("text_encoder"):
                 module.to(memory_format=torch.channels_last)
+            if execution.quantize == "int8" and (module is denoiser or name.startswith("text_encoder")):
+                _to_int8(module)
             if name == "vae" or execution.offload == "none":
                 if name.startswith("text_encoder"):  # the others follow when these may be gone: `settle`
                     module.to(device)
@@ -76,6 +78,19 @@ def prepare(pipeline: Any, execution: Execution, device: torch.device, model: st
     if execution.compile:
         _try_compiler(device)
         denoiser.compile()
+
+
+def _to_int8(module: nn.Module) -> None:
+    """Hold the weights of a module's linear layers in 8 bits; DreamFusionError without torchao."""
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError:
+        raise DreamFusionError(
+            'guidance.execution.quantize needs torchao: pip install "dreamfusion[quantize]", or leave it out.'
+        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own changes between versions
+        quantize_(module, Int8WeightOnlyConfig())
 
 
 def settle(pipeline: Any, execution: Execution, device: torch.device, model: str | Path) -> None:
