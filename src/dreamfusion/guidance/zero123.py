@@ -128,7 +128,8 @@ class _Parts(DiffusionPipeline):
 
     def __init__(self, vae: Any, image_encoder: Any, unet: Any, scheduler: Any, projection: Any) -> None:
         super().__init__()
-        self.register_modules(
+        pipeline: Any = self  # diffusers' own methods have no types
+        pipeline.register_modules(
             vae=vae, image_encoder=image_encoder, unet=unet, scheduler=scheduler, projection=projection
         )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)

@@ -33,7 +33,7 @@ class OwnPart:
     """
 
     class_name: str
-    read: Callable[[dict[str, Any], dict[str, Tensor], Path], nn.Module]
+    read: Callable[[dict[str, Any], dict[str, Tensor], Path], Any]
 
 
 def load_parts(
