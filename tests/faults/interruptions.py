@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import shutil
@@ -86,6 +87,8 @@ def started(folder: Path) -> bool:
 def finished(work: Work, folder: Path, right: dict[str, str]) -> str | None:
     """Go on to the end and return what is wrong, None if nothing is."""
     do = work.resume if (folder / "config.yaml").exists() else work.begin
+    for path in folder.rglob(".tmp-*"):  # those of a kill just now may be another command's, so they would stay
+        os.utime(path, (0, 0))
     outcome = run(partial(do, folder), folder.parent, limit_s=600)
     wrong = _wrong(work, folder, right, outcome)
     shutil.rmtree(folder, ignore_errors=True)
@@ -101,4 +104,4 @@ def _wrong(work: Work, folder: Path, right: dict[str, str], outcome: Outcome) ->
         return f"other bits: {', '.join(sorted(other)[:5])}"
     # Checkpoints clear away what a kill has left unfinished; the lists of folders are complete.
     stray = [str(path.relative_to(folder)) for path in folder.rglob(".tmp-*") if "checkpoints" not in path.parts]
-    return f"left behind: {', '.join(stray)}" if stray and outcome.text else None
+    return f"left behind: {', '.join(stray)}" if stray else None

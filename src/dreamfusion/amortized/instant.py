@@ -18,15 +18,15 @@ from torch import Tensor
 
 from dreamfusion.amortized.network import NetworkSize, SceneNetwork, seed_noise, text_features
 from dreamfusion.amortized.training import RECORD, WEIGHTS, read_record
-from dreamfusion.config import Config, build_config, load_config, save_config
+from dreamfusion.config import Config, build_config, load_config
 from dreamfusion.config.presets import Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.io.checkpoints import save_checkpoint
 from dreamfusion.io.files import slugify
 from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.state import State
+from dreamfusion.runs.beginning import save_beginning
 from dreamfusion.runs.generate import RUNS, as_read, load_guidance, new_folder
 from dreamfusion.runs.results import Result, write_assets
 from dreamfusion.scenes.volume import VolumeScene
@@ -133,8 +133,7 @@ def instant(
     scene = amortized.scene(text_features(guidance, [words])[0], config.seed, device)
     state = State.fresh(config, device, scene)
     with new_folder(RUNS / slugify(config.prompt), output) as place:
-        save_config(config, place / "config.yaml")
-        save_checkpoint(place / "checkpoints", 0, *state.to_checkpoint())
+        save_beginning(config, state, place)
         result = Result(place, config, state.scene)
         if assets:
             write_assets(result)

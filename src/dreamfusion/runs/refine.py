@@ -15,13 +15,12 @@ import numpy as np
 
 from dreamfusion.assets.load import load_mesh
 from dreamfusion.assets.mesh import Mesh
-from dreamfusion.config import Config, changed_config, merged, read_yaml, save_config
+from dreamfusion.config import Config, changed_config, merged, read_yaml
 from dreamfusion.config.presets import RefinePreset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError
 from dreamfusion.fields.field import Field
 from dreamfusion.guidance.base import Guidance
-from dreamfusion.io.checkpoints import save_checkpoint
 from dreamfusion.io.claims import refuse_busy
 from dreamfusion.io.files import slugify
 from dreamfusion.method.optimize import Step
@@ -29,6 +28,7 @@ from dreamfusion.method.prompts import validate_prompt
 from dreamfusion.method.ranks import ALONE, Ranks
 from dreamfusion.method.state import State
 from dreamfusion.nemo import read_stage, stock_values
+from dreamfusion.runs.beginning import save_beginning
 from dreamfusion.runs.fitting import fit_device, fit_memory, fit_views
 from dreamfusion.runs.generate import (
     RUNS,
@@ -170,9 +170,8 @@ def refine(
     default = RUNS / slugify(config.prompt) if source is None else source.folder.resolve()
     own = guidance_model is None
     with new_folder(default.with_name(f"{default.name}-refined"), output) as folder:
-        save_config(config, folder / "config.yaml")
         # What it began from, so that it can be resumed whatever becomes of the first run.
-        save_checkpoint(folder / "checkpoints", 0, *state.to_checkpoint())
+        save_beginning(config, state, folder)
         return carry_out(
             config,
             guidance,
