@@ -16,6 +16,7 @@ from dreamfusion.io import files
 from dreamfusion.io.files import (
     free_disk_bytes,
     prepare_output_dir,
+    read_rows,
     replace_folder,
     slugify,
     write_atomically,
@@ -307,3 +308,14 @@ def test_output_dir_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 def test_free_disk(tmp_path):
     free = free_disk_bytes(tmp_path / "not" / "yet")
     assert free > 0
+
+
+def test_rows_of_a_log(tmp_path: Path):
+    log = tmp_path / "metrics.jsonl"
+    assert read_rows(log) == []
+    log.write_text('{"step": 1, "loss": 2.5}\n[3]\n{"step": 2}\n{"step": 3, "lo')
+    assert read_rows(log) == [{"step": 1, "loss": 2.5}, {"step": 2}]
+    log.unlink()
+    log.mkdir()
+    with pytest.raises(DreamFusionError, match=r"metrics.jsonl cannot be read \(Is a directory\): move it away"):
+        read_rows(log)

@@ -46,6 +46,7 @@ def run(
     ``watch`` may give a signal at any moment, to be sent once.
     """
     output = folder.parent / f"{folder.name}.output"
+    output.touch()  # a child may be killed before it writes
     begun = time.monotonic()
     child = os.fork()
     if child == 0:

@@ -212,9 +212,18 @@ def remove_folder(path: Path) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a log, one JSON object with a "step" a line, without those that a kill has cut short."""
+    """Return the rows of a log, one JSON object with a "step" a line, without those that a kill has cut short.
+
+    There are none if there is no log. Raises DreamFusionError for what is no file, or cannot be read.
+    """
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DreamFusionError(f"{path} cannot be read ({error.strerror}): move it away.") from error
+    for line in text.splitlines():
         with suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict) and isinstance(row.get("step"), int):
