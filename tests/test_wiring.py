@@ -193,7 +193,9 @@ def test_the_headlight_is_above_the_camera_to_its_right():
 def test_the_critic_learns_at_all_timesteps():
     critic, seen = Critic.__new__(Critic), []
     critic.generator, critic._awake = generator(), nullcontext
-    critic.guidance = SimpleNamespace(alphas_cumprod=torch.ones(4), add_noise=lambda z, n, t: (seen.append(t), z)[1])
+    critic.guidance = SimpleNamespace(
+        alphas_cumprod=torch.ones(4), together=1, add_noise=lambda z, n, t: (seen.append(t), z)[1]
+    )
     critic._predict = lambda z, t, *_: z.clone().requires_grad_()
     critic.optimizer = SimpleNamespace(step=lambda: None, zero_grad=lambda set_to_none: None)
     critic.learn(torch.zeros(200, 1), None, None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -105,9 +106,10 @@ class Guidance(ABC):
     ``denoiser`` is the network behind `predict_noise`, to which variational score distillation adds adapters
     (`dreamfusion.method.critic`); it is None for a prior in closed form or a compiled engine. ``latent_shape`` is
     that of z for one image, (channels, S, S), and None for a prior whose z is the image itself. ``knows_cameras`` says
-    whether it goes by where a view was taken from, and not by words alone, and ``needs_cameras`` whether it cannot do
-    without. ``together`` is how many views, one after the other in a batch, it judges as one: the same object from
-    cameras that are spread evenly around it. ``shape_shown`` says which picture of the shape `told_shape` wants.
+    whether it goes by where a view was taken from, and not by words alone, ``needs_cameras`` whether it cannot do
+    without, and ``takes_picture`` whether it is shown a picture of the object. ``together`` is how many views, one after
+    the other in a batch, it judges as one: the same object from cameras that are spread evenly around it.
+    ``shape_shown`` says which picture of the shape `told_shape` wants.
     """
 
     alphas_cumprod: Tensor
@@ -117,6 +119,7 @@ class Guidance(ABC):
     latent_shape: tuple[int, int, int] | None = None
     knows_cameras: bool = False
     needs_cameras: bool = False
+    takes_picture: ClassVar[bool] = False
     together: int = 1
     shape_shown: ShapeShown | None = None
 

@@ -76,8 +76,6 @@ class PipelineGuidance(Guidance):
     """whether `guidance compile` takes it"""
     also: ClassVar[tuple[str, ...]] = ()
     """other names of the family in an index"""
-    takes_picture: ClassVar[bool] = False
-    """whether it is shown a picture of the object"""
     takes_additions: ClassVar[bool] = False
     """whether it takes a ControlNet or an IP-Adapter"""
     pipeline_class: ClassVar[str | None] = None

@@ -37,7 +37,7 @@ COMMANDS = {
     "guidance compile": (
         "Compile a prior for ONNX Runtime, with TensorRT where it is; generate --model OUTPUT then runs it."
     ),
-    "toybox render": "Show toys of the procedural world that the embedded prior is trained on.",
+    "toybox render": "Show toys of the procedural world that priors are trained on.",
     "sweep": "Run many prompts with many seeds and settings on Ray or Slurm, and show what comes out, best first.",
     "evaluate": "Score many runs: R-Precision, geometry against the truth, two-faced objects, failures.",
     "ablate": "Measure what each part of the method contributes, or what the guidance scale does.",
