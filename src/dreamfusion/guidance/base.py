@@ -107,8 +107,8 @@ class Guidance(ABC):
     (`dreamfusion.method.critic`); it is None for a prior in closed form or a compiled engine. ``latent_shape`` is
     that of z for one image, (channels, S, S), and None for a prior whose z is the image itself. ``knows_cameras`` says
     whether it goes by where a view was taken from, and not by words alone, ``needs_cameras`` whether it cannot do
-    without, and ``takes_picture`` whether it is shown a picture of the object. ``together`` is how many views, one after
-    the other in a batch, it judges as one: the same object from cameras that are spread evenly around it.
+    without, and ``takes_picture`` whether it is shown a picture of the object. ``together`` is how many views, one
+    after the other in a batch, it judges as one: the same object from cameras that are spread evenly around it.
     ``shape_shown`` says which picture of the shape `told_shape` wants.
     """
 
