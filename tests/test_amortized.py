@@ -18,7 +18,6 @@ from dreamfusion.config import SceneConfig, parse_config
 from dreamfusion.errors import DreamFusionError, Stopped
 from dreamfusion.evaluation import amortized as evaluation
 from dreamfusion.evaluation import worker
-from dreamfusion.evaluation.geometry import GeometryScore
 from dreamfusion.evaluation.judge import ToyboxJudge
 from dreamfusion.evaluation.prompts import PromptList
 from dreamfusion.experiments import warmstart
@@ -204,8 +203,7 @@ def test_kinds_that_were_not_learned_are_told(trained: Path, tmp_path: Path):
 
 def test_evaluation_tells_seen_from_held_out(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(worker, "VIEW_SIZE", 8)
-    score = GeometryScore(0.5, 0.4, 1.0, 0.1, 10.0)  # tested elsewhere, and slow
-    monkeypatch.setattr(evaluation, "score_geometry", lambda field, toy, smoothing: score)
+    monkeypatch.setattr(evaluation, "overlap", lambda field, toy, smoothing: 0.5)  # tested elsewhere, and slow
     pairs = evaluation.all_pairs(open_amortized(trained))
     assert len(pairs.toys) == 10
     seen, new = VOCABULARY.pairs(new=False)[0], VOCABULARY.pairs(new=True)[0]
@@ -220,8 +218,7 @@ def test_evaluation_tells_seen_from_held_out(trained: Path, tmp_path: Path, monk
 
 def test_a_warm_start_is_watched_and_compared(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(warmstart, "VIEW_SIZE", 8)
-    score = GeometryScore(0.5, 0.4, 1.0, 0.1, 10.0)
-    monkeypatch.setattr(warmstart, "score_geometry", lambda field, toy, smoothing: score)
+    monkeypatch.setattr(warmstart, "overlap", lambda field, toy, smoothing: 0.5)
     changes = {name: CHANGES[name] for name in ("views", "resolution", "device", "loss")} | {"collapse_check": 0.0}
     settings = WarmStartSettings((VOCABULARY.pairs(new=True)[0],), trained, steps=3, every=2)
     looked: dict[bool, torch.Tensor] = {}

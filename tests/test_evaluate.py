@@ -24,7 +24,7 @@ from dreamfusion.evaluation.evaluate import (
     to_json,
     without_unclear_backs,
 )
-from dreamfusion.evaluation.geometry import best_alignment, compare_surfaces, iou, score_geometry, toy_volume
+from dreamfusion.evaluation.geometry import best_alignment, compare_surfaces, iou, overlap, score_geometry, toy_volume
 from dreamfusion.evaluation.judge import ClipJudge, open_judge, preprocess
 from dreamfusion.evaluation.judging import covered, saturation, speckle, words_read
 from dreamfusion.evaluation.lessons import Lessons
@@ -485,3 +485,8 @@ def test_the_tables_in_the_documents_are_those_of_the_evaluation(tmp_path):
     publish(tmp_path)
     for name in names:
         assert (tmp_path / name).read_text() == (root / name).read_text(), "python -m dreamfusion.evaluation.report"
+
+
+def test_without_a_surface_nothing_overlaps():
+    mushroom = Toy("mushroom")
+    assert overlap(SolidToy(mushroom, scale=1e-3), mushroom) == 0.0, "an empty scene"

@@ -22,23 +22,10 @@ from support.nemo import (
     tiny_models,
     write_nemo,
 )
-from support.worlds import STILL
+from support.worlds import SMALLEST
 
 STEPS = 20
-SMALL = {
-    "steps": STEPS,
-    "views": 2,
-    "resolution": 8,
-    "cameras": STILL,
-    "scene": {
-        "step_length": 0.1,
-        "occupancy_resolution": 16,
-        "nerf": {"grid": {"levels": 2, "log2_size": 10, "base_resolution": 4, "max_resolution": 8}},
-    },
-    "checkpoint_every": STEPS,
-    "preview_every": STEPS + 1,
-    "device": "cpu",
-}
+SMALL = SMALLEST | {"steps": STEPS, "checkpoint_every": STEPS, "preview_every": STEPS + 1}
 
 
 def save_nemo(folder: Path) -> Path:

@@ -20,22 +20,10 @@ from dreamfusion.runs.fitting import fit_views
 from dreamfusion.runs.generate import generate
 from dreamfusion.toybox.samples import sample_grid
 from support.mvdream import SIDE, multi_view_unet, save_original, save_port, unet_weights
-from support.worlds import STILL
+from support.worlds import SMALLEST
 
 CPU = torch.device("cpu")
-SMALL = {
-    "prompt": "a b",
-    "steps": 20,
-    "views": 4,
-    "resolution": 8,
-    "cameras": STILL,
-    "scene": {
-        "step_length": 0.1,
-        "occupancy_resolution": 16,
-        "nerf": {"grid": {"levels": 2, "log2_size": 10, "base_resolution": 4, "max_resolution": 8}},
-    },
-    "device": "cpu",
-}
+SMALL = SMALLEST | {"prompt": "a b", "views": 4}
 
 
 @pytest.fixture(scope="module")

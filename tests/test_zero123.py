@@ -24,24 +24,12 @@ from dreamfusion.method.optimize import optimize
 from dreamfusion.method.state import State
 from dreamfusion.runs.generate import generate, load_guidance
 from support.families import SIZE, save_sd
-from support.worlds import STILL
+from support.worlds import SMALLEST
 from tiny.families import BETAS, unet, vae
 
 WIDTH = 16
 CPU = torch.device("cpu")
-SMALL = {
-    "prompt": "a mug",
-    "steps": 20,
-    "views": 2,
-    "resolution": 8,
-    "cameras": STILL,
-    "scene": {
-        "step_length": 0.1,
-        "occupancy_resolution": 16,
-        "nerf": {"grid": {"levels": 2, "log2_size": 10, "base_resolution": 4, "max_resolution": 8}},
-    },
-    "device": "cpu",
-}
+SMALL = SMALLEST | {"prompt": "a mug"}
 
 
 def save_zero123(folder: Path, pipeline: str = "Zero1to3StableDiffusionPipeline") -> Path:

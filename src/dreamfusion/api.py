@@ -594,7 +594,7 @@ def _prior(
     """Return a prior that is loaded already, if one was given, and the settings of the one to load."""
     if guidance is not None and not isinstance(guidance, str):
         return guidance, {}
-    name = None if model is None else str(model)
+    name = _text(model)
     return None, _given(kind=guidance or ("diffusers" if name else None), model=name, **added)
 
 

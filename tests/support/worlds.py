@@ -39,6 +39,20 @@ SHORT: dict[str, Any] = {
 }
 """A run of seconds: enough to change the ball it starts from."""
 
+SMALLEST: dict[str, Any] = {
+    "steps": 20,
+    "views": 2,
+    "resolution": 8,
+    "cameras": STILL,
+    "scene": {
+        "step_length": 0.1,
+        "occupancy_resolution": 16,
+        "nerf": {"grid": {"levels": 2, "log2_size": 10, "base_resolution": 4, "max_resolution": 8}},
+    },
+    "device": "cpu",
+}
+"""A run for tests of priors: the scene is there to be shown."""
+
 
 UNTUNED = {
     "steps": 300,

@@ -15,7 +15,7 @@ from dreamfusion.amortized.instant import Amortized, open_amortized
 from dreamfusion.amortized.network import text_features
 from dreamfusion.assets.images import contact_sheet, save_png
 from dreamfusion.errors import DreamFusionError
-from dreamfusion.evaluation.geometry import score_geometry
+from dreamfusion.evaluation.geometry import overlap
 from dreamfusion.evaluation.judge import Judge, open_judge
 from dreamfusion.evaluation.judging import judge_views
 from dreamfusion.evaluation.prompts import PromptList
@@ -110,10 +110,7 @@ def _score(
     finished = Finished(scene, guidance.true_scale(prompt))
     views = {name: images.float() for name, images in evaluation_views(finished).items()}
     row: dict[str, Any] = {"seconds": round(seconds, 4)} | judge_views(views, prompt, toy, judge, prompts)
-    try:
-        row["iou"] = score_geometry(finished.field, toy, smoothing=scene.config.surface_smoothing).iou
-    except DreamFusionError:  # an empty or a full scene
-        row["iou"] = 0.0
+    row["iou"] = overlap(finished.field, toy, smoothing=scene.config.surface_smoothing)
     return row, views["lambertian"][[0, 1, 4]]
 
 

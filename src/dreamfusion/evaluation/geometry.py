@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from skimage import measure
 
 from dreamfusion.assets.mesh import ColoredDensity, extract_mesh, sample_density, solid_part, surface_opacity
+from dreamfusion.errors import DreamFusionError
 from dreamfusion.toybox.render import signed_distance
 from dreamfusion.toybox.world import Toy
 
@@ -104,6 +105,14 @@ def _scaled(volume: Volume, scale: float) -> Volume:
     middle = (len(volume) - 1) / 2
     offset = [middle - middle / scale] * 3
     return affine_transform(volume.astype(np.float32), [1 / scale] * 3, offset, order=1) > 0.5
+
+
+def overlap(field: ColoredDensity, toy: Toy, *, smoothing: float = 0.0) -> float:
+    """Return the IoU of `score_geometry`, 0 for a scene that is empty or full and so has no surface."""
+    try:
+        return score_geometry(field, toy, smoothing=smoothing).iou
+    except DreamFusionError:
+        return 0.0
 
 
 def score_geometry(field: ColoredDensity, toy: Toy, *, smoothing: float = 0.0) -> GeometryScore:

@@ -24,7 +24,7 @@ from dreamfusion.config.presets import Preset
 from dreamfusion.device import pick_device
 from dreamfusion.errors import DreamFusionError, refuse_small
 from dreamfusion.evaluation.amortized import all_pairs
-from dreamfusion.evaluation.geometry import score_geometry
+from dreamfusion.evaluation.geometry import overlap
 from dreamfusion.evaluation.judge import ToyboxJudge
 from dreamfusion.evaluation.prompts import PromptList
 from dreamfusion.evaluation.worker import ELEVATION_DEG, VIEW_SIZE
@@ -149,12 +149,9 @@ def _look(
     views = finished_views(finished, around, ["lambertian"], VIEW_SIZE)["lambertian"]
     captions = list(pairs.toys)
     right = (judge.first(views, captions) == captions.index(prompt)).float().mean().item()
-    try:
-        overlap = score_geometry(finished.field, pairs.toys[prompt], smoothing=config.scene.surface_smoothing).iou
-    except DreamFusionError:  # nothing solid yet
-        overlap = 0.0
+    shared = overlap(finished.field, pairs.toys[prompt], smoothing=config.scene.surface_smoothing)
     state.scene.load_state_dict(before)
-    return {f"iou at {state.step}": overlap, f"right at {state.step}": right}, views[0].cpu()
+    return {f"iou at {state.step}": shared, f"right at {state.step}": right}, views[0].cpu()
 
 
 def curves(outcomes: Sequence[Outcome]) -> dict[int, dict[str, float]]:

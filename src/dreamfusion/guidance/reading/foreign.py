@@ -22,7 +22,7 @@ from dreamfusion.guidance.reading.hub import download_parts
 from dreamfusion.guidance.reading.loading import check_parts, load_text_encoders, refuse_incomplete
 from dreamfusion.guidance.reading.places import local_folder, model_index, pipeline_kind, read_index
 from dreamfusion.guidance.reading.problems import quiet, unreadable
-from dreamfusion.guidance.reading.weights import limit_tokenizer, part_variant, refuse_pickled, variant_named
+from dreamfusion.guidance.reading.weights import limit_tokenizer, part_variant, refuse_pickled, weight_files
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,8 @@ def load_parts(
 def _read_own(place: Path, part: OwnPart, variant: str | None, dtype: torch.dtype) -> nn.Module:
     config = read_index(place / "config.json", place)
     weights: dict[str, Tensor] = {}
-    for file in sorted(place.glob("*.safetensors")):
-        if variant_named(file.name) == variant:
-            weights |= load_file(file)
+    for file in weight_files(place, variant):
+        weights |= load_file(file)
     return part.read(config, {name: x.to(dtype) for name, x in weights.items()}, place)
 
 
